@@ -1,0 +1,13 @@
+/* icestream
+refresh: full
+*/
+-- Sales by the day they were placed, in UTC. An order counts as a sale once it is paid.
+SELECT
+    CAST(created_at AS DATE) AS order_date,
+    count(*) AS orders,
+    count(DISTINCT customer_id) AS customers,
+    CAST(sum(total_amount) AS decimal(18, 2)) AS revenue,
+    CAST(sum(total_amount) / count(*) AS decimal(18, 2)) AS average_order_value
+FROM shop_silver.orders
+WHERE status IN ('paid', 'shipped', 'delivered')
+GROUP BY CAST(created_at AS DATE)

@@ -1,0 +1,110 @@
+//! A change event in the stages it goes through: bytes as read, a decoded event, or a rejected record.
+//!
+//! These types are the vocabulary `source/`, `decode/` and `batch/` share; none of them knows the Kafka client, a JSON
+//! library's tree or an Iceberg type.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// One record as the source gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub offset: i64,
+    /// The broker's time of the record, milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Bytes>,
+    /// `None` is a tombstone.
+    pub payload: Option<Bytes>,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    Create,
+    Update,
+    Delete,
+    /// A row as a snapshot found it.
+    Read,
+    Truncate,
+    Message,
+}
+
+impl Op {
+    /// Debezium's letter, which is also what bronze's `_op` holds.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Op::Create => "c",
+            Op::Update => "u",
+            Op::Delete => "d",
+            Op::Read => "r",
+            Op::Truncate => "t",
+            Op::Message => "m",
+        }
+    }
+
+    pub fn from_letter(letter: &str) -> Option<Op> {
+        match letter {
+            "c" => Some(Op::Create),
+            "u" => Some(Op::Update),
+            "d" => Some(Op::Delete),
+            "r" => Some(Op::Read),
+            "t" => Some(Op::Truncate),
+            "m" => Some(Op::Message),
+            _ => None,
+        }
+    }
+}
+
+/// A decoded change. Row images stay JSON text: `batch/` turns them into columns, where their types are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeEvent {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    /// The key as JSON text.
+    pub key: Option<String>,
+    pub op: Op,
+    /// When the source committed the change, microseconds since 1970.
+    pub source_ts_us: Option<i64>,
+    /// The source's position, fixed width, so that text order is stream order.
+    pub position: Option<String>,
+    pub tx_id: Option<String>,
+    /// What the source block says besides, as JSON text.
+    pub source: Option<String>,
+    /// The row before, as JSON text of one object.
+    pub before: Option<Bytes>,
+    /// The row after, as JSON text of one object.
+    pub after: Option<Bytes>,
+}
+
+/// A record that could not be made a change event, with the reason. It becomes a bronze row all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    pub record: RawRecord,
+    pub reason: String,
+}
+
+/// What decoding one record gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    Change(ChangeEvent),
+    Rejected(Rejected),
+    /// Read and done with: it holds no change. Its offset still counts as read.
+    Consumed(Consumed),
+}
+
+/// Records that carry no change of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consumed {
+    /// The null record Debezium sends behind a delete, for log compaction.
+    Tombstone,
+    Heartbeat,
+    /// Begin and end of a source transaction.
+    Transaction,
+    /// A DDL statement from the schema history.
+    SchemaChange,
+}

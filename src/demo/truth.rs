@@ -1,0 +1,431 @@
+//! What the layers must hold: counts of bronze, rows of silver and gold.
+//!
+//! It is worked out from the shop's rows in integers, and shares nothing with the SQL that builds the tables: the
+//! meaning of `transforms/*.sql` and `sql/gold/*.sql` is stated here a second time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use chrono::DateTime;
+
+use super::connector::{Record, RecordKind};
+use super::rows::{Customer, Order, OrderItem, Product, Rows, Status, Table};
+
+/// The namespaces the sample project's models write to and read from.
+pub const SILVER: &str = "shop_silver";
+pub const GOLD: &str = "shop_gold";
+
+/// The shop's rows and the records sent about them.
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub(super) customers: Rows<Customer>,
+    pub(super) products: Rows<Product>,
+    pub(super) orders: Rows<Order>,
+    pub(super) order_items: Rows<OrderItem>,
+    bronze: BTreeMap<(Table, i32), u64>,
+    produced: BTreeMap<(Table, i32), u64>,
+    tombstones: u64,
+    rejected: u64,
+}
+
+/// A table's columns and rows as text, sorted; see [`text_rows`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub columns: Vec<&'static str>,
+    pub rows: Vec<Vec<String>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TruthError {
+    #[error("the table has no column `{column}`")]
+    NoColumn { column: String },
+    #[error("column `{column}` of type {data_type} cannot be compared")]
+    Type { column: String, data_type: DataType },
+    #[error("column `{column}` cannot be read")]
+    Cast { column: String, source: ArrowError },
+}
+
+impl Truth {
+    /// Every table there is a truth of, as namespace and name.
+    pub const TABLES: [(&'static str, &'static str); 7] = [
+        (SILVER, "customers"),
+        (SILVER, "products"),
+        (SILVER, "orders"),
+        (SILVER, "order_items"),
+        (GOLD, "revenue_per_day"),
+        (GOLD, "customer_value"),
+        (GOLD, "product_popularity"),
+    ];
+
+    pub(super) fn count(&mut self, record: &Record) {
+        let place = (record.table, record.partition);
+        *self.produced.entry(place).or_default() += 1;
+        match record.kind {
+            RecordKind::Tombstone => self.tombstones += 1,
+            RecordKind::Change => *self.bronze.entry(place).or_default() += 1,
+            RecordKind::Poison => {
+                *self.bronze.entry(place).or_default() += 1;
+                self.rejected += 1;
+            }
+        }
+    }
+
+    /// Per topic and partition the records that must be rows of bronze: every change event, those sent again
+    /// included, and the poison record.
+    pub fn bronze(&self) -> &BTreeMap<(Table, i32), u64> {
+        &self.bronze
+    }
+
+    pub fn bronze_rows(&self, table: Table) -> u64 {
+        self.bronze.iter().filter(|((of, _), _)| *of == table).map(|(_, count)| count).sum()
+    }
+
+    /// Per topic and partition all records sent, tombstones too: the next offset, when nothing else wrote there.
+    pub fn produced(&self) -> &BTreeMap<(Table, i32), u64> {
+        &self.produced
+    }
+
+    /// Records that are read and make no row.
+    pub fn tombstones(&self) -> u64 {
+        self.tombstones
+    }
+
+    /// Rows of bronze that hold a record nobody could decode.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// The rows a silver or gold table must hold, or nothing for a table the shop does not know. Bookkeeping columns
+    /// (those with a leading underscore) are not part of it.
+    pub fn table(&self, namespace: &str, name: &str) -> Option<Expected> {
+        let (columns, mut rows) = match (namespace, name) {
+            (SILVER, "customers") => self.silver_customers(),
+            (SILVER, "products") => self.silver_products(),
+            (SILVER, "orders") => self.silver_orders(),
+            (SILVER, "order_items") => self.silver_order_items(),
+            (GOLD, "revenue_per_day") => self.revenue_per_day(),
+            (GOLD, "customer_value") => self.customer_value(),
+            (GOLD, "product_popularity") => self.product_popularity(),
+            _ => return None,
+        };
+        rows.sort_unstable();
+        Some(Expected { columns, rows })
+    }
+
+    fn silver_customers(&self) -> Unsorted {
+        let columns = vec![
+            "id",
+            "name",
+            "email",
+            "country",
+            "segment",
+            "birth_date",
+            "notes",
+            "is_active",
+            "created_at",
+            "updated_at",
+        ];
+        let row = |(id, customer): (i32, &Customer)| {
+            vec![
+                id.to_string(),
+                trim(&customer.name).to_string(),
+                trim(&customer.email).to_lowercase(),
+                customer.country.to_uppercase(),
+                customer.segment.unwrap_or("unknown").to_string(),
+                or_null(customer.birth_date, date_text),
+                or_null(customer.notes.as_ref(), String::clone),
+                customer.is_active.to_string(),
+                instant_text(customer.created_at_us),
+                instant_text(customer.updated_at_us),
+            ]
+        };
+        (columns, self.customers.iter().map(row).collect())
+    }
+
+    fn silver_products(&self) -> Unsorted {
+        let columns = vec!["id", "name", "description", "price", "stock_quantity", "created_at", "updated_at"];
+        let row = |(id, product): (i32, &Product)| {
+            vec![
+                id.to_string(),
+                product.name.clone(),
+                or_null(product.description, str::to_string),
+                cents_text(product.price.into()),
+                product.stock_quantity.to_string(),
+                timestamp_text(product.created_at_us),
+                timestamp_text(product.updated_at_us),
+            ]
+        };
+        (columns, self.products.iter().map(row).collect())
+    }
+
+    fn silver_orders(&self) -> Unsorted {
+        let columns = vec!["id", "customer_id", "total_amount", "status", "created_at", "updated_at"];
+        let row = |(id, order): (i32, &Order)| {
+            vec![
+                id.to_string(),
+                order.customer_id.to_string(),
+                cents_text(order.total_amount.into()),
+                status_text(order.status).to_string(),
+                timestamp_text(order.created_at_us),
+                timestamp_text(order.updated_at_us),
+            ]
+        };
+        (columns, self.orders.iter().map(row).collect())
+    }
+
+    fn silver_order_items(&self) -> Unsorted {
+        let columns = vec!["id", "order_id", "product_id", "quantity", "price", "line_total", "created_at"];
+        let row = |(id, item): (i32, &OrderItem)| {
+            vec![
+                id.to_string(),
+                item.order_id.to_string(),
+                item.product_id.to_string(),
+                item.quantity.to_string(),
+                cents_text(item.price.into()),
+                cents_text(line_total(item)),
+                timestamp_text(item.created_at_us),
+            ]
+        };
+        (columns, self.order_items.iter().map(row).collect())
+    }
+
+    fn revenue_per_day(&self) -> Unsorted {
+        #[derive(Default)]
+        struct Day {
+            orders: i64,
+            customers: BTreeSet<i32>,
+            revenue: i128,
+        }
+        let mut days: BTreeMap<i32, Day> = BTreeMap::new();
+        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+            let day = days.entry(day_of(order.created_at_us)).or_default();
+            day.orders += 1;
+            day.customers.insert(order.customer_id);
+            day.revenue += i128::from(order.total_amount);
+        }
+        let row = |(date, day): (&i32, &Day)| {
+            vec![
+                date_text(*date),
+                day.orders.to_string(),
+                day.customers.len().to_string(),
+                cents_text(day.revenue),
+                cents_text(divide_half_up(day.revenue, day.orders.into())),
+            ]
+        };
+        let columns = vec!["order_date", "orders", "customers", "revenue", "average_order_value"];
+        (columns, days.iter().map(row).collect())
+    }
+
+    fn customer_value(&self) -> Unsorted {
+        #[derive(Default)]
+        struct Value {
+            orders: i64,
+            spent: i128,
+            first_and_last: Option<(i32, i32)>,
+        }
+        let mut values: BTreeMap<i32, Value> = BTreeMap::new();
+        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+            let value = values.entry(order.customer_id).or_default();
+            let day = day_of(order.created_at_us);
+            value.orders += 1;
+            value.spent += i128::from(order.total_amount);
+            value.first_and_last =
+                Some(value.first_and_last.map_or((day, day), |(first, last)| (first.min(day), last.max(day))));
+        }
+        let none = Value::default();
+        let row = |(id, customer): (i32, &Customer)| {
+            let value = values.get(&id).unwrap_or(&none);
+            let segment = if !customer.is_active {
+                "inactive"
+            } else if value.spent >= VIP_CENTS || value.orders >= 5 {
+                "vip"
+            } else if value.orders >= 2 {
+                "regular"
+            } else if value.orders == 1 {
+                "new"
+            } else {
+                "prospect"
+            };
+            vec![
+                id.to_string(),
+                trim(&customer.name).to_string(),
+                customer.country.to_uppercase(),
+                value.orders.to_string(),
+                cents_text(value.spent),
+                or_null(value.first_and_last, |(first, _)| date_text(first)),
+                or_null(value.first_and_last, |(_, last)| date_text(last)),
+                segment.to_string(),
+            ]
+        };
+        let columns = vec![
+            "customer_id",
+            "name",
+            "country",
+            "orders",
+            "lifetime_value",
+            "first_order_date",
+            "last_order_date",
+            "segment",
+        ];
+        (columns, self.customers.iter().map(row).collect())
+    }
+
+    fn product_popularity(&self) -> Unsorted {
+        #[derive(Default)]
+        struct Sales {
+            orders: BTreeSet<i32>,
+            units: i64,
+            revenue: i128,
+        }
+        let mut sales: BTreeMap<i32, Sales> = BTreeMap::new();
+        for (_, item) in self.order_items.iter() {
+            if self.orders.get(item.order_id).is_some_and(counts) {
+                let product = sales.entry(item.product_id).or_default();
+                product.orders.insert(item.order_id);
+                product.units += i64::from(item.quantity);
+                product.revenue += line_total(item);
+            }
+        }
+        let none = Sales::default();
+        let mut ranked: Vec<(i32, &Product, &Sales)> =
+            self.products.iter().map(|(id, product)| (id, product, sales.get(&id).unwrap_or(&none))).collect();
+        ranked.sort_by_key(|(id, _, sold)| (Reverse(sold.units), *id));
+        let row = |(rank, (id, product, sold)): (usize, &(i32, &Product, &Sales))| {
+            vec![
+                id.to_string(),
+                product.name.clone(),
+                sold.orders.len().to_string(),
+                sold.units.to_string(),
+                cents_text(sold.revenue),
+                (rank + 1).to_string(),
+            ]
+        };
+        let columns = vec!["product_id", "name", "orders", "units_sold", "revenue", "popularity_rank"];
+        (columns, ranked.iter().enumerate().map(row).collect())
+    }
+}
+
+/// What a customer has spent to be a `vip`: 5000.00.
+const VIP_CENTS: i128 = 500_000;
+
+type Unsorted = (Vec<&'static str>, Vec<Vec<String>>);
+
+/// An order counts as a sale once it is paid.
+fn counts(order: &Order) -> bool {
+    matches!(order.status, Status::Paid | Status::Shipped | Status::Delivered)
+}
+
+fn status_text(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "pending",
+        Status::Paid => "paid",
+        Status::Shipped => "shipped",
+        Status::Delivered => "delivered",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+fn line_total(item: &OrderItem) -> i128 {
+    i128::from(item.quantity) * i128::from(item.price)
+}
+
+fn divide_half_up(amount: i128, by: i128) -> i128 {
+    (2 * amount + by).div_euclid(2 * by)
+}
+
+fn day_of(us: i64) -> i32 {
+    us.div_euclid(86_400_000_000) as i32
+}
+
+/// SQL's `trim` takes spaces only.
+fn trim(text: &str) -> &str {
+    text.trim_matches(' ')
+}
+
+const NULL: &str = "null";
+
+fn or_null<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| NULL.to_string(), text)
+}
+
+fn cents_text(cents: i128) -> String {
+    decimal_text(cents, 2)
+}
+
+fn decimal_text(unscaled: i128, scale: u32) -> String {
+    let sign = if unscaled < 0 { "-" } else { "" };
+    let (digits, unit) = (unscaled.unsigned_abs(), 10u128.pow(scale));
+    match scale {
+        0 => format!("{sign}{digits}"),
+        _ => format!("{sign}{}.{:0width$}", digits / unit, digits % unit, width = scale as usize),
+    }
+}
+
+fn date_text(days: i32) -> String {
+    DateTime::from_timestamp_micros(i64::from(days) * 86_400_000_000)
+        .map_or_else(|| format!("day {days}"), |time| time.format("%Y-%m-%d").to_string())
+}
+
+fn timestamp_text(us: i64) -> String {
+    DateTime::from_timestamp_micros(us)
+        .map_or_else(|| format!("microsecond {us}"), |time| time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string())
+}
+
+fn instant_text(us: i64) -> String {
+    timestamp_text(us) + "Z"
+}
+
+/// The rows of some batches as the truth writes them, sorted: integers and booleans plain, decimals with their whole
+/// scale, dates and times as ISO 8601 with six digits (an instant with a `Z`), null as `null`.
+pub fn text_rows(batches: &[RecordBatch], columns: &[&str]) -> Result<Vec<Vec<String>>, TruthError> {
+    let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    for batch in batches {
+        let first = rows.len();
+        rows.resize_with(first + batch.num_rows(), || Vec::with_capacity(columns.len()));
+        for column in columns {
+            let array =
+                batch.column_by_name(column).ok_or_else(|| TruthError::NoColumn { column: (*column).to_string() })?;
+            for (row, text) in rows[first..].iter_mut().zip(texts(column, array)?) {
+                row.push(text);
+            }
+        }
+    }
+    rows.sort_unstable();
+    Ok(rows)
+}
+
+fn texts(column: &str, array: &dyn Array) -> Result<Vec<String>, TruthError> {
+    let cast_to = |data_type: DataType| {
+        cast(array, &data_type).map_err(|source| TruthError::Cast { column: column.to_string(), source })
+    };
+    Ok(match array.data_type() {
+        DataType::Boolean => each(array.as_boolean().iter(), |value| value.to_string()),
+        DataType::Int32 => each(array.as_primitive::<Int32Type>().iter(), |value| value.to_string()),
+        DataType::Int64 => each(array.as_primitive::<Int64Type>().iter(), |value| value.to_string()),
+        DataType::Decimal128(_, scale @ 0..) => {
+            let scale = u32::from(scale.unsigned_abs());
+            each(array.as_primitive::<Decimal128Type>().iter(), |value| decimal_text(value, scale))
+        }
+        DataType::Date32 => each(array.as_primitive::<Date32Type>().iter(), date_text),
+        DataType::Timestamp(_, zone) => {
+            let micros = cast_to(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?;
+            let text = if zone.is_some() { instant_text } else { timestamp_text };
+            each(micros.as_primitive::<TimestampMicrosecondType>().iter(), text)
+        }
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            each(cast_to(DataType::LargeUtf8)?.as_string::<i64>().iter(), str::to_string)
+        }
+        other => return Err(TruthError::Type { column: column.to_string(), data_type: other.clone() }),
+    })
+}
+
+fn each<T>(values: impl Iterator<Item = Option<T>>, text: impl Fn(T) -> String) -> Vec<String> {
+    values.map(|value| or_null(value, &text)).collect()
+}

@@ -1,0 +1,128 @@
+//! What must hold at the head for a change to be right, and the markers that move with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use iceberg::spec::TableMetadata;
+
+use crate::ids::TableName;
+use crate::table::error::{Broken, Error, Result};
+
+/// Computes a marker's next value from its present one, or says why the change may not be applied.
+pub type Advance = Arc<dyn Fn(Option<&str>) -> Result<String, Broken> + Send + Sync>;
+
+/// What must still hold at the head. Checked on every attempt.
+#[derive(Clone, Default)]
+pub struct Premise {
+    head: Option<Option<i64>>,
+    schema: Option<i32>,
+    markers: Vec<(String, Advance)>,
+}
+
+impl Premise {
+    pub fn new() -> Self {
+        Premise::default()
+    }
+
+    /// The head is exactly this snapshot; `None`: nothing was ever committed.
+    pub fn head_is(mut self, snapshot_id: Option<i64>) -> Self {
+        self.head = Some(snapshot_id);
+        self
+    }
+
+    /// The current schema is this one.
+    pub fn schema_is(mut self, schema_id: i32) -> Self {
+        self.schema = Some(schema_id);
+        self
+    }
+
+    /// The marker takes the value that `advance` computes from the one at the head. It is written to the snapshot's
+    /// summary and mirrored in a table property, so that no other engine's commit or expiry loses it.
+    pub fn marker(
+        mut self,
+        key: &str,
+        advance: impl Fn(Option<&str>) -> Result<String, Broken> + Send + Sync + 'static,
+    ) -> Self {
+        self.markers.push((key.to_string(), Arc::new(advance)));
+        self
+    }
+
+    /// The marker goes from exactly `from` to `to`.
+    pub fn marker_moves(self, key: &str, from: Option<String>, to: String) -> Self {
+        let name = key.to_string();
+        self.marker(key, move |found| {
+            if found == from.as_deref() {
+                return Ok(to.clone());
+            }
+            let show = |value: Option<&str>| value.map_or("not set".to_string(), |value| format!("`{value}`"));
+            Err(Broken::Marker { key: name.clone(), expected: show(from.as_deref()), found: show(found) })
+        })
+    }
+
+    pub(super) fn and(mut self, other: Premise) -> Self {
+        self.head = other.head.or(self.head);
+        self.schema = other.schema.or(self.schema);
+        self.markers.extend(other.markers);
+        self
+    }
+
+    pub(super) fn has_markers(&self) -> bool {
+        !self.markers.is_empty()
+    }
+
+    /// Checks everything against a head and returns the markers' next values.
+    pub(super) fn check(&self, table: &TableName, metadata: &TableMetadata) -> Result<Vec<(String, String)>> {
+        let found = metadata.current_snapshot_id();
+        if let Some(expected) = self.head
+            && expected != found
+        {
+            let show = |id: Option<i64>| id.map_or("none".to_string(), |id| id.to_string());
+            return Err(broken(table, Broken::Head { expected: show(expected), found: show(found) }));
+        }
+        if let Some(expected) = self.schema
+            && expected != metadata.current_schema_id()
+        {
+            return Err(broken(table, Broken::Schema { expected, found: metadata.current_schema_id() }));
+        }
+        let advance = |(key, advance): &(String, Advance)| {
+            let next = advance(marker(metadata, key).as_deref()).map_err(|reason| broken(table, reason))?;
+            Ok((key.clone(), next))
+        };
+        self.markers.iter().map(advance).collect()
+    }
+}
+
+impl fmt::Debug for Premise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let markers: Vec<&str> = self.markers.iter().map(|(key, _)| key.as_str()).collect();
+        f.debug_struct("Premise")
+            .field("head", &self.head)
+            .field("schema", &self.schema)
+            .field("markers", &markers)
+            .finish()
+    }
+}
+
+pub(super) fn broken(table: &TableName, broken: Broken) -> Error {
+    Error::PremiseBroken { table: table.clone(), broken }
+}
+
+/// A marker's value at the head: from the newest snapshot of its line that has it (another engine's commits do not),
+/// else from the table property that mirrors it (those snapshots may have been expired).
+///
+/// The snapshots come first: when somebody rolls the table back, its rows and its marker go back together.
+pub(in crate::table) fn marker(metadata: &TableMetadata, key: &str) -> Option<String> {
+    let mut snapshot = metadata.current_snapshot();
+    while let Some(current) = snapshot {
+        if let Some(value) = current.summary().additional_properties.get(key) {
+            return Some(value.clone());
+        }
+        snapshot = current.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+    }
+    metadata.properties().get(key).cloned()
+}
+
+/// The markers a table has: the properties of ours that mirror them.
+pub(super) fn marker_keys(metadata: &TableMetadata) -> impl Iterator<Item = &String> {
+    metadata.properties().keys().filter(|key| key.starts_with("icestream."))
+}

@@ -1,0 +1,380 @@
+//! A table at one snapshot, ready to be read: which data files may hold the rows, and which of their rows are deleted.
+//!
+//! Pruning is the reader's business and statistics are ours: a [`Prune`] looks at bounds in the columns' *current*
+//! types, so that a column that was widened since a file was written compares right. It is asked twice, for manifests
+//! and for files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::SchemaRef as ArrowSchemaRef;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileFormat, ManifestContentType, ManifestFile, Schema, SchemaRef, SnapshotRef,
+    TableMetadata,
+};
+
+use super::error::{Error, Result};
+use super::statistics::{FileStatistics, ManifestStatistics};
+use super::storage::Storage;
+use super::{manifest, schema};
+use crate::ids::TableName;
+
+pub use super::deletes::DeletedPositions;
+
+/// Manifests read at the same time while planning.
+const MANIFESTS_AT_ONCE: usize = 16;
+
+/// Which state of a table to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum At {
+    #[default]
+    Head,
+    Snapshot(i64),
+    /// The state that was current at this time, milliseconds since 1970.
+    TimeMs(i64),
+}
+
+/// A table at one snapshot. Cheap to clone.
+#[derive(Clone)]
+pub struct TableView(Arc<Inner>);
+
+struct Inner {
+    table: TableName,
+    storage: Storage,
+    metadata: Arc<TableMetadata>,
+    snapshot: Option<SnapshotRef>,
+    schema: SchemaRef,
+    arrow_schema: ArrowSchemaRef,
+}
+
+/// A data file of a snapshot, with the delete files that apply to it.
+#[derive(Debug, Clone)]
+pub struct ScanFile {
+    pub path: String,
+    pub bytes: u64,
+    pub rows: u64,
+    pub deletes: Vec<Arc<DeleteFile>>,
+    pub(super) data: Arc<DataFile>,
+    pub(super) spec_id: i32,
+    pub(super) sequence: i64,
+    /// The manifest that lists the file: while it is in the head's list, the file is live.
+    pub(super) manifest: Arc<str>,
+}
+
+/// A position-delete file.
+#[derive(Debug)]
+pub struct DeleteFile {
+    pub path: String,
+    pub rows: u64,
+    /// The one data file it covers, where the writer said so.
+    pub covers: Option<String>,
+    pub(super) data: DataFile,
+    pub(super) spec_id: i32,
+    pub(super) sequence: i64,
+    pub(super) manifest: Arc<str>,
+}
+
+/// Column statistics of a set of containers (manifests or files): arrays with one element per container, in the
+/// column's current Arrow type. A null element is not known; `None` is not known for any.
+pub trait ColumnStatistics {
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lower(&self, column: &str) -> Option<ArrayRef>;
+
+    fn upper(&self, column: &str) -> Option<ArrayRef>;
+
+    /// `UInt64`.
+    fn null_counts(&self, column: &str) -> Option<ArrayRef>;
+
+    /// `UInt64`.
+    fn row_counts(&self) -> Option<ArrayRef>;
+
+    /// For each container, `Some(false)` when none of `values` (in the column's type) can be in it.
+    fn contains_any(&self, column: &str, values: &ArrayRef) -> Option<Vec<Option<bool>>>;
+}
+
+/// Decides which containers may hold a row of interest.
+pub trait Prune: Send + Sync {
+    /// One element per container; `false` leaves it out.
+    fn keep(&self, statistics: &dyn ColumnStatistics) -> Vec<bool>;
+}
+
+impl TableView {
+    pub(super) fn new(
+        table: &TableName,
+        storage: &Storage,
+        metadata: &Arc<TableMetadata>,
+        at: At,
+    ) -> Result<TableView> {
+        let snapshot = match at {
+            At::Head => metadata.current_snapshot().cloned(),
+            At::Snapshot(id) => Some(find_snapshot(table, metadata, id)?),
+            At::TimeMs(time) => Some(snapshot_at(table, metadata, time)?),
+        };
+        // The head is read under the table's current schema, also when the last snapshot was made under an older one;
+        // an old state under the schema it had.
+        let schema = match (&snapshot, at) {
+            (Some(snapshot), At::Snapshot(_) | At::TimeMs(_)) => snapshot
+                .schema(metadata)
+                .map_err(|error| Error::corrupt(table, "a snapshot names a schema that is not there", error))?,
+            _ => metadata.current_schema().clone(),
+        };
+        let arrow_schema = schema::to_arrow(table, &schema)?;
+        Ok(TableView(Arc::new(Inner {
+            table: table.clone(),
+            storage: storage.clone(),
+            metadata: metadata.clone(),
+            snapshot,
+            schema,
+            arrow_schema,
+        })))
+    }
+
+    pub fn name(&self) -> &TableName {
+        &self.0.table
+    }
+
+    /// `None` for a table nothing was ever written to.
+    pub fn snapshot_id(&self) -> Option<i64> {
+        self.0.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())
+    }
+
+    /// Columns in table order; every field carries its id as `PARQUET:field_id`, nested ones too.
+    pub fn arrow_schema(&self) -> ArrowSchemaRef {
+        self.0.arrow_schema.clone()
+    }
+
+    pub fn storage(&self) -> &Storage {
+        &self.0.storage
+    }
+
+    pub(super) fn sequence_number(&self) -> i64 {
+        self.0.snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence_number())
+    }
+
+    pub(super) fn iceberg_schema(&self) -> &Schema {
+        &self.0.schema
+    }
+
+    pub(super) fn metadata(&self) -> &TableMetadata {
+        &self.0.metadata
+    }
+
+    /// The data files that may hold matching rows, in the order of their manifests.
+    pub async fn files(&self, prune: Option<&dyn Prune>) -> Result<Vec<ScanFile>> {
+        let Some(snapshot) = &self.0.snapshot else { return Ok(Vec::new()) };
+        let list = manifest::load_list(&self.0.table, self.0.storage.file_io(), snapshot, &self.0.metadata).await?;
+        let (data, deletes): (Vec<ManifestFile>, Vec<ManifestFile>) = list
+            .into_iter()
+            .filter(manifest::may_hold_live_files)
+            .partition(|manifest| manifest.content == ManifestContentType::Data);
+        let data = self.prune_manifests(data, prune);
+        let mut files = self.data_files(data).await?;
+        if let Some(prune) = prune {
+            let keep = prune.keep(&FileStatistics::new(self, &files));
+            let mut keep = keep.into_iter();
+            files.retain(|_| keep.next().unwrap_or(true));
+        }
+        if !deletes.is_empty() && !files.is_empty() {
+            self.attach_deletes(deletes, &mut files).await?;
+        }
+        Ok(files)
+    }
+
+    /// How many data and delete manifests a plan has to look at.
+    pub async fn manifest_counts(&self) -> Result<(usize, usize)> {
+        let Some(snapshot) = &self.0.snapshot else { return Ok((0, 0)) };
+        let list = manifest::load_list(&self.0.table, self.0.storage.file_io(), snapshot, &self.0.metadata).await?;
+        let data = list.iter().filter(|manifest| manifest.content == ManifestContentType::Data).count();
+        Ok((data, list.len() - data))
+    }
+
+    /// Statistics of chosen files, for an optimiser.
+    pub fn statistics<'a>(&'a self, files: &'a [ScanFile]) -> Box<dyn ColumnStatistics + 'a> {
+        Box::new(FileStatistics::new(self, files))
+    }
+
+    /// The positions deleted in each of the files, by data file path. Each delete file is read once.
+    pub async fn deleted_positions(&self, files: &[ScanFile]) -> Result<DeletedPositions> {
+        super::deletes::read(&self.0.table, &self.0.storage, files).await
+    }
+
+    fn prune_manifests(&self, manifests: Vec<ManifestFile>, prune: Option<&dyn Prune>) -> Vec<ManifestFile> {
+        let Some(prune) = prune else { return manifests };
+        let keep = prune.keep(&ManifestStatistics::new(self, &manifests));
+        let mut keep = keep.into_iter();
+        let mut manifests = manifests;
+        manifests.retain(|_| keep.next().unwrap_or(true));
+        manifests
+    }
+
+    async fn data_files(&self, manifests: Vec<ManifestFile>) -> Result<Vec<ScanFile>> {
+        let per_manifest: Vec<Vec<ScanFile>> = stream::iter(manifests)
+            .map(|manifest_file| {
+                let view = self.clone();
+                // Avro decoding is work: let it use every core.
+                spawned(async move { view.data_files_of(&manifest_file).await })
+            })
+            .buffered(MANIFESTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(per_manifest.into_iter().flatten().collect())
+    }
+
+    async fn data_files_of(&self, manifest_file: &ManifestFile) -> Result<Vec<ScanFile>> {
+        let entries = manifest::load(&self.0.table, self.0.storage.file_io(), manifest_file).await?;
+        let path: Arc<str> = manifest_file.manifest_path.as_str().into();
+        let mut files = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.is_alive()) {
+            let data = &entry.data_file;
+            if data.file_format() != DataFileFormat::Parquet {
+                return Err(Error::Unsupported {
+                    table: self.0.table.clone(),
+                    feature: format!("{} data files", data.file_format()),
+                });
+            }
+            files.push(ScanFile {
+                path: data.file_path().to_string(),
+                bytes: data.file_size_in_bytes(),
+                rows: data.record_count(),
+                deletes: Vec::new(),
+                data: Arc::new(data.clone()),
+                spec_id: manifest_file.partition_spec_id,
+                sequence: entry.sequence_number().unwrap_or(0),
+                manifest: path.clone(),
+            });
+        }
+        Ok(files)
+    }
+
+    async fn attach_deletes(&self, manifests: Vec<ManifestFile>, files: &mut [ScanFile]) -> Result<()> {
+        let deletes = load_deletes(&self.0.table, &self.0.storage, manifests).await?;
+        let index = DeleteIndex::new(&self.0.table, deletes)?;
+        for file in files {
+            file.deletes = index.applying_to(file);
+        }
+        Ok(())
+    }
+}
+
+async fn spawned<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Protocol { what: "a planning task".to_string(), answer: error.to_string() }),
+    }
+}
+
+fn find_snapshot(table: &TableName, metadata: &TableMetadata, id: i64) -> Result<SnapshotRef> {
+    metadata.snapshot_by_id(id).cloned().ok_or_else(|| Error::Change {
+        table: table.clone(),
+        problem: format!("there is no snapshot {id}; it may have been expired"),
+    })
+}
+
+fn snapshot_at(table: &TableName, metadata: &TableMetadata, time_ms: i64) -> Result<SnapshotRef> {
+    let entry = metadata.history().iter().rev().find(|entry| entry.timestamp_ms() <= time_ms);
+    let entry = entry.ok_or_else(|| Error::Change {
+        table: table.clone(),
+        problem: match metadata.history().first() {
+            Some(first) => format!("its history starts at {}, after the time asked for", show_ms(first.timestamp_ms())),
+            None => "nothing was ever written to it".to_string(),
+        },
+    })?;
+    find_snapshot(table, metadata, entry.snapshot_id)
+}
+
+fn show_ms(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms)
+        .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        .unwrap_or_else(|| format!("{ms} ms"))
+}
+
+/// Every live delete file of the given manifests.
+pub(super) async fn load_deletes(
+    table: &TableName,
+    storage: &Storage,
+    manifests: Vec<ManifestFile>,
+) -> Result<Vec<Arc<DeleteFile>>> {
+    let per_manifest: Vec<Vec<Arc<DeleteFile>>> = stream::iter(manifests)
+        .map(|manifest_file| {
+            let (table, storage) = (table.clone(), storage.clone());
+            spawned(async move {
+                let entries = manifest::load(&table, storage.file_io(), &manifest_file).await?;
+                let path: Arc<str> = manifest_file.manifest_path.as_str().into();
+                let alive = entries.iter().filter(|entry| entry.is_alive()).map(|entry| {
+                    Arc::new(DeleteFile {
+                        path: entry.file_path().to_string(),
+                        rows: entry.record_count(),
+                        covers: covered_file(&entry.data_file),
+                        data: entry.data_file.clone(),
+                        spec_id: manifest_file.partition_spec_id,
+                        sequence: entry.sequence_number().unwrap_or(0),
+                        manifest: path.clone(),
+                    })
+                });
+                Ok(alive.collect())
+            })
+        })
+        .buffered(MANIFESTS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(per_manifest.into_iter().flatten().collect())
+}
+
+/// The data file a position-delete file is about: as its writer says, or as equal bounds of the path column prove.
+fn covered_file(delete: &DataFile) -> Option<String> {
+    if let Some(path) = delete.referenced_data_file() {
+        return Some(path);
+    }
+    const PATH_FIELD: i32 = 2_147_483_546;
+    let text = |datum: &iceberg::spec::Datum| match datum.literal() {
+        iceberg::spec::PrimitiveLiteral::String(text) => Some(text.clone()),
+        _ => None,
+    };
+    let lower = delete.lower_bounds().get(&PATH_FIELD).and_then(text)?;
+    let upper = delete.upper_bounds().get(&PATH_FIELD).and_then(text)?;
+    // Equal bounds of a cut length may be a common prefix only.
+    (lower == upper && lower.ends_with(".parquet")).then_some(lower)
+}
+
+/// Finds the delete files of a data file: those that name it, and those of its partition, if they are not older.
+struct DeleteIndex {
+    by_file: HashMap<String, Vec<Arc<DeleteFile>>>,
+    by_partition: HashMap<(i32, iceberg::spec::Struct), Vec<Arc<DeleteFile>>>,
+}
+
+impl DeleteIndex {
+    fn new(table: &TableName, deletes: Vec<Arc<DeleteFile>>) -> Result<Self> {
+        let mut index = DeleteIndex { by_file: HashMap::new(), by_partition: HashMap::new() };
+        for delete in deletes {
+            let feature = match (delete.data.content_type(), delete.data.file_format()) {
+                (DataContentType::PositionDeletes, DataFileFormat::Parquet) => None,
+                (DataContentType::EqualityDeletes, _) => Some("equality deletes".to_string()),
+                (_, format) => Some(format!("position deletes in {format} files")),
+            };
+            if let Some(feature) = feature {
+                return Err(Error::Unsupported { table: table.clone(), feature });
+            }
+            match &delete.covers {
+                Some(path) => index.by_file.entry(path.clone()).or_default().push(delete),
+                None => {
+                    let partition = (delete.spec_id, delete.data.partition().clone());
+                    index.by_partition.entry(partition).or_default().push(delete);
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    fn applying_to(&self, file: &ScanFile) -> Vec<Arc<DeleteFile>> {
+        let named = self.by_file.get(&file.path).into_iter().flatten();
+        let partition = self.by_partition.get(&(file.spec_id, file.data.partition().clone())).into_iter().flatten();
+        named.chain(partition).filter(|delete| delete.sequence >= file.sequence).cloned().collect()
+    }
+}

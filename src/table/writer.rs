@@ -1,0 +1,485 @@
+//! Writes rows into new Parquet files of a table. The files belong to nobody until a commit names them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StructArray, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
+use arrow::datatypes::{DataType, Field, Fields, SchemaRef as ArrowSchemaRef};
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::util::display::FormatOptions;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use iceberg::arrow::arrow_primitive_to_literal;
+use iceberg::io::{FileIO, FileWrite};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, SchemaRef, Struct, Type,
+};
+use iceberg::transform::{BoxedTransformFunction, create_transform_function};
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
+use uuid::Uuid;
+
+use super::error::{Error, Result};
+use super::storage::situation;
+use super::{metrics, schema};
+use crate::ids::TableName;
+
+/// At most this many files are open at once; past it the fullest is closed. Each holds a row group in memory.
+const MAX_OPEN_FILES: usize = 64;
+
+/// A file that was written for a table and is not yet part of it.
+#[derive(Debug, Clone)]
+pub struct WrittenFile {
+    pub(super) file: DataFile,
+    pub(super) spec_id: i32,
+}
+
+impl WrittenFile {
+    pub fn path(&self) -> &str {
+        self.file.file_path()
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.file.record_count()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.file.file_size_in_bytes()
+    }
+
+    pub fn holds_deletes(&self) -> bool {
+        self.file.content_type() != DataContentType::Data
+    }
+}
+
+/// Where and under which schema a writer writes; taken from a table by `Table::writer`.
+#[derive(Clone)]
+pub(super) struct WriteTarget {
+    pub(super) table: TableName,
+    pub(super) file_io: FileIO,
+    pub(super) location: String,
+    pub(super) schema: SchemaRef,
+    pub(super) spec: PartitionSpecRef,
+    pub(super) properties: Arc<HashMap<String, String>>,
+}
+
+impl WriteTarget {
+    pub(super) fn data_file_location(&self, folder: &str, suffix: &str) -> String {
+        let root = match self.properties.get("write.data.path") {
+            Some(path) => path.trim_end_matches('/').to_string(),
+            None => format!("{}/data", self.location.trim_end_matches('/')),
+        };
+        let separator = if folder.is_empty() { "" } else { "/" };
+        format!("{root}{separator}{folder}/{}{suffix}.parquet", Uuid::now_v7())
+    }
+}
+
+/// Takes batches in any order and lays their rows out by partition into files of about the target size.
+///
+/// Columns are matched by name and cast to the table's types; a cast that would lose something is an error. A column
+/// the batch lacks is null.
+pub struct DataWriter {
+    target: WriteTarget,
+    arrow_schema: ArrowSchemaRef,
+    partitioner: Option<Partitioner>,
+    properties: WriterProperties,
+    target_bytes: usize,
+    open: HashMap<Option<OwnedRow>, OpenFile>,
+    done: Vec<WrittenFile>,
+    /// Everything started so far, for `discard`.
+    started: Vec<String>,
+}
+
+struct OpenFile {
+    path: String,
+    partition: Struct,
+    writer: AsyncArrowWriter<ParquetOutput>,
+    nans: metrics::NanCounts,
+}
+
+impl DataWriter {
+    pub(super) fn new(target: WriteTarget) -> Result<Self> {
+        let arrow_schema = schema::to_arrow(&target.table, &target.schema)?;
+        let partitioner =
+            if target.spec.is_unpartitioned() { None } else { Some(Partitioner::new(&target, &arrow_schema)?) };
+        let properties = parquet_properties(&target)?;
+        let target_bytes = size_property(&target, "write.target-file-size-bytes", 512 << 20)?;
+        Ok(DataWriter {
+            target,
+            arrow_schema,
+            partitioner,
+            properties,
+            target_bytes,
+            open: HashMap::new(),
+            done: Vec::new(),
+            started: Vec::new(),
+        })
+    }
+
+    /// The schema rows are stored under; batches that have it already are not copied.
+    pub fn schema(&self) -> &ArrowSchemaRef {
+        &self.arrow_schema
+    }
+
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let batch = conform(&self.target.table, batch, &self.arrow_schema)?;
+        let Some(partitioner) = &self.partitioner else {
+            return self.write_rows(None, Struct::empty(), batch).await;
+        };
+        for (key, partition, rows) in partitioner.split(&self.target.table, &batch)? {
+            self.write_rows(Some(key), partition, rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes held in memory for row groups that are not written yet.
+    pub fn buffered_bytes(&self) -> usize {
+        self.open.values().map(|file| file.writer.memory_size()).sum()
+    }
+
+    /// Closes every file and hands them over.
+    pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
+        let keys: Vec<Option<OwnedRow>> = self.open.keys().cloned().collect();
+        for key in keys {
+            self.close(&key).await?;
+        }
+        // The fan-out is a hash map; give the files an order that does not change from run to run.
+        self.done.sort_by(|left, right| left.path().cmp(right.path()));
+        Ok(self.done)
+    }
+
+    /// Removes what was written so far.
+    pub async fn discard(mut self) {
+        self.open.clear();
+        for path in &self.started {
+            if let Err(error) = self.target.file_io.delete(path).await {
+                tracing::debug!(table = %self.target.table, %path, %error, "could not remove a discarded file");
+            }
+        }
+    }
+
+    async fn write_rows(&mut self, key: Option<OwnedRow>, partition: Struct, rows: RecordBatch) -> Result<()> {
+        if !self.open.contains_key(&key) {
+            if self.open.len() >= MAX_OPEN_FILES {
+                let fullest = self.open.iter().max_by_key(|(_, file)| file.writer.memory_size());
+                if let Some(fullest) = fullest.map(|(key, _)| key.clone()) {
+                    self.close(&fullest).await?;
+                }
+            }
+            let file = self.start(partition).await?;
+            self.open.insert(key.clone(), file);
+        }
+        let Some(file) = self.open.get_mut(&key) else { return Ok(()) };
+        file.nans.add(&rows);
+        file.writer.write(&rows).await.map_err(|error| write_error(&file.path, error))?;
+        if file.writer.bytes_written() + file.writer.in_progress_size() >= self.target_bytes {
+            self.close(&key).await?;
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self, partition: Struct) -> Result<OpenFile> {
+        let folder = match &self.partitioner {
+            Some(partitioner) => partitioner.folder(&self.target, &partition),
+            None => String::new(),
+        };
+        let path = self.target.data_file_location(&folder, "");
+        self.started.push(path.clone());
+        let output = ParquetOutput::open(&self.target.file_io, &path).await?;
+        let writer = AsyncArrowWriter::try_new(output, self.arrow_schema.clone(), Some(self.properties.clone()))
+            .map_err(|error| write_error(&path, error))?;
+        Ok(OpenFile { path, partition, writer, nans: metrics::NanCounts::new(&self.arrow_schema) })
+    }
+
+    async fn close(&mut self, key: &Option<OwnedRow>) -> Result<()> {
+        let Some(mut file) = self.open.remove(key) else { return Ok(()) };
+        let parquet = file.writer.finish().await.map_err(|error| write_error(&file.path, error))?;
+        let mut builder = DataFileBuilder::default();
+        builder
+            .content(DataContentType::Data)
+            .file_path(file.path.clone())
+            .file_format(DataFileFormat::Parquet)
+            .partition(file.partition)
+            .partition_spec_id(self.target.spec.spec_id())
+            .file_size_in_bytes(file.writer.bytes_written() as u64);
+        metrics::describe(&mut builder, &parquet, &self.target.schema, file.nans);
+        let data_file = builder.build().map_err(|error| write_error(&file.path, error))?;
+        self.done.push(WrittenFile { file: data_file, spec_id: self.target.spec.spec_id() });
+        Ok(())
+    }
+}
+
+/// Brings a batch into the table's schema: order, types, nested fields, missing columns.
+fn conform(table: &TableName, batch: &RecordBatch, schema: &ArrowSchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch.clone());
+    }
+    let refuse = |problem: String| Error::Schema { table: table.clone(), problem };
+    for field in batch.schema_ref().fields() {
+        if schema.index_of(field.name()).is_err() {
+            return Err(refuse(format!("the rows have a column `{}` that the table does not", field.name())));
+        }
+    }
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let column = match batch.column_by_name(field.name()) {
+            Some(column) => conform_array(column, field).map_err(refuse)?,
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        };
+        if !field.is_nullable() && column.null_count() > 0 {
+            return Err(refuse(format!(
+                "column `{}` is required, and {} rows have none",
+                field.name(),
+                column.null_count()
+            )));
+        }
+        columns.push(column);
+    }
+    RecordBatch::try_new(schema.clone(), columns).map_err(|error| refuse(error.to_string()))
+}
+
+fn conform_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, String> {
+    if array.data_type() == field.data_type() {
+        return Ok(array.clone());
+    }
+    if let (DataType::Struct(_), DataType::Struct(wanted)) = (array.data_type(), field.data_type()) {
+        return conform_struct(array, field.name(), wanted);
+    }
+    // `safe: false` makes what does not fit an error in place of a null.
+    let options = CastOptions { safe: false, format_options: FormatOptions::default() };
+    cast_with_options(array, field.data_type(), &options)
+        .map_err(|error| format!("column `{}` cannot be stored as {}: {error}", field.name(), field.data_type()))
+}
+
+/// Struct fields are matched by name, as columns are; Arrow's own cast goes by position.
+fn conform_struct(array: &ArrayRef, name: &str, wanted: &Fields) -> Result<ArrayRef, String> {
+    let Some(given) = array.as_any().downcast_ref::<StructArray>() else {
+        return Err(format!("column `{name}` is not a struct"));
+    };
+    for field in given.fields() {
+        if !wanted.iter().any(|known| known.name() == field.name()) {
+            return Err(format!("the rows have a field `{name}.{}` that the table does not", field.name()));
+        }
+    }
+    let mut columns = Vec::with_capacity(wanted.len());
+    for field in wanted {
+        columns.push(match given.column_by_name(field.name()) {
+            Some(column) => conform_array(column, field)?,
+            None => new_null_array(field.data_type(), given.len()),
+        });
+    }
+    let conformed = StructArray::try_new_with_length(wanted.clone(), columns, given.nulls().cloned(), given.len());
+    Ok(Arc::new(conformed.map_err(|error| format!("column `{name}`: {error}"))?))
+}
+
+/// Computes each row's partition values and groups rows by them.
+struct Partitioner {
+    fields: Vec<PartitionColumn>,
+    converter: RowConverter,
+}
+
+struct PartitionColumn {
+    /// The path to the source column, outermost first.
+    source: Vec<String>,
+    transform: BoxedTransformFunction,
+    result: Type,
+}
+
+impl Partitioner {
+    fn new(target: &WriteTarget, arrow_schema: &ArrowSchemaRef) -> Result<Self> {
+        let refuse = |problem: String| Error::Schema { table: target.table.clone(), problem };
+        let mut fields = Vec::new();
+        let mut sort_fields = Vec::new();
+        for field in target.spec.fields() {
+            let source = target
+                .schema
+                .name_by_field_id(field.source_id)
+                .ok_or_else(|| refuse(format!("partition field `{}` has no source column any more", field.name)))?;
+            let source_type = &target
+                .schema
+                .field_by_id(field.source_id)
+                .ok_or_else(|| refuse(format!("partition field `{}` has no source column any more", field.name)))?
+                .field_type;
+            let result =
+                field.transform.result_type(source_type).map_err(|error| refuse(error.message().to_string()))?;
+            let transform =
+                create_transform_function(&field.transform).map_err(|error| refuse(error.message().to_string()))?;
+            let source: Vec<String> = source.split('.').map(str::to_string).collect();
+            let empty = RecordBatch::new_empty(arrow_schema.clone());
+            let values = transform
+                .transform(column_at(&empty, &source).map_err(refuse)?)
+                .map_err(|error| refuse(error.message().to_string()))?;
+            sort_fields.push(SortField::new(values.data_type().clone()));
+            fields.push(PartitionColumn { source, transform, result });
+        }
+        let converter = RowConverter::new(sort_fields).map_err(|error| refuse(error.to_string()))?;
+        Ok(Partitioner { fields, converter })
+    }
+
+    fn split(&self, table: &TableName, batch: &RecordBatch) -> Result<Vec<(OwnedRow, Struct, RecordBatch)>> {
+        let refuse = |problem: String| Error::Schema { table: table.clone(), problem };
+        let mut values = Vec::with_capacity(self.fields.len());
+        for field in &self.fields {
+            let source = column_at(batch, &field.source).map_err(refuse)?;
+            values.push(field.transform.transform(source).map_err(|error| refuse(error.message().to_string()))?);
+        }
+        let rows = self.converter.convert_columns(&values).map_err(|error| refuse(error.to_string()))?;
+        let mut order: Vec<OwnedRow> = Vec::new();
+        let mut groups: HashMap<OwnedRow, Vec<u32>> = HashMap::new();
+        for (index, row) in rows.iter().enumerate() {
+            let row = row.owned();
+            groups
+                .entry(row)
+                .or_insert_with_key(|row| {
+                    order.push(row.clone());
+                    Vec::new()
+                })
+                .push(index as u32);
+        }
+        let mut parts = Vec::with_capacity(order.len());
+        for key in order {
+            let Some(indices) = groups.remove(&key) else { continue };
+            let first = indices[0] as usize;
+            let mut literals = Vec::with_capacity(self.fields.len());
+            for (field, values) in self.fields.iter().zip(&values) {
+                let one = arrow_primitive_to_literal(&values.slice(first, 1), &field.result)
+                    .map_err(|error| refuse(error.message().to_string()))?;
+                literals.push(one.into_iter().next().flatten());
+            }
+            let rows = if indices.len() == batch.num_rows() {
+                batch.clone()
+            } else {
+                take_record_batch(batch, &UInt32Array::from(indices)).map_err(|error| refuse(error.to_string()))?
+            };
+            parts.push((key, Struct::from_iter(literals), rows));
+        }
+        Ok(parts)
+    }
+
+    /// A folder name for people. Readers take partition values from metadata, so anything a URL or a file system could
+    /// read in two ways is replaced.
+    fn folder(&self, target: &WriteTarget, partition: &Struct) -> String {
+        target
+            .spec
+            .partition_to_path(partition, target.schema.clone())
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "_-=./".contains(c) { c } else { '_' })
+            .collect::<String>()
+            .replace("..", "__")
+    }
+}
+
+fn column_at(batch: &RecordBatch, path: &[String]) -> Result<ArrayRef, String> {
+    let missing = || format!("partition source column `{}` is not in the rows", path.join("."));
+    let (first, rest) = path.split_first().ok_or_else(missing)?;
+    let mut column = batch.column_by_name(first).ok_or_else(missing)?.clone();
+    for name in rest {
+        let inner = column.as_any().downcast_ref::<StructArray>().ok_or_else(missing)?;
+        column = inner.column_by_name(name).ok_or_else(missing)?.clone();
+    }
+    Ok(column)
+}
+
+/// A Parquet file on its way to the table's storage.
+pub(super) struct ParquetOutput(Box<dyn FileWrite>);
+
+impl ParquetOutput {
+    pub(super) async fn open(file_io: &FileIO, path: &str) -> Result<Self> {
+        let output = file_io.new_output(path).map_err(|error| write_error(path, error))?;
+        Ok(ParquetOutput(output.writer().await.map_err(|error| write_error(path, error))?))
+    }
+}
+
+impl AsyncFileWriter for ParquetOutput {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        Box::pin(async move { self.0.write(bytes).await.map_err(|error| ParquetError::External(Box::new(error))) })
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        Box::pin(async move { self.0.close().await.map_err(|error| ParquetError::External(Box::new(error))) })
+    }
+}
+
+/// The storage's own account of a failed write where the crates carried it through, else what they say.
+pub(super) fn write_error(path: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    situation(&error).unwrap_or_else(|| Error::Storage {
+        action: "write",
+        location: path.to_string(),
+        kind: crate::error::Kind::Unavailable,
+        source: Arc::new(error),
+    })
+}
+
+/// The table's `write.parquet.*` properties, with our own defaults where it has none.
+fn parquet_properties(target: &WriteTarget) -> Result<WriterProperties> {
+    let mut builder = parquet_builder(target)?;
+    for (key, value) in target.properties.iter() {
+        if let Some(column) = key.strip_prefix("write.parquet.bloom-filter-enabled.column.") {
+            let path = ColumnPath::new(column.split('.').map(str::to_string).collect());
+            builder = builder.set_column_bloom_filter_enabled(path, value == "true");
+        }
+    }
+    Ok(builder.build())
+}
+
+pub(super) fn parquet_builder(target: &WriteTarget) -> Result<WriterPropertiesBuilder> {
+    let row_group_bytes = size_property(target, "write.parquet.row-group-size-bytes", 128 << 20)?;
+    let page_bytes = size_property(target, "write.parquet.page-size-bytes", 1 << 20)?;
+    let page_rows = size_property(target, "write.parquet.page-row-limit", 20_000)?;
+    Ok(WriterProperties::builder()
+        .set_created_by(concat!("icestream ", env!("CARGO_PKG_VERSION")).to_string())
+        .set_compression(compression(target)?)
+        .set_max_row_group_bytes(Some(row_group_bytes))
+        .set_data_page_size_limit(page_bytes)
+        .set_data_page_row_count_limit(page_rows))
+}
+
+fn compression(target: &WriteTarget) -> Result<Compression> {
+    let codec = target.properties.get("write.parquet.compression-codec").map_or("zstd", String::as_str);
+    let level = target.properties.get("write.parquet.compression-level").map(|level| level.parse::<i32>());
+    let refuse = || Error::Schema {
+        table: target.table.clone(),
+        problem: format!(
+            "its properties ask for Parquet compression `{codec}`{}; there are zstd (1 to 22), gzip (0 to 9), snappy, \
+             lz4 and uncompressed",
+            target
+                .properties
+                .get("write.parquet.compression-level")
+                .map(|l| format!(" at level `{l}`"))
+                .unwrap_or_default()
+        ),
+    };
+    let level = level.transpose().map_err(|_| refuse())?;
+    Ok(match codec.to_ascii_lowercase().as_str() {
+        "zstd" => Compression::ZSTD(ZstdLevel::try_new(level.unwrap_or(1)).map_err(|_| refuse())?),
+        "gzip" => {
+            let level = u32::try_from(level.unwrap_or(6)).map_err(|_| refuse())?;
+            Compression::GZIP(GzipLevel::try_new(level).map_err(|_| refuse())?)
+        }
+        "snappy" => Compression::SNAPPY,
+        "lz4" | "lz4_raw" => Compression::LZ4_RAW,
+        "uncompressed" | "none" => Compression::UNCOMPRESSED,
+        _ => return Err(refuse()),
+    })
+}
+
+fn size_property(target: &WriteTarget, key: &str, default: usize) -> Result<usize> {
+    match target.properties.get(key) {
+        None => Ok(default),
+        Some(text) => match text.parse() {
+            Ok(value) if value > 0 => Ok(value),
+            _ => Err(Error::Schema {
+                table: target.table.clone(),
+                problem: format!("its property `{key}` is `{text}`, which is not a whole number above 0"),
+            }),
+        },
+    }
+}

@@ -1,0 +1,13 @@
+//! Everything that needs no service: `cargo test`.
+
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../support/conformance.rs"]
+mod conformance;
+
+mod sqlite {
+    crate::conformance!(crate::support::sqlite_world());
+}
