@@ -1,11 +1,15 @@
-//! A change event in the stages it goes through: bytes as read, a decoded event, or a rejected record.
+//! A change event in the stages it goes through: bytes as read, a decoded event or a rejected record, a batch of rows.
 //!
-//! These types are the vocabulary `source/`, `decode/` and `batch/` share; none of them knows the Kafka client, a JSON
-//! library's tree or an Iceberg type.
+//! These types are the vocabulary `source/`, `decode/`, `batch/` and `bronze/` share; none of them knows the Kafka
+//! client, a JSON library's tree or an Iceberg type.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+
+use crate::offsets::{OffsetRange, TopicPartition};
 
 /// One record as the source gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +65,8 @@ impl Op {
 /// A decoded change. Row images stay JSON text: `batch/` turns them into columns, where their types are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEvent {
-    pub topic: Arc<str>,
-    pub partition: i32,
-    pub offset: i64,
-    pub timestamp_ms: Option<i64>,
+    /// What it was decoded from. Kept, because a row image may still turn out not to fit its table's columns.
+    pub record: RawRecord,
     /// The key as JSON text.
     pub key: Option<String>,
     pub op: Op,
@@ -85,6 +87,8 @@ pub struct ChangeEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     pub record: RawRecord,
+    /// The key as JSON text. A key that is not JSON becomes a JSON string of its text, or `{"base64":"…"}`.
+    pub key: Option<String>,
     pub reason: String,
 }
 
@@ -94,7 +98,17 @@ pub enum Decoded {
     Change(ChangeEvent),
     Rejected(Rejected),
     /// Read and done with: it holds no change. Its offset still counts as read.
-    Consumed(Consumed),
+    Consumed(RawRecord, Consumed),
+}
+
+impl Decoded {
+    pub fn record(&self) -> &RawRecord {
+        match self {
+            Decoded::Change(event) => &event.record,
+            Decoded::Rejected(rejected) => &rejected.record,
+            Decoded::Consumed(record, _) => record,
+        }
+    }
 }
 
 /// Records that carry no change of a row.
@@ -107,4 +121,25 @@ pub enum Consumed {
     Transaction,
     /// A DDL statement from the schema history.
     SchemaChange,
+}
+
+/// Bronze rows ready to be written, with the offsets they stand for.
+#[derive(Debug, Clone)]
+pub struct ChangeBatch {
+    /// In the columns of [`crate::layout::bronze_schema`]. Has no rows when every record of the ranges was consumed.
+    pub rows: RecordBatch,
+    /// The offsets read, whether they held a row, a consumed record or nothing.
+    pub ranges: BTreeMap<TopicPartition, OffsetRange>,
+    pub counts: ChangeCounts,
+}
+
+/// What the records of a batch were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChangeCounts {
+    pub changes: u64,
+    pub rejected: u64,
+    pub tombstones: u64,
+    pub heartbeats: u64,
+    pub transactions: u64,
+    pub schema_changes: u64,
 }

@@ -1,13 +1,25 @@
 //! icestream: change events from Kafka to Iceberg bronze, silver and gold tables, exactly once.
+//!
+//! The way of the data: `source` → `decode` → `batch` → `bronze` → `silver` → `gold`, wired by `pipeline`. Stages do not
+//! import each other; they share the vocabulary of the first group below, and `table`, which alone writes Iceberg.
+//! `src/README.md` is the map.
 
 pub mod error;
 
 pub mod change;
 pub mod clock;
+pub mod fingerprint;
 pub mod ids;
+pub mod layout;
 pub mod offsets;
 pub mod row;
 
 pub mod table;
+
+pub mod engine;
+
+pub mod bronze;
+pub mod gold;
+pub mod silver;
 
 pub mod demo;

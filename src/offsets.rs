@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,16 @@ pub struct TopicOffsets {
     pub id: Option<String>,
     pub next: BTreeMap<i32, i64>,
 }
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+/// Per partition, the next offset to read.
+pub type Positions = BTreeMap<TopicPartition, i64>;
 
 /// A half-open range `from..next` of one partition's offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +92,18 @@ impl Offsets {
             Some(marker) if marker > range.from => Contiguity::Behind { marker },
             Some(marker) => Contiguity::Gap { marker },
         }
+    }
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        TopicPartition { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
     }
 }
 

@@ -184,8 +184,14 @@ pub struct Table {
 /// Position-delete files and the data files they are about.
 #[derive(Debug, Clone, Default)]
 pub struct WrittenDeletes {
-    pub(crate) files: Vec<WrittenFile>,
+    files: Vec<WrittenFile>,
     of: Vec<ScanFile>,
+}
+
+impl WrittenDeletes {
+    pub fn files(&self) -> &[WrittenFile] {
+        &self.files
+    }
 }
 
 impl Table {

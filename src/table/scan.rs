@@ -47,14 +47,16 @@ struct Inner {
     snapshot: Option<SnapshotRef>,
     schema: SchemaRef,
     arrow_schema: ArrowSchemaRef,
+    /// Only files of commits after this sequence number.
+    after: Option<i64>,
 }
 
 /// A data file of a snapshot, with the delete files that apply to it.
 #[derive(Debug, Clone)]
 pub struct ScanFile {
     pub path: String,
-    pub bytes: u64,
-    pub rows: u64,
+    pub size: u64,
+    pub record_count: u64,
     pub deletes: Vec<Arc<DeleteFile>>,
     pub(super) data: Arc<DataFile>,
     pub(super) spec_id: i32,
@@ -133,7 +135,23 @@ impl TableView {
             snapshot,
             schema,
             arrow_schema,
+            after: None,
         })))
+    }
+
+    /// The same snapshot, but only the files that commits after the given sequence number added. Rows that a rewrite
+    /// moved since may be among them.
+    pub fn added_since(&self, sequence_number: i64) -> TableView {
+        let inner = &self.0;
+        TableView(Arc::new(Inner {
+            table: inner.table.clone(),
+            storage: inner.storage.clone(),
+            metadata: inner.metadata.clone(),
+            snapshot: inner.snapshot.clone(),
+            schema: inner.schema.clone(),
+            arrow_schema: inner.arrow_schema.clone(),
+            after: Some(sequence_number),
+        }))
     }
 
     pub fn name(&self) -> &TableName {
@@ -154,7 +172,9 @@ impl TableView {
         &self.0.storage
     }
 
-    pub(super) fn sequence_number(&self) -> i64 {
+    /// The number of the commit that made the snapshot: each commit's is higher than those before. 0 for a table
+    /// nothing was ever written to.
+    pub fn sequence_number(&self) -> i64 {
         self.0.snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence_number())
     }
 
@@ -173,6 +193,11 @@ impl TableView {
         let (data, deletes): (Vec<ManifestFile>, Vec<ManifestFile>) = list
             .into_iter()
             .filter(manifest::may_hold_live_files)
+            .filter(|manifest| {
+                // A file is never younger than the manifest that lists it.
+                manifest.content == ManifestContentType::Deletes
+                    || self.0.after.is_none_or(|after| manifest.sequence_number > after)
+            })
             .partition(|manifest| manifest.content == ManifestContentType::Data);
         let data = self.prune_manifests(data, prune);
         let mut files = self.data_files(data).await?;
@@ -233,6 +258,10 @@ impl TableView {
         let mut files = Vec::new();
         for entry in entries.iter().filter(|entry| entry.is_alive()) {
             let data = &entry.data_file;
+            let sequence = entry.sequence_number().unwrap_or(0);
+            if self.0.after.is_some_and(|after| sequence <= after) {
+                continue;
+            }
             if data.file_format() != DataFileFormat::Parquet {
                 return Err(Error::Unsupported {
                     table: self.0.table.clone(),
@@ -241,12 +270,12 @@ impl TableView {
             }
             files.push(ScanFile {
                 path: data.file_path().to_string(),
-                bytes: data.file_size_in_bytes(),
-                rows: data.record_count(),
+                size: data.file_size_in_bytes(),
+                record_count: data.record_count(),
                 deletes: Vec::new(),
                 data: Arc::new(data.clone()),
                 spec_id: manifest_file.partition_spec_id,
-                sequence: entry.sequence_number().unwrap_or(0),
+                sequence,
                 manifest: path.clone(),
             });
         }

@@ -41,6 +41,14 @@ impl SchemaChange {
         self.steps.is_empty()
     }
 
+    /// What makes rows of `wanted` fit a table of `current`: columns and struct fields it lacks are added, narrower types
+    /// widened. Whether each step is allowed shows when the change is resolved.
+    pub fn to_fit(current: &ArrowSchema, wanted: &ArrowSchema) -> Self {
+        let mut change = SchemaChange::new();
+        fit_fields(&mut change, None, current.fields(), wanted.fields());
+        change
+    }
+
     /// Adds an optional column at the end, of the table or of the struct column `parent`.
     pub fn add(mut self, parent: Option<&str>, column: Field) -> Self {
         self.steps.push(Step::Add { parent: parent.map(str::to_string), column });
@@ -71,6 +79,36 @@ impl SchemaChange {
     pub fn describe(mut self, path: &str, doc: &str) -> Self {
         self.steps.push(Step::Describe { path: path.to_string(), doc: doc.to_string() });
         self
+    }
+}
+
+fn fit_fields(change: &mut SchemaChange, parent: Option<&str>, current: &Fields, wanted: &Fields) {
+    for field in wanted {
+        let path = parent.map_or(field.name().clone(), |parent| format!("{parent}.{}", field.name()));
+        let Some(known) = current.iter().find(|known| known.name() == field.name()) else {
+            let step = Step::Add { parent: parent.map(str::to_string), column: field.as_ref().clone() };
+            change.steps.push(step);
+            continue;
+        };
+        match (known.data_type(), field.data_type()) {
+            (DataType::Struct(current), DataType::Struct(wanted)) => fit_fields(change, Some(&path), current, wanted),
+            (_, wanted) if !holds(known.data_type(), &storable(wanted)) => {
+                change.steps.push(Step::Promote { path, to: wanted.clone() });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether every value of `given` can be stored in a column of type `column` as it is.
+fn holds(column: &DataType, given: &DataType) -> bool {
+    match (column, given) {
+        (DataType::Int64, DataType::Int32) | (DataType::Float64, DataType::Float32) => true,
+        (DataType::Decimal128(wide, scale), DataType::Decimal128(narrow, given_scale)) => {
+            wide >= narrow && scale == given_scale
+        }
+        (DataType::List(_), DataType::List(_)) | (DataType::Map(..), DataType::Map(..)) => true,
+        (column, given) => column == given,
     }
 }
 

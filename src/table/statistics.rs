@@ -54,7 +54,7 @@ impl ColumnStatistics for FileStatistics<'_> {
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(UInt64Array::from_iter_values(self.files.iter().map(|file| file.rows))))
+        Some(Arc::new(UInt64Array::from_iter_values(self.files.iter().map(|file| file.record_count))))
     }
 
     fn contains_any(&self, column: &str, values: &ArrayRef) -> Option<Vec<Option<bool>>> {

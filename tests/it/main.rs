@@ -8,6 +8,8 @@ mod support;
 #[path = "../support/conformance.rs"]
 mod conformance;
 
+mod crash;
+
 mod sqlite {
     crate::conformance!(crate::support::sqlite_world());
 }

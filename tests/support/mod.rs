@@ -124,7 +124,7 @@ pub async fn live_rows(table: &Table, at: At) -> Vec<(ScanFile, u64, i64, i64)> 
                 position += 1;
             }
         }
-        assert_eq!(position, file.rows);
+        assert_eq!(position, file.record_count);
     }
     found
 }

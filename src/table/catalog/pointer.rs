@@ -141,7 +141,9 @@ pub(super) async fn stage(
     check_supported(table, &built.metadata).map_err(Swap::Failed)?;
     let location = next_location(&base.metadata_location, &built.metadata).map_err(refused)?;
     let expired = built.expired_metadata_logs.into_iter().map(|entry| entry.metadata_file).collect();
-    write(storage, table, built.metadata, location, expired).await.map_err(Swap::Failed)
+    let staged = write(storage, table, built.metadata, location, expired).await.map_err(Swap::Failed)?;
+    fail::fail_point!("commit-after-metadata");
+    Ok(staged)
 }
 
 async fn write(

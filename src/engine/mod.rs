@@ -1,0 +1,32 @@
+//! Runs SQL over Iceberg tables inside one memory budget.
+//!
+//! In come [`TableView`](crate::table::TableView)s (a table at one snapshot: its files, their deletes and their
+//! statistics) and SQL text; out go Arrow record batches. Every session is built here, on the one runtime that holds
+//! the memory pool, the spill folder and the cache of Parquet footers.
+//!
+//! This folder does not know catalogs, manifests or metadata files; those end at `table::scan`.
+//!
+//! A scan goes: [`provider`] asks the view for the files a filter can match ([`prune`]) and for their deleted rows, and
+//! plans one `DataSourceExec` over [`source`]. When a file is opened, a file that is read as it is goes to DataFusion's
+//! own Parquet opener, and one with deleted rows, or whose row positions are asked for, to [`position_scan`]. Both read
+//! bytes through [`data_file`] and map the file's columns to the table's by field id through [`columns`].
+
+pub mod error;
+pub mod provider;
+pub mod query;
+pub mod session;
+
+mod columns;
+mod data_file;
+mod literals;
+mod position_scan;
+mod prune;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Error, Result};
+pub use provider::IcebergTableProvider;
+pub use query::{plan, query, referenced_tables};
+pub use session::{Engine, EngineOptions, register};

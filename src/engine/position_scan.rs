@@ -1,0 +1,222 @@
+//! Reads a data file row by row position: without the rows that are deleted, and with `_file` and `_pos` where they are
+//! asked for.
+//!
+//! DataFusion 53 has no way to ask the Parquet reader for row numbers, so this opens files on its own; row groups and
+//! pages are left out by the same statistics, bloom filters and page index, with the same code.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::common::config::ParquetOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{
+    PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess, RowGroupAccessPlanFilter,
+    coerce_int96_to_resolution,
+};
+use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_expr::expressions::{Column, lit};
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalExprSimplifier, conjunction_opt, split_conjunction};
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, RowNumber};
+use parquet::file::metadata::RowGroupMetaData;
+use roaring::RoaringTreemap;
+
+use super::columns::FieldIdAdapterFactory;
+use super::data_file::{DataFile, DataFileReaderFactory};
+use super::prune;
+use super::provider::{FILE_COLUMN, POSITION_COLUMN};
+
+/// The reader's own name for the row number: a file may have a column called `_pos`.
+const ROW_NUMBER: &str = "icestream.row_number";
+
+/// Opens the files of one partition of a scan.
+pub(crate) struct PositionOpener {
+    pub(crate) partition: usize,
+    pub(crate) projection: ProjectionExprs,
+    pub(crate) predicate: Option<Arc<dyn PhysicalExpr>>,
+    pub(crate) schema: TableSchema,
+    pub(crate) batch_size: usize,
+    pub(crate) limit: Option<usize>,
+    pub(crate) options: ParquetOptions,
+    pub(crate) metrics: ExecutionPlanMetricsSet,
+    pub(crate) readers: Arc<DataFileReaderFactory>,
+    pub(crate) columns: Arc<FieldIdAdapterFactory>,
+    pub(crate) with_positions: bool,
+}
+
+impl PositionOpener {
+    pub(crate) async fn open(
+        self: Arc<Self>,
+        file: PartitionedFile,
+        data_file: Arc<DataFile>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let file_metrics =
+            ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
+        let range = file.range.clone();
+        let hint = self.options.metadata_size_hint;
+        let mut reader: Box<dyn AsyncFileReader> = self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
+        let metadata = self.reader_metadata(&mut reader).await?;
+        let schema = metadata.schema().clone();
+
+        let adapter = self.columns.create(self.schema.file_schema().clone(), schema.clone())?;
+        let simplifier = PhysicalExprSimplifier::new(&schema);
+        let adapt = |expr| simplifier.simplify(adapter.rewrite(self.place_positions(expr, &data_file, &schema)?)?);
+        let projection = self.projection.clone().try_map_exprs(adapt)?;
+        // Row numbers have no statistics in the file.
+        let predicate = self.predicate.as_ref().and_then(|predicate| {
+            let parts = split_conjunction(predicate).into_iter();
+            conjunction_opt(parts.filter(|part| !(self.with_positions && prune::mentions(part, POSITION_COLUMN))).cloned())
+        });
+        let predicate = predicate.map(adapt).transpose()?;
+
+        let footer = metadata.metadata().clone();
+        let row_groups = footer.row_groups();
+        let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+        let parquet_schema = footer.file_metadata().schema_descr();
+        let mut plan = RowGroupAccessPlanFilter::new(match &data_file.deleted {
+            Some(deleted) => without_deleted(deleted, row_groups),
+            None => ParquetAccessPlan::new_all(row_groups.len()),
+        });
+        if let Some(range) = &range {
+            plan.prune_by_range(row_groups, range);
+        }
+        let pruning = predicate.as_ref().and_then(|predicate| {
+            let pruning = PruningPredicate::try_new(predicate.clone(), schema.clone()).ok()?;
+            (!pruning.always_true()).then_some(pruning)
+        });
+        if let Some(pruning) = &pruning {
+            if self.options.pruning {
+                plan.prune_by_statistics(&schema, parquet_schema, row_groups, pruning, &file_metrics);
+            }
+            if self.options.bloom_filter_on_read && !plan.is_empty() {
+                plan.prune_by_bloom_filters(&schema, &mut builder, pruning, &file_metrics).await;
+            }
+        }
+        let mut plan = plan.build();
+        if self.options.enable_page_index
+            && let Some(predicate) = &predicate
+        {
+            let pages = PagePruningAccessPlanFilter::new(predicate, schema.clone());
+            plan = pages.prune_plan_with_page_index(plan, &schema, parquet_schema, &footer, &file_metrics);
+        }
+
+        let row_group_indexes = plan.row_group_indexes();
+        if let Some(selection) = plan.into_overall_row_selection(row_groups)? {
+            builder = builder.with_row_selection(selection);
+        }
+        if let Some(limit) = self.limit {
+            builder = builder.with_limit(limit);
+        }
+        let in_file = parquet_schema.root_schema().get_fields().len();
+        let roots = projection.column_indices().into_iter().filter(|index| *index < in_file);
+        let stream = builder
+            .with_row_groups(row_group_indexes)
+            .with_projection(ProjectionMask::roots(parquet_schema, roots))
+            .with_batch_size(self.batch_size)
+            .build()?;
+
+        // The stream's own schema leaves out the row number, though its batches end with it.
+        let mut read = stream.schema().fields().to_vec();
+        read.extend(schema.fields().iter().filter(|field| field.name() == ROW_NUMBER).cloned());
+        let read = Arc::new(Schema::new(read));
+        let projector = projection.try_map_exprs(|expr| reassign_expr_columns(expr, &read))?.make_projector(&read)?;
+        let output = Arc::new(self.projection.project_schema(self.schema.table_schema())?);
+        let stream = stream.map_err(DataFusionError::from).map(move |batch| {
+            let (_, columns, rows) = projector.project_batch(&batch?)?.into_parts();
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            Ok(RecordBatch::try_new_with_options(output.clone(), columns, &options)?)
+        });
+        Ok(stream.boxed())
+    }
+
+    async fn reader_metadata(&self, reader: &mut Box<dyn AsyncFileReader>) -> Result<ArrowReaderMetadata> {
+        let footer = reader.get_metadata(None).await?;
+        let mut options = ArrowReaderOptions::new();
+        let plain = ArrowReaderMetadata::try_new(footer.clone(), options.clone())?;
+        // The only Iceberg timestamps are in microseconds, and those of older Spark are stored as 96 bits.
+        let schema = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
+        let needs_positions = self
+            .projection
+            .expr_iter()
+            .any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
+        if schema.is_none() && !needs_positions {
+            return Ok(plain);
+        }
+        if let Some(schema) = schema {
+            options = options.with_schema(Arc::new(schema));
+        }
+        if needs_positions {
+            options = options.with_virtual_columns(vec![row_number()])?;
+        }
+        Ok(ArrowReaderMetadata::try_new(footer, options)?)
+    }
+
+    /// Puts the file's location in the place of `_file` and the reader's row number in the place of `_pos`.
+    fn place_positions(
+        &self,
+        expr: Arc<dyn PhysicalExpr>,
+        data_file: &DataFile,
+        schema: &Schema,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        if !self.with_positions {
+            return Ok(expr);
+        }
+        let row_number = schema.fields().len().saturating_sub(1);
+        expr.transform_up(|expr| {
+            Ok(match expr.as_any().downcast_ref::<Column>().map(Column::name) {
+                Some(FILE_COLUMN) => Transformed::yes(lit(ScalarValue::from(data_file.location.as_str()))),
+                Some(POSITION_COLUMN) => Transformed::yes(Arc::new(Column::new(ROW_NUMBER, row_number))),
+                _ => Transformed::no(expr),
+            })
+        })
+        .data()
+    }
+}
+
+fn row_number() -> FieldRef {
+    Arc::new(Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber))
+}
+
+/// Which rows of each row group are left once the deleted ones are taken away.
+fn without_deleted(deleted: &RoaringTreemap, row_groups: &[RowGroupMetaData]) -> ParquetAccessPlan {
+    let mut positions = deleted.iter().peekable();
+    let mut start = 0u64;
+    let groups = row_groups.iter().map(|row_group| {
+        let rows = row_group.num_rows().max(0) as u64;
+        let end = start + rows;
+        let mut kept = Vec::new();
+        let mut next = start;
+        while let Some(position) = positions.next_if(|position| *position < end) {
+            if position > next {
+                kept.push((next - start) as usize..(position - start) as usize);
+            }
+            next = position + 1;
+        }
+        if next == start {
+            start = end;
+            return RowGroupAccess::Scan;
+        }
+        if next < end {
+            kept.push((next - start) as usize..rows as usize);
+        }
+        start = end;
+        match kept.is_empty() {
+            true => RowGroupAccess::Skip,
+            false => RowGroupAccess::Selection(RowSelection::from_consecutive_ranges(kept.into_iter(), rows as usize)),
+        }
+    });
+    ParquetAccessPlan::new(groups.collect())
+}

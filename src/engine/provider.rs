@@ -1,0 +1,295 @@
+//! An Iceberg table at one snapshot, for DataFusion.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics, project_schema};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileGroupPartitioner, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use roaring::RoaringTreemap;
+
+use super::columns::FieldIdAdapterFactory;
+use super::data_file::{DataFile, DataFileReaderFactory};
+use super::prune::{FilterPrune, keep_locations};
+use super::source::IcebergSource;
+use crate::table::error::{Error as TableError, Result as TableResult};
+use crate::table::{Prune, ScanFile, TableView};
+
+/// The location of the file a row is in.
+pub const FILE_COLUMN: &str = "_file";
+/// The position of a row in its file, from 0.
+pub const POSITION_COLUMN: &str = "_pos";
+
+/// Below this many bytes a partition of its own costs more than it saves: a single file is then read by one task.
+const SPLIT_MIN_BYTES: usize = 1024 * 1024;
+
+/// Reads a table: its live rows, and for each, on request, where it lies.
+pub struct IcebergTableProvider {
+    view: TableView,
+    schema: SchemaRef,
+    with_positions: bool,
+}
+
+impl IcebergTableProvider {
+    pub fn new(view: TableView) -> Self {
+        let schema = view.arrow_schema();
+        IcebergTableProvider { view, schema, with_positions: false }
+    }
+
+    /// The same rows with two more columns: [`FILE_COLUMN`] and [`POSITION_COLUMN`].
+    pub fn with_row_positions(view: TableView) -> TableResult<Self> {
+        let schema = view.arrow_schema();
+        for name in [FILE_COLUMN, POSITION_COLUMN] {
+            if schema.index_of(name).is_ok() {
+                let problem = format!("its own column `{name}` hides the place of a row");
+                return Err(TableError::Schema { table: view.name().clone(), problem });
+            }
+        }
+        let fields = schema.fields().iter().cloned().chain(position_fields());
+        let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()));
+        Ok(IcebergTableProvider { view, schema, with_positions: true })
+    }
+
+    fn table_schema(&self) -> TableSchema {
+        let extra = if self.with_positions { position_fields().to_vec() } else { Vec::new() };
+        TableSchema::new(self.view.arrow_schema(), extra)
+    }
+}
+
+fn position_fields() -> [Arc<Field>; 2] {
+    [
+        Arc::new(Field::new(FILE_COLUMN, DataType::Utf8, false)),
+        Arc::new(Field::new(POSITION_COLUMN, DataType::Int64, false)),
+    ]
+}
+
+fn external(error: TableError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl fmt::Debug for IcebergTableProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IcebergTableProvider")
+            .field("table", self.view.name())
+            .field("snapshot_id", &self.view.snapshot_id())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for IcebergTableProvider {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let prune = FilterPrune::new(filters, &self.schema, session)?;
+        let mut files = self.view.files(prune.as_ref().map(|prune| prune as &dyn Prune)).await.map_err(external)?;
+        if self.with_positions {
+            files = keep_locations(filters, files, session)?;
+        }
+        let with_deletes: Vec<ScanFile> = files.iter().filter(|file| !file.deletes.is_empty()).cloned().collect();
+        let mut deleted = match with_deletes.is_empty() {
+            true => HashMap::new(),
+            false => self.view.deleted_positions(&with_deletes).await.map_err(external)?,
+        };
+        deleted.retain(|_, positions| !positions.is_empty());
+        let rows = |file: &ScanFile| live_rows(file, deleted.get(&file.path));
+        files.retain(|file| rows(file) > 0);
+        if let (true, Some(limit)) = (filters.is_empty(), limit) {
+            enough_for(&mut files, limit as u64, rows);
+        }
+        tracing::debug!(
+            table = %self.view.name(),
+            snapshot_id = self.view.snapshot_id(),
+            files = files.len(),
+            files_with_deletes = deleted.len(),
+            "planned a scan"
+        );
+        if files.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(project_schema(&self.schema, projection)?)));
+        }
+
+        let held: usize = deleted.values().map(|positions| positions.serialized_size()).sum();
+        let reservation = match held {
+            0 => None,
+            held => {
+                let consumer = MemoryConsumer::new(format!("deleted positions of {}", self.view.name()));
+                let reservation = consumer.register(&session.runtime_env().memory_pool);
+                reservation.try_grow(held)?;
+                Some(reservation)
+            }
+        };
+        let statistics = FileStatistics::new(&self.view, &self.schema, projection, &files);
+        let mut total: Option<Statistics> = None;
+        let mut planned = Vec::with_capacity(files.len());
+        for (i, file) in files.iter().enumerate() {
+            let positions = deleted.get(&file.path).cloned();
+            let of_file = statistics.of(i, file, rows(file), positions.is_some());
+            total = Some(match total {
+                Some(total) => merge(total, &of_file),
+                None => of_file.clone(),
+            });
+            let (store, path) = self.view.storage().store(&file.path).map_err(external)?;
+            let data_file = DataFile::new(file.path.clone(), store, positions);
+            planned.push(data_file.into_partitioned_file(path, file.size).with_statistics(Arc::new(of_file)));
+        }
+        let total = total.unwrap_or_else(|| Statistics::new_unknown(&self.schema));
+
+        let readers = DataFileReaderFactory::new(session.runtime_env().cache_manager.get_file_metadata_cache());
+        let columns = Arc::new(FieldIdAdapterFactory::new(self.view.name().clone()));
+        let options = session.default_table_options().parquet;
+        let source = IcebergSource::new(self.table_schema(), options, Arc::new(readers), columns.clone())
+            .with_positions(self.with_positions)
+            .with_reservation(reservation);
+        // Each file brings its own store along; this address is only there to be found.
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+            .with_file_groups(partitions(planned, session.config().target_partitions()))
+            .with_statistics(total)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .with_expr_adapter(Some(columns))
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// How many rows of a file are left: exact, so that a `count(*)` needs no data.
+fn live_rows(file: &ScanFile, deleted: Option<&Arc<RoaringTreemap>>) -> u64 {
+    let gone = deleted.map_or(0, |positions| positions.range_cardinality(0..file.record_count));
+    file.record_count - gone
+}
+
+fn enough_for(files: &mut Vec<ScanFile>, limit: u64, rows: impl Fn(&ScanFile) -> u64) {
+    let mut sum = 0;
+    let enough = files.iter().position(|file| {
+        sum += rows(file);
+        sum >= limit
+    });
+    if let Some(last) = enough {
+        files.truncate(last + 1);
+    }
+}
+
+/// Spreads files over partitions of equal bytes, cutting files where that helps; a row group belongs to the part that
+/// holds its first byte.
+fn partitions(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
+    let split = FileGroupPartitioner::new()
+        .with_target_partitions(target)
+        .with_repartition_file_min_size(SPLIT_MIN_BYTES)
+        .repartition_file_groups(&[FileGroup::new(files.clone())]);
+    split.unwrap_or_else(|| FileGroup::new(files).split_files(target))
+}
+
+/// Statistics for DataFusion's planner, made from those of the manifests.
+///
+/// Only projected columns have them: nothing else is asked for, and wide tables have many files.
+struct FileStatistics {
+    columns: Vec<Option<Bounds>>,
+}
+
+struct Bounds {
+    lower: Option<ArrayRef>,
+    upper: Option<ArrayRef>,
+    null_counts: Option<UInt64Array>,
+}
+
+impl FileStatistics {
+    fn new(view: &TableView, schema: &Schema, projection: Option<&Vec<usize>>, files: &[ScanFile]) -> Self {
+        let statistics = view.statistics(files);
+        let of_type = |array: ArrayRef, field: &Field| (array.data_type() == field.data_type()).then_some(array);
+        let columns = schema.fields().iter().enumerate().map(|(i, field)| {
+            let wanted = projection.is_none_or(|projection| projection.contains(&i));
+            wanted.then(|| Bounds {
+                lower: statistics.lower(field.name()).and_then(|array| of_type(array, field)),
+                upper: statistics.upper(field.name()).and_then(|array| of_type(array, field)),
+                null_counts: statistics
+                    .null_counts(field.name())
+                    .and_then(|array| array.as_any().downcast_ref::<UInt64Array>().cloned()),
+            })
+        });
+        FileStatistics { columns: columns.collect() }
+    }
+
+    fn of(&self, i: usize, file: &ScanFile, rows: u64, has_deletes: bool) -> Statistics {
+        let columns = self.columns.iter().map(|bounds| {
+            let Some(bounds) = bounds else {
+                return ColumnStatistics::new_unknown();
+            };
+            let nulls = bounds.null_counts.as_ref().filter(|counts| counts.is_valid(i)).map(|counts| counts.value(i));
+            ColumnStatistics {
+                min_value: bound(bounds.lower.as_ref(), i),
+                max_value: bound(bounds.upper.as_ref(), i),
+                null_count: match nulls {
+                    // More nulls than rows would be nonsense that DataFusion might act on.
+                    Some(nulls) if nulls <= file.record_count && !has_deletes => Precision::Exact(nulls as usize),
+                    Some(nulls) => Precision::Inexact(nulls.min(rows) as usize),
+                    None => Precision::Absent,
+                },
+                ..ColumnStatistics::new_unknown()
+            }
+        });
+        Statistics {
+            num_rows: Precision::Exact(rows as usize),
+            total_byte_size: Precision::Absent,
+            column_statistics: columns.collect(),
+        }
+    }
+}
+
+/// A bound is not a value that exists: strings are cut, and deleted rows count too.
+fn bound(values: Option<&ArrayRef>, i: usize) -> Precision<ScalarValue> {
+    match values {
+        Some(values) if values.is_valid(i) => {
+            ScalarValue::try_from_array(values, i).map_or(Precision::Absent, Precision::Inexact)
+        }
+        _ => Precision::Absent,
+    }
+}
+
+fn merge(total: Statistics, file: &Statistics) -> Statistics {
+    let columns = total.column_statistics.into_iter().zip(&file.column_statistics).map(|(a, b)| ColumnStatistics {
+        null_count: a.null_count.add(&b.null_count),
+        min_value: a.min_value.min(&b.min_value),
+        max_value: a.max_value.max(&b.max_value),
+        ..ColumnStatistics::new_unknown()
+    });
+    Statistics {
+        num_rows: total.num_rows.add(&file.num_rows),
+        total_byte_size: Precision::Absent,
+        column_statistics: columns.collect(),
+    }
+}

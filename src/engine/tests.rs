@@ -1,0 +1,7 @@
+//! The engine over small tables in a temporary folder.
+
+mod columns;
+mod deletes;
+mod fixture;
+mod plans;
+mod sql;

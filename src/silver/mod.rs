@@ -1,0 +1,516 @@
+//! Folds a bronze table's changes into the latest row of each key.
+//!
+//! In comes a bronze snapshot, out goes a silver snapshot whose marker names it. It does not know Kafka.
+//!
+//! **A silver table is a function of its bronze table**: a run finds the keys that the new changes touch and folds all
+//! their events again, in position order, so that late, repeated and re-read events give the same rows as events that
+//! came once and in order. **Deletes, inserts and the marker are one commit**, guarded by the marker it started from: of
+//! two builders at once, one wins and the other throws its files away.
+
+mod fold;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{self, Engine};
+use crate::error::{Kind, Situation};
+use crate::fingerprint::fingerprint;
+use crate::ids::TableName;
+use crate::layout;
+use crate::table::{At, Lake, Premise, SchemaChange, Table, TableDefinition, TableView, WrittenFile};
+
+/// The marker's key in snapshot summaries and table properties.
+pub const MARKER: &str = "icestream.bronze";
+
+/// How a silver table comes out of its bronze table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilverModel {
+    pub table: TableName,
+    pub from: TableName,
+    /// The columns that identify a row; empty for the fields of the message key.
+    pub keys: Vec<String>,
+    pub on_delete: OnDelete,
+    /// A SELECT over `changes`; `None` for all columns as they are.
+    pub sql: Option<String>,
+}
+
+/// What becomes of a row whose key was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDelete {
+    /// It goes.
+    Remove,
+    /// It stays as it last was, with `_is_deleted` true.
+    Mark,
+}
+
+/// A merge that is durable.
+#[derive(Debug, Clone)]
+pub struct SilverCommit {
+    pub table: TableName,
+    pub snapshot_id: Option<i64>,
+    pub bronze_snapshot_id: i64,
+    pub rows_written: u64,
+    pub rows_deleted: u64,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Merged(SilverCommit),
+    /// Bronze is where it was at the last merge, or there is no bronze table yet.
+    Nothing,
+    /// Another builder merged meanwhile.
+    Yielded,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("silver table `{table}`: the rows of `{from}` are JSON text, and a merge needs columns")]
+    NoColumns { table: TableName, from: TableName },
+
+    #[error("silver table `{table}`: no message of `{from}` has a key, and the model names none")]
+    NoKeys { table: TableName, from: TableName },
+
+    #[error("silver table `{table}`: its key `{key}` is not a column of `{from}`; there are {columns}")]
+    UnknownKey { table: TableName, from: TableName, key: String, columns: String },
+
+    #[error("silver table `{table}`: the model does not select its key `{key}` as it is")]
+    KeyNotSelected { table: TableName, key: String },
+
+    #[error("silver table `{table}`: {count} changes have no value for the key; the first is {topic}/{partition} at offset {offset}")]
+    NullKey { table: TableName, count: i64, topic: String, partition: i64, offset: i64 },
+
+    #[error("silver table `{table}`: {problem}")]
+    Model { table: TableName, problem: String },
+
+    #[error("silver table `{table}` was built by another model")]
+    ModelChanged { table: TableName },
+
+    #[error("table `{table}` holds rows that icestream did not build")]
+    Foreign { table: TableName },
+
+    #[error("silver table `{table}` has a marker that cannot be read: `{text}`")]
+    Marker { table: TableName, text: String },
+
+    #[error("silver table `{table}`: its query failed")]
+    Query {
+        table: TableName,
+        #[source]
+        source: engine::Error,
+    },
+
+    #[error(transparent)]
+    Table(#[from] crate::table::Error),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Situation for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::NoColumns { .. }
+            | Error::NoKeys { .. }
+            | Error::UnknownKey { .. }
+            | Error::KeyNotSelected { .. }
+            | Error::Model { .. }
+            | Error::ModelChanged { .. }
+            | Error::Foreign { .. } => Kind::Config,
+            Error::NullKey { .. } => Kind::Input,
+            Error::Marker { .. } => Kind::Corrupt,
+            Error::Query { source, .. } => source.kind(),
+            Error::Table(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::NoColumns { from, .. } => format!("declare the columns in `catalog/{}.yaml`", from.name()),
+            Error::NoKeys { .. } => "name the key columns: `keys: [id]` in the model, or `key: [id]` in `catalog/`".to_string(),
+            Error::UnknownKey { .. } => "name a column of the table as key".to_string(),
+            Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
+            Error::ModelChanged { table } => {
+                format!("to build it anew from bronze, run `icestream drop {table} --purge --yes` first")
+            }
+            Error::Foreign { .. } => "give the model another table name, or drop that table".to_string(),
+            Error::NullKey { .. } => "key a table by columns that every row has".to_string(),
+            Error::Query { source, .. } => return source.hint(),
+            Error::Table(error) => return error.hint(),
+            Error::Model { .. } | Error::Marker { .. } => return None,
+        })
+    }
+
+    fn state(&self) -> Option<String> {
+        match self {
+            Error::Table(error) => error.state(),
+            _ => Some("the table is as it was; safe to run again".to_string()),
+        }
+    }
+}
+
+/// What a silver snapshot was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    snapshot: i64,
+    /// Finds the changes after it, also when that snapshot was expired.
+    sequence: i64,
+    model: String,
+}
+
+impl Marker {
+    fn of(table: &Table) -> Result<Option<(String, Marker)>> {
+        let Some(text) = table.marker(MARKER) else { return Ok(None) };
+        match serde_json::from_str(&text) {
+            Ok(marker) => Ok(Some((text, marker))),
+            Err(_) => Err(Error::Marker { table: table.name().clone(), text }),
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(r#"{{"snapshot":{},"sequence":{},"model":"{}"}}"#, self.snapshot, self.sequence, self.model)
+    }
+}
+
+/// Brings a silver table up to its bronze table's head.
+pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
+    let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
+    let view = bronze.view(At::Head)?;
+    let Some(bronze_snapshot_id) = view.snapshot_id() else { return Ok(Outcome::Nothing) };
+    let silver = lake.table_if_exists(&model.table).await?;
+    let known = match &silver {
+        Some(silver) => Marker::of(silver)?,
+        None => None,
+    };
+    // The first run replaces what is there, so there must be nothing.
+    if let (Some(silver), None) = (&silver, &known)
+        && silver.snapshot_id().is_some()
+    {
+        return Err(Error::Foreign { table: model.table.clone() });
+    }
+    let next = Marker {
+        snapshot: bronze_snapshot_id,
+        sequence: view.sequence_number(),
+        model: fingerprint([
+            model.from.to_string().as_str(),
+            &model.keys.join(","),
+            &format!("{:?}", model.on_delete),
+            model.sql.as_deref().unwrap_or_default(),
+        ]),
+    };
+    if let Some((_, known)) = &known {
+        if known.model != next.model {
+            return Err(Error::ModelChanged { table: model.table.clone() });
+        }
+        if known.snapshot == next.snapshot {
+            return Ok(Outcome::Nothing);
+        }
+    }
+    let merge = Merge::plan(engine, model, view, silver.as_ref(), known.as_ref().map(|(_, marker)| marker)).await?;
+    let silver = match silver {
+        Some(silver) => merge.widen(silver).await?,
+        None => lake.ensure(&merge.definition()).await?,
+    };
+    let old_text = known.map(|(text, _)| text);
+    merge.commit(silver, lake.clock().now_us(), old_text, &next).await
+}
+
+/// One run over one table.
+struct Merge<'a> {
+    model: &'a SilverModel,
+    session: SessionContext,
+    keys: Vec<String>,
+    /// The rows that take the place of whatever the touched keys have now.
+    rows: DataFrame,
+    /// Nothing is left of the old rows when the run folds everything.
+    replaces_all: bool,
+}
+
+impl<'a> Merge<'a> {
+    async fn plan(
+        engine: &Engine,
+        model: &'a SilverModel,
+        view: TableView,
+        silver: Option<&Table>,
+        known: Option<&Marker>,
+    ) -> Result<Self> {
+        let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
+        let columns = row_columns(model, &view)?;
+        let session = engine.session();
+        let bronze = TableName::new("bronze", "history").map_err(crate::table::Error::from)?;
+        let new_changes = TableName::new("bronze", "new_changes").map_err(crate::table::Error::from)?;
+        let since = known.map_or(0, |known| known.sequence);
+        engine::register(&session, &bronze, view.clone()).map_err(failed)?;
+        engine::register(&session, &new_changes, view.added_since(since)).map_err(failed)?;
+        let mut merge = Merge {
+            model,
+            keys: Vec::new(),
+            rows: session.read_empty().map_err(|error| failed(error.into()))?,
+            session,
+            replaces_all: known.is_none(),
+        };
+        merge.keys = if model.keys.is_empty() { merge.keys_of_messages().await? } else { model.keys.clone() };
+        for key in &merge.keys {
+            if !columns.iter().any(|column| column.name() == key) {
+                let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
+                return Err(Error::UnknownKey {
+                    table: model.table.clone(),
+                    from: model.from.clone(),
+                    key: key.clone(),
+                    columns: names.join(", "),
+                });
+            }
+        }
+        merge.check_keys().await?;
+        let truncation = merge.last_truncation("bronze.history").await?;
+        if merge.last_truncation("bronze.new_changes").await?.is_some() {
+            merge.replaces_all = true;
+        }
+        if !merge.replaces_all {
+            merge.collect_touched().await?;
+        }
+        let unavailable = merge.unavailable_columns().await?;
+        let fold = fold::Fold {
+            columns: columns.iter().map(|column| column.name().as_str()).collect(),
+            keys: merge.keys.iter().map(String::as_str).collect(),
+            unavailable: &unavailable,
+            marks_deletes: model.on_delete == OnDelete::Mark,
+            only_touched: !merge.replaces_all,
+            truncation: truncation.as_ref(),
+        };
+        let changes = merge.frame(&fold.sql()).await?;
+        merge.session.register_table("changes", changes.into_view()).map_err(|error| failed(error.into()))?;
+        let sql = match &model.sql {
+            Some(sql) => fold::with_system_columns(sql, model.on_delete == OnDelete::Mark)
+                .map_err(|problem| Error::Model { table: model.table.clone(), problem })?,
+            None => "SELECT * FROM changes".to_string(),
+        };
+        merge.rows = merge.frame(&sql).await?;
+        for key in &merge.keys {
+            let selected = merge.rows.schema().as_arrow().field_with_name(key).ok().map(|field| field.data_type());
+            let source = columns.iter().find(|column| column.name() == key).map(|column| column.data_type());
+            if selected.is_none() || selected != source {
+                return Err(Error::KeyNotSelected { table: model.table.clone(), key: key.clone() });
+            }
+        }
+        if let (Some(silver), false) = (silver, merge.replaces_all) {
+            engine::register(&merge.session, &target_name()?, silver.view(At::Head)?).map_err(failed)?;
+        }
+        Ok(merge)
+    }
+
+    async fn frame(&self, sql: &str) -> Result<DataFrame> {
+        engine::plan(&self.session, sql).await.map_err(|source| self.failed(source))
+    }
+
+    async fn rows_of(&self, sql: &str) -> Result<Vec<RecordBatch>> {
+        self.frame(sql).await?.collect().await.map_err(|error| self.failed(error.into()))
+    }
+
+    fn failed(&self, source: engine::Error) -> Error {
+        Error::Query { table: self.model.table.clone(), source }
+    }
+
+    /// The names in the first message key there is.
+    async fn keys_of_messages(&self) -> Result<Vec<String>> {
+        let sql = "SELECT _key FROM bronze.history WHERE _key IS NOT NULL AND _error IS NULL LIMIT 1";
+        let no_keys = || Error::NoKeys { table: self.model.table.clone(), from: self.model.from.clone() };
+        let batches = self.rows_of(sql).await?;
+        let text = texts(&batches, 0).into_iter().flatten().next().ok_or_else(no_keys)?;
+        match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(serde_json::Value::Object(fields)) if !fields.is_empty() => Ok(fields.keys().cloned().collect()),
+            _ => Err(no_keys()),
+        }
+    }
+
+    async fn check_keys(&self) -> Result<()> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let batches = self.rows_of(&fold::null_keys_sql(&keys)).await?;
+        let longs = |column: usize| longs(&batches, column).into_iter().next();
+        let (Some(count), Some(partition), Some(offset)) = (longs(0), longs(2), longs(3)) else { return Ok(()) };
+        let topic = texts(&batches, 1).into_iter().flatten().next().unwrap_or_default();
+        Err(Error::NullKey { table: self.model.table.clone(), count, topic, partition, offset })
+    }
+
+    async fn last_truncation(&self, of: &str) -> Result<Option<fold::Truncation>> {
+        let sql = format!(
+            "SELECT _epoch, _position FROM {of} WHERE _op = 't' AND _error IS NULL AND _position IS NOT NULL \
+             ORDER BY _epoch DESC NULLS LAST, _position DESC LIMIT 1"
+        );
+        let batches = self.rows_of(&sql).await?;
+        let epoch = longs(&batches, 0).into_iter().next();
+        let position = texts(&batches, 1).into_iter().flatten().next();
+        Ok(position.map(|position| fold::Truncation { epoch: epoch.unwrap_or(0), position }))
+    }
+
+    /// Keeps the keys of the new changes as table `touched`.
+    async fn collect_touched(&self) -> Result<()> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let frame = self.frame(&fold::touched_sql(&keys)).await?;
+        let schema: Schema = frame.schema().as_arrow().clone();
+        let batches = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+        let table = MemTable::try_new(Arc::new(schema), vec![batches]).map_err(|error| self.failed(error.into()))?;
+        self.session.register_table("touched", Arc::new(table)).map_err(|error| self.failed(error.into()))?;
+        Ok(())
+    }
+
+    /// Columns whose value some event did not send.
+    async fn unavailable_columns(&self) -> Result<Vec<String>> {
+        let sql = "SELECT DISTINCT unnest(_unavailable) AS name FROM bronze.history WHERE _unavailable IS NOT NULL";
+        let mut names: Vec<String> = texts(&self.rows_of(sql).await?, 0).into_iter().flatten().collect();
+        // What is missing of a row before the change is no row's value.
+        names.retain(|name| !name.starts_with("before."));
+        names.sort();
+        Ok(names)
+    }
+
+    fn row_schema(&self) -> Schema {
+        let fields = self.rows.schema().as_arrow().fields().iter().map(|field| {
+            let required = self.keys.iter().any(|key| key == field.name());
+            Field::new(field.name(), field.data_type().clone(), !required)
+        });
+        let merged_at = Field::new("_merged_at", layout::instant(), true);
+        Schema::new(fields.chain([merged_at]).collect::<Vec<_>>())
+    }
+
+    fn definition(&self) -> TableDefinition {
+        TableDefinition {
+            name: self.model.table.clone(),
+            schema: Arc::new(self.row_schema()),
+            partition: Vec::new(),
+            properties: HashMap::new(),
+        }
+    }
+
+    async fn widen(&self, silver: Table) -> Result<Table> {
+        let change = SchemaChange::to_fit(silver.schema()?.as_ref(), &self.row_schema());
+        match silver.evolve(&change)? {
+            Some(evolved) => Ok(silver.change().schema(evolved).commit().await?.table),
+            None => Ok(silver),
+        }
+    }
+
+    async fn commit(self, silver: Table, now_us: i64, from: Option<String>, next: &Marker) -> Result<Outcome> {
+        let started = tokio::time::Instant::now();
+        let written = self.write_rows(&silver, now_us).await?;
+        let view = silver.view(At::Head)?;
+        let doomed = if self.replaces_all { Vec::new() } else { self.doomed_rows(&view).await? };
+        let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
+        let rows_written = written.iter().map(WrittenFile::rows).sum();
+        let deletes = silver.write_deletes(&doomed).await?;
+        let staged: Vec<WrittenFile> = written.iter().chain(deletes.files()).cloned().collect();
+        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
+        let change = match self.replaces_all {
+            true => silver.change().replace_all(written),
+            false => silver.change().row_delta(&view, written, deletes),
+        };
+        match change.premise(premise).commit().await {
+            Ok(committed) => {
+                tracing::info!(
+                    table = %self.model.table, layer = "silver", snapshot_id = committed.snapshot_id,
+                    rows = rows_written, rows_deleted, elapsed_ms = started.elapsed().as_millis() as u64, "merged"
+                );
+                Ok(Outcome::Merged(SilverCommit {
+                    table: self.model.table.clone(),
+                    snapshot_id: committed.snapshot_id,
+                    bronze_snapshot_id: next.snapshot,
+                    rows_written,
+                    rows_deleted,
+                }))
+            }
+            Err(error) if error.is_premise_broken() => {
+                silver.discard(&staged).await;
+                tracing::info!(table = %self.model.table, layer = "silver", %error, "yielded to another builder");
+                Ok(Outcome::Yielded)
+            }
+            Err(error) => {
+                if !matches!(error, crate::table::Error::Unresolved { .. }) {
+                    silver.discard(&staged).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn write_rows(&self, silver: &Table, now_us: i64) -> Result<Vec<WrittenFile>> {
+        let now = datafusion::scalar::ScalarValue::TimestampMicrosecond(Some(now_us), Some(layout::UTC.into()));
+        let frame = self.rows.clone().with_column("_merged_at", datafusion::prelude::lit(now));
+        let stream = match frame {
+            Ok(frame) => frame.execute_stream().await,
+            Err(error) => Err(error),
+        };
+        let mut stream = stream.map_err(|error| self.failed(error.into()))?;
+        let mut writer = silver.writer(None)?;
+        loop {
+            let outcome = match stream.try_next().await {
+                Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
+                Ok(None) => break,
+                Err(error) => Err(self.failed(error.into())),
+            };
+            if let Err(error) = outcome {
+                writer.discard().await;
+                return Err(error);
+            }
+        }
+        Ok(writer.finish().await?)
+    }
+
+    /// Where the touched keys' present rows are.
+    async fn doomed_rows(&self, view: &TableView) -> Result<Vec<(crate::table::ScanFile, RoaringTreemap)>> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let batches = self.rows_of(&fold::doomed_sql(&keys)).await?;
+        let mut positions: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
+        for (path, position) in texts(&batches, 0).into_iter().zip(longs(&batches, 1)) {
+            if let Some(path) = path {
+                positions.entry(path).or_default().insert(position as u64);
+            }
+        }
+        let files = view.files(None).await?;
+        Ok(files.into_iter().filter_map(|file| positions.remove(&file.path).map(|rows| (file, rows))).collect())
+    }
+}
+
+fn target_name() -> Result<TableName> {
+    Ok(TableName::new("silver", "target").map_err(crate::table::Error::from)?)
+}
+
+/// The columns of a row image.
+fn row_columns(model: &SilverModel, view: &TableView) -> Result<Vec<Arc<Field>>> {
+    let no_columns = || Error::NoColumns { table: model.table.clone(), from: model.from.clone() };
+    let schema = view.arrow_schema();
+    let after = schema.field_with_name(layout::AFTER).map_err(|_| no_columns())?;
+    match after.data_type() {
+        DataType::Struct(fields) => Ok(fields.iter().cloned().collect()),
+        _ => Err(no_columns()),
+    }
+}
+
+fn texts(batches: &[RecordBatch], column: usize) -> Vec<Option<String>> {
+    let mut found = Vec::new();
+    for batch in batches {
+        let Ok(array) = cast(batch.column(column), &DataType::Utf8) else { continue };
+        if let Some(array) = array.as_any().downcast_ref::<StringArray>() {
+            found.extend(array.iter().map(|text| text.map(str::to_string)));
+        }
+    }
+    found
+}
+
+fn longs(batches: &[RecordBatch], column: usize) -> Vec<i64> {
+    let mut found = Vec::new();
+    for batch in batches {
+        let Ok(array) = cast(batch.column(column), &DataType::Int64) else { continue };
+        if let Some(array) = array.as_any().downcast_ref::<Int64Array>() {
+            found.extend(array.iter().flatten());
+        }
+    }
+    found
+}
