@@ -10,6 +10,7 @@ pub mod change;
 pub mod clock;
 pub mod fingerprint;
 pub mod ids;
+mod json;
 pub mod layout;
 pub mod offsets;
 pub mod row;
@@ -18,8 +19,18 @@ pub mod table;
 
 pub mod engine;
 
+pub mod source;
+
+pub mod decode;
+
+pub mod batch;
+
 pub mod bronze;
-pub mod gold;
+
 pub mod silver;
+
+pub mod gold;
+
+pub mod pipeline;
 
 pub mod demo;

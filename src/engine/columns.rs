@@ -187,7 +187,16 @@ fn recipe(from: &DataType, to: &DataType, by_id: bool) -> Result<Recipe, String>
             _ => Err("a data file holds a map without key and value".to_string()),
         },
         (from, to) if converts(from, to) => Ok(Recipe::Cast(to.clone())),
-        (from, to) => Err(format!("it is `{to}`, and a data file holds `{from}`")),
+        (from, to) => Err(format!("it is {}, and a data file holds {}", called(to), called(from))),
+    }
+}
+
+fn called(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Struct(_) => "a struct".to_string(),
+        DataType::List(_) => "a list".to_string(),
+        DataType::Map(..) => "a map".to_string(),
+        leaf => format!("`{leaf}`"),
     }
 }
 

@@ -157,20 +157,20 @@ fn find<E: StdError + 'static>(error: &DataFusionError) -> Option<&E> {
 
 fn syntax(error: &ParserError) -> Error {
     let text = match error {
-        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.as_str(),
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
         ParserError::RecursionLimitExceeded => "it is nested too deeply",
     };
     // "Expected: end of statement, found: x at Line: 1, Column: 8"
+    let text = text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
     let Some((problem, place)) = text.rsplit_once(" at Line: ") else {
-        return Error::Syntax { position: None, problem: lower_first(text) };
+        return Error::Syntax { position: None, problem: lower_first(&text) };
     };
     let mut numbers = place.split(", Column: ").map(|number| number.trim().parse().ok());
     let position = match (numbers.next(), numbers.next()) {
         (Some(Some(line)), Some(Some(column))) => Some((line, column)),
         _ => None,
     };
-    let problem = problem.replace("Expected: ", "expected ").replace(", found: ", ", found ");
-    Error::Syntax { position, problem: lower_first(&problem) }
+    Error::Syntax { position, problem: lower_first(problem) }
 }
 
 fn schema(error: &SchemaError) -> Error {
@@ -200,17 +200,20 @@ fn first_line(error: &dyn std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().trim().to_string()
 }
 
+/// A message of DataFusion's in our way: one line, lower case, no full stop.
 fn lower_first(text: &str) -> String {
-    let text = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    let text = text.trim_end_matches(['.', ';']);
-    let mut chars = text.chars();
-    match (chars.next(), chars.clone().next()) {
-        // An abbreviation or a name in capitals stays as it is.
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
-            first.to_lowercase().chain(chars).collect()
+    let lines = text.lines().map(|line| line.trim().trim_end_matches('.')).filter(|line| !line.is_empty());
+    let lower = |line: &str| {
+        let mut chars = line.chars();
+        match (chars.next(), chars.clone().next()) {
+            // An abbreviation or a name in capitals stays as it is.
+            (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+                first.to_lowercase().chain(chars).collect()
+            }
+            _ => line.to_string(),
         }
-        _ => text.to_string(),
-    }
+    };
+    lines.map(lower).collect::<Vec<_>>().join("; ")
 }
 
 /// DataFusion explains itself over many lines; what helps is who held how much and who wanted more.

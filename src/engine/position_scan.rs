@@ -203,7 +203,7 @@ fn without_deleted(deleted: &RoaringTreemap, row_groups: &[RowGroupMetaData]) ->
             if position > next {
                 kept.push((next - start) as usize..(position - start) as usize);
             }
-            next = position + 1;
+            next = position;
         }
         if next == start {
             start = end;

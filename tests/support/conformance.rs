@@ -328,7 +328,17 @@ pub async fn of_two_writers_of_one_range_one_wins(world: World) {
     assert_eq!(found.len(), 2);
     assert_eq!(found.values().collect::<BTreeSet<_>>().len(), 1);
     // The loser left nothing behind.
-    assert_eq!(table.orphans(i64::MAX).await.unwrap(), vec![]);
+    assert_eq!(leftovers(&table).await, [] as [String; 0]);
+}
+
+/// Files of ours that no snapshot names. A REST catalog's server writes metadata files itself, and leaves those of its
+/// lost races.
+async fn leftovers(table: &Table) -> Vec<String> {
+    let is_the_servers = |path: &str| {
+        path.ends_with(".metadata.json") && table.lake().catalog().describe().contains("REST")
+    };
+    let orphans = table.orphans(i64::MAX).await.unwrap();
+    orphans.into_iter().map(|orphan| orphan.path).filter(|path| !is_the_servers(path)).collect()
 }
 
 pub async fn two_writers_of_different_rows_both_win(world: World) {
@@ -369,7 +379,7 @@ pub async fn race(world: World, writers: i64, commits: i64) {
     assert_eq!(read(&table).await, expected);
     assert_eq!(total(&table, "total-records"), (writers * commits).to_string());
     assert_eq!(table.snapshots().len() as i64, writers * commits);
-    assert_eq!(table.orphans(i64::MAX).await.unwrap(), vec![]);
+    assert_eq!(leftovers(&table).await, [] as [String; 0]);
 }
 
 /// A catalog whose answers get lost: before the request is sent, or after it was carried out.

@@ -11,8 +11,13 @@
 //! - Whatever leaves that in doubt (a timeout, a dropped connection, a 5xx) is [`Swap::Unknown`].
 //! - What other programs keep next to the table in the catalog (owner, comment, foreign parameters) stays as it is.
 
+mod backoff;
 mod pointer;
+#[cfg(test)]
+mod scripted_server;
 
+pub mod glue;
+pub mod rest;
 pub mod sqlite;
 
 use std::collections::HashMap;
@@ -31,10 +36,8 @@ use crate::ids::TableName;
 pub struct Head {
     pub table: TableName,
     pub metadata: Arc<TableMetadata>,
-    /// Where the metadata file is.
+    /// Where the metadata file is. Every state has a file of its own, so this also identifies the state.
     pub metadata_location: String,
-    /// The catalog's own token for this state, where it has one (Glue's version id).
-    pub version: Option<String>,
 }
 
 /// A table to be made. Field ids in the schema are only relative: the catalog may assign its own.
@@ -82,7 +85,8 @@ pub trait Catalog: fmt::Debug + Send + Sync {
     /// Makes a table (and its namespace when missing).
     async fn create(&self, new: NewTable) -> Result<Head>;
 
-    /// Moves the head from `base` by `updates`, if it is still at `base` and `requirements` hold.
+    /// Moves the head from `base` by `updates`, if it is still at `base` and `requirements` hold. Requirements that not
+    /// even `base` meets count as lost.
     async fn swap(&self, base: &Head, requirements: &[TableRequirement], updates: &[TableUpdate])
     -> Result<Head, Swap>;
 

@@ -24,8 +24,8 @@ pub(super) struct Staged {
 
 impl Staged {
     /// The head once the catalog points to it.
-    pub(super) fn into_head(self, table: &TableName, version: Option<String>) -> Head {
-        Head { table: table.clone(), metadata: self.metadata, metadata_location: self.location, version }
+    pub(super) fn into_head(self, table: &TableName) -> Head {
+        Head { table: table.clone(), metadata: self.metadata, metadata_location: self.location }
     }
 }
 
@@ -196,8 +196,26 @@ pub(super) async fn prune(storage: &Storage, staged: &Staged) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use iceberg::spec::{NestedField, PrimitiveType, Schema, Type};
+
     use super::*;
+
+    /// A table with the one column `id`.
+    pub(in super::super) fn metadata(location: &str) -> TableMetadata {
+        let id = NestedField::required(1, "id", Type::Primitive(PrimitiveType::Long));
+        let creation = TableCreation::builder()
+            .name("orders".to_string())
+            .location(location.to_string())
+            .schema(Schema::builder().with_fields([id.into()]).build().unwrap())
+            .build();
+        TableMetadataBuilder::from_table_creation(creation).unwrap().build().unwrap().metadata
+    }
+
+    pub(in super::super) fn staged(metadata: TableMetadata) -> Staged {
+        let location = format!("{}/metadata/00001-x.metadata.json", metadata.location());
+        Staged { metadata: Arc::new(metadata), location, expired: Vec::new() }
+    }
 
     #[test]
     fn versions_count_on_from_any_name() {

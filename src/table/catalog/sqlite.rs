@@ -202,7 +202,7 @@ impl Catalog for SqliteCatalog {
     async fn head(&self, table: &TableName, known: Option<&Head>) -> Result<Head> {
         let location = self.pointer(table).await?.ok_or_else(|| self.missing(table))?;
         let metadata = pointer::read(&self.storage, table, &location, known).await?;
-        Ok(Head { table: table.clone(), metadata, metadata_location: location, version: None })
+        Ok(Head { table: table.clone(), metadata, metadata_location: location })
     }
 
     async fn create(&self, new: NewTable) -> Result<Head> {
@@ -229,7 +229,7 @@ impl Catalog for SqliteCatalog {
             transaction.commit()
         });
         match inserted.await {
-            Ok(()) => Ok(staged.into_head(&table, None)),
+            Ok(()) => Ok(staged.into_head(&table)),
             Err(error) => {
                 let failure = match error.sqlite_error_code() {
                     Some(ErrorCode::ConstraintViolation) => exists(),
@@ -264,7 +264,7 @@ impl Catalog for SqliteCatalog {
         let swap = match moved.await {
             Ok(1) => {
                 pointer::prune(&self.storage, &staged).await;
-                return Ok(staged.into_head(&base.table, None));
+                return Ok(staged.into_head(&base.table));
             }
             Ok(_) => Swap::Lost,
             Err(error) => {
@@ -522,6 +522,34 @@ mod tests {
         head = catalog.swap(&head, &[], &set("write.metadata.delete-after-commit.enabled", "false")).await.unwrap();
         catalog.swap(&head, &[], &set("n", "x")).await.unwrap();
         assert_eq!(metadata_files(&folder), 6);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_somebody_holds_is_busy_and_nothing_is_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = open(&folder).await;
+        let head = catalog.create(new_table(&[])).await.unwrap();
+        catalog.run(|connection| connection.busy_timeout(Duration::ZERO)).await.unwrap();
+        let holder = Connection::open(folder.path().join("lake/catalog.db")).unwrap();
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let outcome = catalog.swap(&head, &[], &set("a", "1")).await;
+        assert!(matches!(outcome, Err(Swap::Busy(Error::Unreachable { .. }))), "{outcome:?}");
+        assert_eq!(metadata_files(&folder), 1);
+        holder.execute_batch("COMMIT").unwrap();
+        catalog.swap(&head, &[], &set("a", "1")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn compressed_metadata_is_read_and_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = open(&folder).await;
+        let head = catalog.create(new_table(&[("write.metadata.compression-codec", "gzip")])).await.unwrap();
+        assert!(head.metadata_location.ends_with(".gz.metadata.json"), "{}", head.metadata_location);
+        let head = catalog.head(&orders(), None).await.unwrap();
+        let plain = set("write.metadata.compression-codec", "none");
+        let head = catalog.swap(&head, &[], &plain).await.unwrap();
+        assert!(!head.metadata_location.ends_with(".gz.metadata.json"), "{}", head.metadata_location);
+        assert_eq!(catalog.head(&orders(), None).await.unwrap().metadata, head.metadata);
     }
 
     #[tokio::test]

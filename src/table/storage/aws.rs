@@ -149,7 +149,7 @@ impl CachedCredentials {
                     fetched.at_us = now_us;
                     Ok(fetched.credentials.clone())
                 }
-                _ => Err(credentials_failure(error)),
+                _ => Err(credentials_failure(&error)),
             },
         }
     }
@@ -175,18 +175,24 @@ fn none_found() -> Error {
 }
 
 /// What it means that no credentials could be had.
-pub(crate) fn credentials_failure(error: CredentialsError) -> Error {
+pub(crate) fn credentials_failure(error: &CredentialsError) -> Error {
     match error {
         CredentialsError::CredentialsNotLoaded(_) => none_found(),
-        CredentialsError::InvalidConfiguration(_) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Error::Misconfigured {
-                what: format!("the AWS configuration is not valid{cause}"),
-                hint: "check the profile in `~/.aws/config` and `~/.aws/credentials`".to_string(),
-            }
+        // The instance's role is the last that is asked for, when nothing nearer is set. Outside of AWS nobody answers.
+        CredentialsError::ProviderError(_) if cause(error).contains("IMDS") => none_found(),
+        CredentialsError::InvalidConfiguration(_) => Error::Misconfigured {
+            what: format!("the AWS configuration is not valid{}", cause(error)),
+            hint: "check the profile in `~/.aws/config` and `~/.aws/credentials`".to_string(),
+        },
+        other => {
+            let text = format!("{other}{}", cause(other));
+            Error::unreachable("the source of AWS credentials", std::io::Error::other(text))
         }
-        other => Error::unreachable("the source of AWS credentials", other),
     }
+}
+
+fn cause(error: &CredentialsError) -> String {
+    std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -321,7 +321,7 @@ pub(crate) fn situation(error: &(dyn std::error::Error + 'static)) -> Option<Err
 }
 
 /// The first error of type `E` in a chain of sources.
-fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+pub(crate) fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {

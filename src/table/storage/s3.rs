@@ -475,20 +475,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_listening_is_unreachable() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    async fn making_a_client_asks_nobody() {
         let s3 = S3Options {
-            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            endpoint: Some("http://127.0.0.1:9".to_string()),
             region: Some("us-east-1".to_string()),
             access_key_id: Some("a".to_string()),
             secret_access_key: Some("b".to_string()),
             path_style: true,
-            extra: Default::default(),
-            profile: None,
-            session_token: None,
+            ..S3Options::default()
         };
-        let error = connect("lake", &s3).await.map(|_| ());
-        assert!(error.is_ok(), "making a client asks nobody");
+        connect("lake", &s3).await.unwrap();
         let storage = Storage::new(StorageOptions { s3 }).unwrap();
         let (store, path) = storage.store("s3://lake/a").unwrap();
         assert_eq!((store.to_string().as_str(), path.as_ref()), ("S3(lake)", "a"));

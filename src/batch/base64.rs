@@ -1,0 +1,60 @@
+//! Base64 as Debezium writes it: the standard alphabet, padded, without line breaks.
+
+/// The bytes `text` stands for; `None` when it is not canonical base64.
+pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in digits.chunks(4) {
+        let mut group = 0u32;
+        for byte in chunk {
+            group = group << 6 | digit(*byte)?;
+        }
+        let [_, first, second, third] = (group << (6 * (4 - chunk.len()))).to_be_bytes();
+        let (whole, left_over) = match chunk.len() {
+            4 => (&[first, second, third][..], 0),
+            3 => (&[first, second][..], third),
+            2 => (&[first][..], second),
+            _ => return None,
+        };
+        // Bits behind the last byte would be lost, and two texts would stand for the same bytes.
+        if left_over != 0 {
+            return None;
+        }
+        bytes.extend_from_slice(whole);
+    }
+    Some(bytes)
+}
+
+fn digit(byte: u8) -> Option<u32> {
+    Some(u32::from(match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_base64_is_read() {
+        let check = |text: &str, expected: Option<&[u8]>| assert_eq!(decode(text).as_deref(), expected, "{text}");
+        check("", Some(b""));
+        check("Zg==", Some(b"f"));
+        check("Zm8=", Some(b"fo"));
+        check("Zm9v", Some(b"foo"));
+        check("Zm9vYg==", Some(b"foob"));
+        check("+/+/", Some(&[0xfb, 0xff, 0xbf]));
+        for bad in ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Zm9v\n", "Zm9-", "====", "Z===", "=m9v", "Zg==Zg==", "Zmä="] {
+            check(bad, None);
+        }
+    }
+}

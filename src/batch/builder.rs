@@ -1,0 +1,628 @@
+//! A batch being filled.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Array, Int32Builder, Int64Builder, LargeBinaryBuilder, ListBuilder, StringBuilder,
+    TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+
+use super::error::{Error, Result};
+use super::image::{self, Columns, Images, Row, Unfit};
+use crate::change::{ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, RawRecord, Rejected};
+use crate::clock::Clock;
+use crate::layout::{self, UTC};
+use crate::offsets::{OffsetRange, TopicPartition};
+use crate::row::RowShape;
+
+/// What a batch may hold at most. Arrow addresses text with 31 bits, and no column holds more than its batch.
+const MOST_BYTES: usize = 1 << 30;
+
+/// What the fixed-width columns and the offsets of the texts take in a row.
+const ROW_BYTES: usize = 96;
+
+/// Builds one bronze table's batches, one after the other.
+///
+/// It knows how far each partition was read, across batches, because offsets that hold no record (transaction markers,
+/// compacted records) belong to the range of the batch that follows them.
+#[derive(Debug)]
+pub struct ChangeBatchBuilder {
+    schema: SchemaRef,
+    columns: Option<Columns>,
+    epoch: i32,
+    clock: Clock,
+    partitions: Vec<Progress>,
+    /// Which partition the last record was of, since records come in runs.
+    last: usize,
+    counts: ChangeCounts,
+    rows: Rows,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Progress {
+    partition: TopicPartition,
+    range: OffsetRange,
+}
+
+/// The builders of bronze's columns, in order; those that are the same in each row of a batch are made at its end.
+#[derive(Debug)]
+struct Rows {
+    count: usize,
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    timestamp: TimestampMicrosecondBuilder,
+    key: StringBuilder,
+    op: StringBuilder,
+    source_ts: TimestampMicrosecondBuilder,
+    position: StringBuilder,
+    tx_id: StringBuilder,
+    source: StringBuilder,
+    before: Images,
+    after: Images,
+    unavailable: ListBuilder<StringBuilder>,
+    error: StringBuilder,
+    raw: LargeBinaryBuilder,
+}
+
+/// One row of bronze, found good.
+struct BronzeRow<'a> {
+    record: &'a RawRecord,
+    key: Option<&'a str>,
+    event: Option<&'a ChangeEvent>,
+    before: Row<'a>,
+    after: Row<'a>,
+    unavailable: &'a [String],
+    error: Option<&'a str>,
+}
+
+impl ChangeBatchBuilder {
+    /// A builder for a table whose rows have `shape`, or whose row images stay JSON text. `epoch` is the operator's count
+    /// of how often the source was rebuilt.
+    pub fn new(shape: Option<Arc<RowShape>>, epoch: i32, clock: Clock) -> Self {
+        let columns = shape.filter(|shape| !shape.columns.is_empty()).map(Columns::new);
+        ChangeBatchBuilder {
+            schema: layout::bronze_schema(columns.as_ref().map(Columns::shape)),
+            rows: Rows::new(columns.as_ref()),
+            columns,
+            epoch,
+            clock,
+            partitions: Vec::new(),
+            last: 0,
+            counts: ChangeCounts::default(),
+            bytes: 0,
+        }
+    }
+
+    /// Says where reading of `partition` starts. Without it, a partition starts at the first record pushed.
+    ///
+    /// Refused while the batch holds records of the partition, which their range has to cover.
+    pub fn start(&mut self, partition: TopicPartition, from: i64) -> Result<()> {
+        let index = self.progress(&partition.topic, partition.partition, from);
+        let range = &mut self.partitions[index].range;
+        if range.next > range.from {
+            return Err(Error::Unfinished { partition, next: range.next });
+        }
+        *range = OffsetRange { from, next: from };
+        Ok(())
+    }
+
+    pub fn push(&mut self, decoded: Decoded) -> Result<()> {
+        let record = decoded.record();
+        let index = self.progress(&record.topic, record.partition, record.offset);
+        let offset = record.offset;
+        self.check_order(index, offset)?;
+        self.check_room(record)?;
+        match &decoded {
+            Decoded::Change(event) => self.push_change(event)?,
+            Decoded::Rejected(Rejected { record, key, reason }) => {
+                self.push_rejected(record, key.as_deref(), None, reason)?;
+            }
+            Decoded::Consumed(_, Consumed::Tombstone) => self.counts.tombstones += 1,
+            Decoded::Consumed(_, Consumed::Heartbeat) => self.counts.heartbeats += 1,
+            Decoded::Consumed(_, Consumed::Transaction) => self.counts.transactions += 1,
+            Decoded::Consumed(_, Consumed::SchemaChange) => self.counts.schema_changes += 1,
+        }
+        self.partitions[index].range.next = offset + 1;
+        Ok(())
+    }
+
+    /// Says that `partition` was read up to `next`, past offsets that hold no record.
+    pub fn advance(&mut self, partition: &TopicPartition, next: i64) {
+        let index = self.progress(&partition.topic, partition.partition, next);
+        let range = &mut self.partitions[index].range;
+        range.next = range.next.max(next);
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows.count
+    }
+
+    /// About how many bytes the batch takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is anything to commit. Consumed records make progress without making rows.
+    pub fn has_progress(&self) -> bool {
+        self.partitions.iter().any(|progress| progress.range.next > progress.range.from)
+    }
+
+    /// The batch filled until now. The next one starts where its ranges end.
+    pub fn finish(&mut self) -> Result<ChangeBatch> {
+        let rows = self.rows.finish(&self.schema, self.epoch, self.clock.now_us())?;
+        let mut batch = ChangeBatch { rows, ranges: Default::default(), counts: std::mem::take(&mut self.counts) };
+        for Progress { partition, range } in &mut self.partitions {
+            if range.next > range.from {
+                batch.ranges.insert(partition.clone(), *range);
+            }
+            range.from = range.next;
+        }
+        self.bytes = 0;
+        Ok(batch)
+    }
+
+    fn push_change(&mut self, event: &ChangeEvent) -> Result<()> {
+        let mut unavailable = Vec::new();
+        let before = self.read_image(event.before.as_ref(), layout::BEFORE, &mut unavailable);
+        let after = self.read_image(event.after.as_ref(), layout::AFTER, &mut unavailable);
+        let (before, after) = match (before, after) {
+            (Ok(before), Ok(after)) => (before, after),
+            (Err(unfit), _) | (_, Err(unfit)) => {
+                return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &unfit.to_string());
+            }
+        };
+        self.counts.changes += 1;
+        self.bytes += self.rows.append(BronzeRow {
+            record: &event.record,
+            key: event.key.as_deref(),
+            event: Some(event),
+            before,
+            after,
+            unavailable: &unavailable,
+            error: None,
+        })?;
+        Ok(())
+    }
+
+    fn push_rejected(
+        &mut self,
+        record: &RawRecord,
+        key: Option<&str>,
+        event: Option<&ChangeEvent>,
+        reason: &str,
+    ) -> Result<()> {
+        self.counts.rejected += 1;
+        let (before, after) = (Row::Null, Row::Null);
+        let error = Some(reason);
+        self.bytes += self.rows.append(BronzeRow { record, key, event, before, after, unavailable: &[], error })?;
+        Ok(())
+    }
+
+    fn read_image<'a>(
+        &self,
+        json: Option<&'a Bytes>,
+        image: &'static str,
+        unavailable: &mut Vec<String>,
+    ) -> Result<Row<'a>, Unfit> {
+        let Some(json) = json else { return Ok(Row::Null) };
+        let json = std::str::from_utf8(json).map_err(|_| Unfit::NotAnObject { image })?;
+        match &self.columns {
+            Some(columns) => columns.read(json, image, unavailable),
+            None => image::read_json(json, image, unavailable),
+        }
+    }
+
+    /// The index of a partition's progress, which starts at `first` when it is new.
+    fn progress(&mut self, topic: &Arc<str>, partition: i32, first: i64) -> usize {
+        let is = |progress: &Progress| progress.partition.partition == partition && progress.partition.topic == *topic;
+        if self.partitions.get(self.last).is_some_and(is) {
+            return self.last;
+        }
+        self.last = self.partitions.iter().position(is).unwrap_or(self.partitions.len());
+        if self.last == self.partitions.len() {
+            let partition = TopicPartition::new(topic.clone(), partition);
+            self.partitions.push(Progress { partition, range: OffsetRange { from: first, next: first } });
+        }
+        self.last
+    }
+
+    fn check_order(&self, index: usize, offset: i64) -> Result<()> {
+        let Progress { partition, range } = &self.partitions[index];
+        if offset < range.next {
+            return Err(Error::Repeated { partition: partition.clone(), offset, next: range.next });
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, record: &RawRecord) -> Result<()> {
+        let more = record.payload.as_ref().map_or(0, Bytes::len) + record.key.as_ref().map_or(0, Bytes::len);
+        if self.bytes > 0 && self.bytes + more > MOST_BYTES {
+            return Err(Error::Full { bytes: self.bytes, more });
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn new(columns: Option<&Columns>) -> Self {
+        let instants = || TimestampMicrosecondBuilder::new().with_timezone(UTC);
+        Rows {
+            count: 0,
+            topic: StringBuilder::new(),
+            partition: Int32Builder::new(),
+            offset: Int64Builder::new(),
+            timestamp: instants(),
+            key: StringBuilder::new(),
+            op: StringBuilder::new(),
+            source_ts: instants(),
+            position: StringBuilder::new(),
+            tx_id: StringBuilder::new(),
+            source: StringBuilder::new(),
+            before: Images::new(columns),
+            after: Images::new(columns),
+            unavailable: ListBuilder::new(StringBuilder::new()).with_field(layout::unavailable_element()),
+            error: StringBuilder::new(),
+            raw: LargeBinaryBuilder::new(),
+        }
+    }
+
+    /// Appends a row and says how many bytes it takes, about.
+    fn append(&mut self, row: BronzeRow<'_>) -> Result<usize> {
+        let BronzeRow { record, key, event, before, after, unavailable, error } = row;
+        let raw = record.payload.as_ref().filter(|_| error.is_some());
+        let position = event.and_then(|event| event.position.as_deref());
+        let tx_id = event.and_then(|event| event.tx_id.as_deref());
+        let source = event.and_then(|event| event.source.as_deref());
+        let texts = [Some(&*record.topic), key, position, tx_id, source, error];
+        let size = ROW_BYTES
+            + texts.iter().flatten().map(|text| text.len()).sum::<usize>()
+            + unavailable.iter().map(|name| name.len() + 4).sum::<usize>()
+            + raw.map_or(0, Bytes::len)
+            + before.size()
+            + after.size();
+        self.before.append(before)?;
+        self.after.append(after)?;
+        self.count += 1;
+        self.topic.append_value(&record.topic);
+        self.partition.append_value(record.partition);
+        self.offset.append_value(record.offset);
+        self.timestamp.append_option(record.timestamp_ms.and_then(|ms| ms.checked_mul(1000)));
+        self.key.append_option(key);
+        self.op.append_option(event.map(|event| event.op.letter()));
+        self.source_ts.append_option(event.and_then(|event| event.source_ts_us));
+        self.position.append_option(position);
+        self.tx_id.append_option(tx_id);
+        self.source.append_option(source);
+        unavailable.iter().for_each(|name| self.unavailable.values().append_value(name));
+        self.unavailable.append(!unavailable.is_empty());
+        self.error.append_option(error);
+        self.raw.append_option(raw);
+        Ok(size)
+    }
+
+    fn finish(&mut self, schema: &SchemaRef, epoch: i32, now_us: i64) -> Result<RecordBatch> {
+        let count = std::mem::take(&mut self.count);
+        let ingested_at = TimestampMicrosecondArray::from_value(now_us, count).with_timezone(UTC);
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(self.topic.finish()),
+            Arc::new(self.partition.finish()),
+            Arc::new(self.offset.finish()),
+            Arc::new(self.timestamp.finish()),
+            Arc::new(ingested_at),
+            Arc::new(self.key.finish()),
+            Arc::new(self.op.finish()),
+            Arc::new(self.source_ts.finish()),
+            Arc::new(self.position.finish()),
+            Arc::new(Int32Array::from_value(epoch, count)),
+            Arc::new(self.tx_id.finish()),
+            Arc::new(self.source.finish()),
+            self.before.finish()?,
+            self.after.finish()?,
+            Arc::new(self.unavailable.finish()),
+            Arc::new(self.error.finish()),
+            Arc::new(self.raw.finish()),
+        ];
+        RecordBatch::try_new(schema.clone(), arrays).map_err(Error::Columns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray, StructArray};
+    use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::change::Op;
+    use crate::error::Situation;
+    use crate::row::{Column, ColumnType};
+
+    fn shape(columns: &[(&str, &str)]) -> Arc<RowShape> {
+        let column = |(name, column_type): &(&str, &str)| {
+            Column::new(name, column_type.parse::<ColumnType>().unwrap(), None).unwrap()
+        };
+        Arc::new(RowShape { columns: columns.iter().map(column).collect() })
+    }
+
+    fn orders() -> Option<Arc<RowShape>> {
+        Some(shape(&[
+            ("id", "long"),
+            ("status", "string"),
+            ("total", "decimal(10,2)"),
+            ("note", "string"),
+            ("image", "binary"),
+            ("placed_at", "timestamptz"),
+        ]))
+    }
+
+    fn builder(shape: Option<Arc<RowShape>>) -> ChangeBatchBuilder {
+        ChangeBatchBuilder::new(shape, 3, Clock::manual(1_735_689_600_000_000).0)
+    }
+
+    fn record(partition: i32, offset: i64, payload: &str) -> RawRecord {
+        RawRecord {
+            topic: "shop.public.orders".into(),
+            partition,
+            offset,
+            timestamp_ms: Some(1_735_689_599_000),
+            key: None,
+            payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
+        }
+    }
+
+    fn change(offset: i64, before: Option<&str>, after: Option<&str>) -> Decoded {
+        let image = |json: &str| Bytes::copy_from_slice(json.as_bytes());
+        Decoded::Change(ChangeEvent {
+            record: record(0, offset, "the payload"),
+            key: Some("{\"id\":7}".to_string()),
+            op: if after.is_some() { Op::Update } else { Op::Delete },
+            source_ts_us: Some(1_735_689_598_000_000),
+            position: Some("00000000000000000001:00000000000000000002".to_string()),
+            tx_id: Some("771".to_string()),
+            source: Some("{\"table\":\"orders\"}".to_string()),
+            before: before.map(image),
+            after: after.map(image),
+        })
+    }
+
+    fn one(shape: Option<Arc<RowShape>>, before: Option<&str>, after: Option<&str>) -> ChangeBatch {
+        let mut builder = builder(shape);
+        builder.push(change(5, before, after)).unwrap();
+        assert_eq!(builder.rows(), 1);
+        builder.finish().unwrap()
+    }
+
+    fn text<'a>(batch: &'a ChangeBatch, name: &str) -> Vec<Option<&'a str>> {
+        batch.rows.column_by_name(name).unwrap().as_string::<i32>().iter().collect()
+    }
+
+    fn image<'a>(batch: &'a ChangeBatch, name: &str) -> &'a StructArray {
+        batch.rows.column_by_name(name).unwrap().as_struct()
+    }
+
+    fn unavailable(batch: &ChangeBatch) -> Option<Vec<String>> {
+        let list = batch.rows.column_by_name(layout::UNAVAILABLE).unwrap().as_list::<i32>();
+        let names = |names: Arc<dyn Array>| names.as_string::<i32>().iter().flatten().map(str::to_string).collect();
+        list.is_valid(0).then(|| names(list.value(0)))
+    }
+
+    /// The reason why a row was rejected, which has to be its only trace.
+    fn reason(shape: Option<Arc<RowShape>>, before: Option<&str>, after: Option<&str>) -> String {
+        let batch = one(shape, before, after);
+        assert_eq!(batch.counts, ChangeCounts { rejected: 1, ..Default::default() });
+        for name in [layout::BEFORE, layout::AFTER, layout::UNAVAILABLE] {
+            assert_eq!(batch.rows.column_by_name(name).unwrap().null_count(), 1);
+        }
+        let raw = batch.rows.column_by_name(layout::RAW).unwrap().as_binary::<i64>();
+        assert_eq!(raw.value(0), b"the payload");
+        assert_eq!(text(&batch, layout::KEY), [Some("{\"id\":7}")]);
+        assert_eq!(text(&batch, layout::OP), [Some(if after.is_some() { "u" } else { "d" })]);
+        text(&batch, layout::ERROR)[0].unwrap().to_string()
+    }
+
+    #[test]
+    fn a_change_becomes_a_row_of_typed_columns() {
+        let after =
+            r#"{"id":7,"status":"päid","total":"BOI=","note":null,"image":"AP8=","placed_at":"2025-01-01T00:00:00Z"}"#;
+        let batch = one(orders(), None, Some(after));
+        assert_eq!(batch.rows.schema(), layout::bronze_schema(orders().as_deref()));
+        let row = image(&batch, layout::AFTER);
+        assert_eq!(row.column(0).as_primitive::<Int64Type>().value(0), 7);
+        assert_eq!(row.column(1).as_string::<i32>().value(0), "päid");
+        assert_eq!(row.column(2).as_primitive::<Decimal128Type>().value(0), 1250);
+        assert!(row.column(3).is_null(0));
+        assert_eq!(row.column(4).as_binary::<i64>().value(0), [0, 255]);
+        assert_eq!(row.column(5).as_primitive::<TimestampMicrosecondType>().value(0), 1_735_689_600_000_000);
+        assert!(image(&batch, layout::BEFORE).is_null(0));
+        assert_eq!(text(&batch, layout::OP), [Some("u")]);
+        assert_eq!(text(&batch, layout::ERROR), [None]);
+        assert_eq!(text(&batch, layout::SOURCE), [Some("{\"table\":\"orders\"}")]);
+        let micros =
+            |name: &str| batch.rows.column_by_name(name).unwrap().as_primitive::<TimestampMicrosecondType>().value(0);
+        assert_eq!(micros(layout::TIMESTAMP), 1_735_689_599_000_000);
+        assert_eq!(micros(layout::INGESTED_AT), 1_735_689_600_000_000);
+        assert_eq!(micros(layout::SOURCE_TS), 1_735_689_598_000_000);
+        assert_eq!(batch.rows.column_by_name(layout::EPOCH).unwrap().as_primitive::<Int32Type>().value(0), 3);
+        assert!(batch.rows.column_by_name(layout::RAW).unwrap().is_null(0));
+    }
+
+    #[test]
+    fn fields_come_in_any_order_and_may_be_missing() {
+        let batch = one(orders(), Some(r#"{"id":7}"#), Some(r#" { "note" : "n" , "id" : 7 } "#));
+        for (name, note) in [(layout::BEFORE, None), (layout::AFTER, Some("n"))] {
+            let row = image(&batch, name);
+            assert_eq!(row.column(0).as_primitive::<Int64Type>().value(0), 7);
+            assert_eq!(row.column(3).as_string::<i32>().iter().next().unwrap(), note);
+            assert_eq!(row.column(1).null_count(), 1);
+        }
+    }
+
+    #[test]
+    fn values_that_were_not_sent_are_null_and_named() {
+        let before = r#"{"id":7,"note":"__debezium_unavailable_value"}"#;
+        let after =
+            r#"{"id":7,"note":"__debezium_unavailable_value","image":"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="}"#;
+        let names = Some(vec!["before.note".to_string(), "note".to_string(), "image".to_string()]);
+        let typed = one(orders(), Some(before), Some(after));
+        assert_eq!(unavailable(&typed), names);
+        assert!(image(&typed, layout::AFTER).column(3).is_null(0));
+        assert!(image(&typed, layout::AFTER).column(4).is_null(0));
+        let json = one(None, Some(before), Some(after));
+        assert_eq!(unavailable(&json), names);
+        assert_eq!(text(&json, layout::BEFORE), [Some(r#"{"id":7,"note":null}"#)]);
+        assert_eq!(text(&json, layout::AFTER), [Some(r#"{"id":7,"note":null,"image":null}"#)]);
+        assert_eq!(unavailable(&one(orders(), None, Some("{}"))), None);
+    }
+
+    #[test]
+    fn images_without_a_shape_stay_the_text_they_were() {
+        let after = r#"{ "id": 7.0, "about": "the __debezium_unavailable_value text" }"#;
+        for shape in [None, Some(shape(&[]))] {
+            let batch = one(shape, None, Some(after));
+            assert_eq!(text(&batch, layout::AFTER), [Some(after)]);
+            assert_eq!(text(&batch, layout::BEFORE), [None]);
+        }
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_is_rejected_with_the_column_and_the_type() {
+        let reason = |after: &str| reason(orders(), None, Some(after));
+        insta::assert_snapshot!(
+            reason(r#"{"id":7,"colour":"red"}"#), @"`after.colour` is not among the declared columns");
+        insta::assert_snapshot!(
+            reason(r#"{"id":7,"id":8}"#), @"`after.id` is given twice");
+        insta::assert_snapshot!(
+            reason(r#"{"id":7,"total":12.5}"#),
+            @"`after.total` does not fit decimal(10,2) sent as base64: it is a number, and base64 text is expected");
+        insta::assert_snapshot!(
+            reason(r#"{"id":92233720368547758070}"#), @"`after.id` does not fit long sent as native: it is out of range");
+        insta::assert_snapshot!(reason("{"), @"`after` is not a JSON object");
+        insta::assert_snapshot!(reason("[7]"), @"`after` is not a JSON object");
+    }
+
+    #[test]
+    fn a_rejected_row_leaves_nothing_of_itself_behind() {
+        // Its first columns fit, and so does its `before`.
+        let bad = reason(orders(), Some(r#"{"id":1}"#), Some(r#"{"id":7,"status":"paid","total":"no"}"#));
+        assert!(bad.starts_with("`after.total`"), "{bad}");
+        let mut builder = builder(orders());
+        builder.push(change(0, None, Some(r#"{"id":1,"status":"a"}"#))).unwrap();
+        builder.push(change(1, Some(r#"{"id":2}"#), Some(r#"{"id":2,"status":"b","total":1}"#))).unwrap();
+        builder.push(change(2, Some(r#"{"id":3}"#), Some(r#"{"id":3,"status":"c"}"#))).unwrap();
+        let batch = builder.finish().unwrap();
+        assert_eq!(batch.counts, ChangeCounts { changes: 2, rejected: 1, ..Default::default() });
+        let status: Vec<Option<&str>> = image(&batch, layout::AFTER).column(1).as_string::<i32>().iter().collect();
+        assert_eq!(status, [Some("a"), None, Some("c")]);
+        let ids: Vec<Option<i64>> =
+            image(&batch, layout::BEFORE).column(0).as_primitive::<Int64Type>().iter().collect();
+        assert_eq!(ids, [None, None, Some(3)]);
+        assert_eq!(image(&batch, layout::AFTER).nulls().unwrap().iter().collect::<Vec<_>>(), [true, false, true]);
+    }
+
+    #[test]
+    fn every_offset_read_is_in_a_range_and_ranges_follow_each_other() {
+        let at = |partition| TopicPartition::new("shop.public.orders", partition);
+        let range = |from, next| OffsetRange { from, next };
+        let mut builder = builder(None);
+        builder.start(at(0), 10).unwrap();
+        assert!(!builder.has_progress());
+        builder.push(Decoded::Consumed(record(0, 12, ""), Consumed::Tombstone)).unwrap();
+        builder.push(Decoded::Consumed(record(1, 4, ""), Consumed::Heartbeat)).unwrap();
+        assert!(builder.has_progress());
+        let first = builder.finish().unwrap();
+        assert_eq!(first.rows.num_rows(), 0);
+        assert_eq!(first.ranges, [(at(0), range(10, 13)), (at(1), range(4, 5))].into());
+        assert_eq!(first.counts, ChangeCounts { tombstones: 1, heartbeats: 1, ..Default::default() });
+        assert!(!builder.has_progress());
+        builder.advance(&at(0), 15);
+        builder.advance(&at(1), 2);
+        assert_eq!(builder.finish().unwrap().ranges, [(at(0), range(13, 15))].into());
+        builder.start(at(0), 10).unwrap();
+        builder.push(Decoded::Consumed(record(0, 10, ""), Consumed::Transaction)).unwrap();
+        assert_eq!(builder.finish().unwrap().ranges, [(at(0), range(10, 11))].into());
+    }
+
+    #[test]
+    fn an_offset_given_again_is_refused() {
+        let mut builder = builder(None);
+        builder.push(change(5, None, None)).unwrap();
+        let error = builder.push(change(5, None, None)).unwrap_err();
+        insta::assert_snapshot!(
+            error, @"offset 5 of `shop.public.orders/0` was given to a batch that already stands at 6");
+        let error = builder.start(TopicPartition::new("shop.public.orders", 0), 0).unwrap_err();
+        insta::assert_snapshot!(
+            error, @"`shop.public.orders/0` was started anew while a batch stands at its offset 6");
+        let full = Error::Full { bytes: 1 << 30, more: 2048 };
+        insta::assert_snapshot!(full, @"a batch of 1073741824 bytes cannot take another record of 2048");
+        insta::assert_snapshot!(full.hint().unwrap(), @"lower `commit.bytes` so that a batch is committed earlier");
+    }
+
+    #[test]
+    fn the_size_grows_with_what_is_pushed_and_starts_again() {
+        let mut builder = builder(orders());
+        builder.push(change(0, None, Some(&format!(r#"{{"status":"{}"}}"#, "x".repeat(10_000))))).unwrap();
+        let once = builder.bytes();
+        assert!((10_000..12_000).contains(&once), "{once}");
+        let batch = builder.finish().unwrap();
+        assert_eq!((builder.bytes(), builder.rows()), (0, 0));
+        assert!(
+            once > batch
+                .rows
+                .slice(0, 1)
+                .columns()
+                .iter()
+                .map(|c| c.to_data().get_slice_memory_size().unwrap())
+                .sum::<usize>()
+                / 2
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn any_image_becomes_one_row(images in prop::collection::vec(any_image(), 1..20)) {
+            for shape in [None, orders()] {
+                let mut builder = builder(shape);
+                for (offset, image) in images.iter().enumerate() {
+                    let Decoded::Change(mut event) = change(offset as i64, None, Some("")) else { continue };
+                    event.after = Some(Bytes::from(image.clone()));
+                    builder.push(Decoded::Change(event)).unwrap();
+                }
+                let batch = builder.finish().unwrap();
+                prop_assert_eq!(batch.rows.num_rows(), images.len());
+                prop_assert_eq!(batch.counts.changes + batch.counts.rejected, images.len() as u64);
+                let errors = text(&batch, layout::ERROR).iter().flatten().count() as u64;
+                prop_assert_eq!(errors, batch.counts.rejected);
+                let range = OffsetRange { from: 0, next: images.len() as i64 };
+                prop_assert_eq!(batch.ranges.values().copied().collect::<Vec<_>>(), vec![range]);
+            }
+        }
+    }
+
+    /// Random bytes, and objects that look like rows with any kind of value in any column.
+    fn any_image() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop::sample::select(vec!["id", "status", "total", "note", "image", "placed_at", "other"]);
+        let value = prop_oneof![
+            Just("null".to_string()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| format!("{number:e}")),
+            "\"[A-Za-z0-9+/]{0,12}={0,2}\"",
+            "\"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{0,10})?(Z|[+-][0-9:]{0,6})\"",
+            any::<String>().prop_map(|text| serde_json::Value::String(text).to_string()),
+            Just("{\"scale\":2,\"value\":\"AQ==\"}".to_string()),
+            Just("\"__debezium_unavailable_value\"".to_string()),
+            "\\PC{0,8}",
+        ];
+        let object = prop::collection::vec((name, value), 0..7).prop_map(|fields| {
+            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            format!("{{{}}}", fields.join(",")).into_bytes()
+        });
+        prop_oneof![1 => prop::collection::vec(any::<u8>(), 0..64), 9 => object]
+    }
+}

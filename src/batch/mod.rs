@@ -1,0 +1,22 @@
+//! Change events into Arrow batches.
+//!
+//! In: what `decode/` made of each record, and the shape of the table's rows where it is known. Out: a
+//! [`ChangeBatch`](crate::change::ChangeBatch): bronze rows, the range of offsets they stand for in each partition, and
+//! counts. A row image goes from its JSON text straight into column builders.
+//!
+//! **A row is written whole or not at all**: an image with a field nobody declared, or with a value that its column does
+//! not hold exactly, becomes a rejected row that keeps the record's bytes. **Every offset pushed is in the range**, whether
+//! its record became a row or was consumed.
+//!
+//! It does not know the Kafka client, the formats of records, or Iceberg.
+
+mod base64;
+mod builder;
+mod decimal;
+mod error;
+mod image;
+mod iso;
+mod value;
+
+pub use builder::ChangeBatchBuilder;
+pub use error::{Error, Result};

@@ -1,0 +1,32 @@
+//! Wires the stages: from a source to bronze tables, and from there to silver and gold.
+//!
+//! In come routes and models as the configuration resolved them; what happens is told to an observer. Nothing is hidden
+//! from this folder, and it holds no rule of its own about records, rows or tables.
+
+mod build;
+mod ingest;
+
+use std::sync::Arc;
+
+pub use build::{BuildReport, Models, build};
+pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
+
+use crate::bronze::BronzeCommit;
+use crate::gold::GoldCommit;
+use crate::silver::SilverCommit;
+
+/// Something durable that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Ingested(BronzeCommit),
+    Merged(SilverCommit),
+    Refreshed(GoldCommit),
+}
+
+/// Is told of every event, after it is durable.
+pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// An observer that looks away.
+pub fn unobserved() -> Observer {
+    Arc::new(|_| {})
+}

@@ -1,0 +1,208 @@
+//! What can go wrong between a log and a record.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::error::{Kind, Situation};
+use crate::offsets::TopicPartition;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("kafka property `{name}` cannot be set: {why}")]
+    ReservedProperty { name: String, why: &'static str },
+
+    /// Without the value, which may be a secret.
+    #[error("kafka property `{name}` is not accepted: {problem}")]
+    Property { name: String, problem: &'static str },
+
+    #[error("the kafka client cannot be set up: {problem}")]
+    Setup { problem: String },
+
+    #[error("`{pattern}` is not a topic: names have up to 249 letters, digits, `.`, `_` and `-`, and `*` for any part")]
+    TopicPattern { pattern: String },
+
+    #[error("topic `{topic}` does not exist on `{brokers}`")]
+    TopicMissing { topic: String, brokers: String },
+
+    #[error("kafka at `{brokers}` does not answer")]
+    Unreachable {
+        brokers: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("kafka at `{brokers}` refused access")]
+    Denied {
+        brokers: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("topic `{}` partition {}: offset {offset} is no longer there, the oldest is {first}", at.topic, at.partition)]
+    Expired { at: TopicPartition, offset: i64, first: i64 },
+
+    #[error("topic `{}` partition {}: offset {offset} is past the end, which is {end}", at.topic, at.partition)]
+    PastEnd { at: TopicPartition, offset: i64, end: i64 },
+
+    #[error("kafka at `{brokers}` stopped serving this client")]
+    Broken {
+        brokers: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("the embedded broker cannot {what}")]
+    Embedded {
+        what: &'static str,
+        #[source]
+        source: Reason,
+    },
+}
+
+/// What the Kafka client said.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text}")]
+pub struct Reason {
+    text: String,
+}
+
+impl Reason {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Reason { text: text.into() }
+    }
+}
+
+impl From<&KafkaError> for Reason {
+    fn from(error: &KafkaError) -> Self {
+        // The client's own text repeats the code's name around the sentence, and for settings shows their values.
+        let text = match (error.rdkafka_error_code(), error) {
+            (Some(code), _) => code.to_string(),
+            (None, KafkaError::ClientConfig(_, _, name, _)) => format!("property `{name}` is not accepted"),
+            (None, other) => other.to_string(),
+        };
+        Reason { text }
+    }
+}
+
+/// Which situation an error code of the client belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The position is outside of what the partition holds.
+    OutOfRange,
+    Denied,
+    TopicGone,
+    /// The client tries again by itself.
+    Passing,
+}
+
+pub(super) fn trouble(code: Option<RDKafkaErrorCode>) -> Trouble {
+    match code {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::NoOffset) => {
+            Trouble::OutOfRange
+        }
+        Some(
+            RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ) => Trouble::Denied,
+        Some(
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition,
+        ) => Trouble::TopicGone,
+        _ => Trouble::Passing,
+    }
+}
+
+impl Situation for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::ReservedProperty { .. }
+            | Error::Property { .. }
+            | Error::Setup { .. }
+            | Error::TopicPattern { .. }
+            | Error::TopicMissing { .. }
+            | Error::Denied { .. } => Kind::Config,
+            Error::Unreachable { .. } | Error::Broken { .. } | Error::Embedded { .. } => Kind::Unavailable,
+            Error::Expired { .. } | Error::PastEnd { .. } => Kind::Corrupt,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::ReservedProperty { name, .. } => format!("remove `{name}` from `source.kafka.properties`"),
+            Error::Property { name, .. } => {
+                format!("check `source.kafka.properties.{name}` against librdkafka's CONFIGURATION.md")
+            }
+            Error::Setup { .. } => "check the security settings in `source.kafka.properties`".to_string(),
+            Error::TopicMissing { .. } => {
+                "create the topic, correct `source.kafka.topics`, or use a pattern, which may match nothing yet"
+                    .to_string()
+            }
+            Error::Unreachable { .. } => {
+                "check `source.kafka.brokers`, the network, and whether the brokers expect TLS".to_string()
+            }
+            Error::Denied { .. } => {
+                "check the credentials in `source.kafka.properties`, and the rights on the topics and the group"
+                    .to_string()
+            }
+            Error::Expired { offset, first, .. } => format!(
+                "records {offset} to {} left the topic before they were read; either fill them in from elsewhere, or \
+                 accept the gap by moving the table's marker to {first}; longer retention of the topic prevents it",
+                first - 1
+            ),
+            Error::PastEnd { .. } => {
+                "the topic was probably deleted and made anew; if so, raise the table's `epoch` and move its marker to \
+                 the new topic's beginning"
+                    .to_string()
+            }
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    fn state(&self) -> Option<String> {
+        match self {
+            Error::Expired { .. } | Error::PastEnd { .. } => {
+                Some("nothing was skipped; what was committed stays as it is".to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_that_is_not_there_says_what_to_do() {
+        let at = TopicPartition::new("shop.public.orders", 3);
+        let expired = crate::error::Error::from(Error::Expired { at: at.clone(), offset: 40, first: 100 });
+        insta::assert_snapshot!(expired.render(), @r"
+        error: topic `shop.public.orders` partition 3: offset 40 is no longer there, the oldest is 100
+          nothing was skipped; what was committed stays as it is
+          hint: records 40 to 99 left the topic before they were read; either fill them in from elsewhere, or accept the gap by moving the table's marker to 100; longer retention of the topic prevents it
+        ");
+        let past = crate::error::Error::from(Error::PastEnd { at, offset: 40, end: 7 });
+        insta::assert_snapshot!(past.render(), @r"
+        error: topic `shop.public.orders` partition 3: offset 40 is past the end, which is 7
+          nothing was skipped; what was committed stays as it is
+          hint: the topic was probably deleted and made anew; if so, raise the table's `epoch` and move its marker to the new topic's beginning
+        ");
+    }
+
+    #[test]
+    fn the_client_s_words_are_kept_without_values() {
+        let down = KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown);
+        let error = Error::Unreachable { brokers: "kafka:9092".to_string(), source: Reason::from(&down) };
+        insta::assert_snapshot!(crate::error::Error::from(error).render(), @r"
+        error: kafka at `kafka:9092` does not answer
+          caused by: AllBrokersDown (Local: All broker connections are down)
+          hint: check `source.kafka.brokers`, the network, and whether the brokers expect TLS
+        ");
+    }
+}

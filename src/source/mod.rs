@@ -1,0 +1,75 @@
+//! Records out of a log, partition by partition.
+//!
+//! In: which partitions to read and from which offset. Out: [`Fetched`]: records as bytes, and how far each partition
+//! was read. **Where to start comes from the caller alone**, which has it from its tables' markers: a source keeps no
+//! position of its own, and never goes on from somewhere else than where it was told.
+//!
+//! It does not know the formats of records, nor what becomes of them.
+
+mod embedded;
+mod error;
+mod kafka;
+mod pattern;
+
+pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
+pub use error::{Error, Result};
+pub use kafka::{KafkaConfig, KafkaSource};
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::change::RawRecord;
+use crate::offsets::{Positions, TopicPartition};
+
+/// Where reading of a partition starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest offset there is, for a partition that no table has a marker of.
+    Beginning,
+    At(i64),
+}
+
+/// When a fetch has enough. The last record may go over `bytes`.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchLimits {
+    pub records: usize,
+    pub bytes: usize,
+    /// How long to wait for the first record.
+    pub wait: Duration,
+}
+
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// In the order of offsets within a partition.
+    pub records: Vec<RawRecord>,
+    /// The partitions that were read further. Their positions pass offsets that hold no record, such as transaction
+    /// markers, so that they and not the records tell when an end offset is reached.
+    pub positions: Positions,
+}
+
+/// A log that can be read from given offsets.
+///
+/// After [`assign`](Source::assign) gave offset `n` for a partition, the fetches give each record from `n` on exactly
+/// once and in order, until the partition is assigned again. A record that can no longer be given is an error.
+#[async_trait]
+pub trait Source: Send {
+    /// The partitions there are now of the topics this source was made for.
+    async fn partitions(&mut self) -> Result<Vec<TopicPartition>>;
+
+    /// Adds partitions to those being read, and moves those that are being read already. Gives the offset at which each
+    /// of them starts, or an error when the log does not hold it.
+    async fn assign(&mut self, starts: &BTreeMap<TopicPartition, Start>) -> Result<Positions>;
+
+    /// The next records, as soon as there are some; nothing when there were none for [`FetchLimits::wait`].
+    ///
+    /// Safe to drop while it waits: nothing is lost.
+    async fn fetch(&mut self, limits: FetchLimits) -> Result<Fetched>;
+
+    /// The end of each partition being read: the offset behind the last record that can be read now.
+    async fn end_offsets(&mut self) -> Result<Positions>;
+
+    /// Tells what the tables hold by now. A source may show it to others, but never starts from it.
+    async fn durable(&mut self, positions: &Positions);
+}

@@ -1,0 +1,20 @@
+//! Everything that needs services: object storage, Glue, a REST catalog, other engines. `tests/run` starts them and says
+//! where they are in `ICESTREAM_SERVICES_FILE`.
+
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../support/conformance.rs"]
+mod conformance;
+
+mod services;
+
+mod glue {
+    crate::conformance!(crate::services::glue_world());
+}
+
+mod rest {
+    crate::conformance!(crate::services::rest_world());
+}
