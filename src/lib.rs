@@ -33,4 +33,8 @@ pub mod gold;
 
 pub mod pipeline;
 
+pub mod cli;
+pub mod config;
+pub mod telemetry;
+
 pub mod demo;

@@ -220,9 +220,10 @@ impl Ingest {
     }
 
     fn is_due(&self, oldest: Option<Instant>) -> bool {
-        let (rows, bytes) = self.tables.iter().fold((0, 0), |(rows, bytes), table| {
-            (rows + table.builder.rows(), bytes + table.builder.bytes())
-        });
+        let (rows, bytes) = self
+            .tables
+            .iter()
+            .fold((0, 0), |(rows, bytes), table| (rows + table.builder.rows(), bytes + table.builder.bytes()));
         rows >= self.triggers.rows
             || bytes >= self.triggers.bytes
             || oldest.is_some_and(|oldest| oldest.elapsed() >= self.triggers.every)

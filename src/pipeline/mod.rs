@@ -5,11 +5,13 @@
 
 mod build;
 mod ingest;
+mod project;
 
 use std::sync::Arc;
 
 pub use build::{BuildReport, Models, build};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
+pub use project::{commit_triggers, engine, models, open_lake, route};
 
 use crate::bronze::BronzeCommit;
 use crate::gold::GoldCommit;

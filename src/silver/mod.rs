@@ -87,7 +87,9 @@ pub enum Error {
     #[error("silver table `{table}`: the model does not select its key `{key}` as it is")]
     KeyNotSelected { table: TableName, key: String },
 
-    #[error("silver table `{table}`: {count} changes have no value for the key; the first is {topic}/{partition} at offset {offset}")]
+    #[error(
+        "silver table `{table}`: {count} changes have no value for the key; the first is {topic}/{partition} at offset {offset}"
+    )]
     NullKey { table: TableName, count: i64, topic: String, partition: i64, offset: i64 },
 
     #[error("silver table `{table}`: {problem}")]
@@ -135,7 +137,9 @@ impl Situation for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Error::NoColumns { from, .. } => format!("declare the columns in `catalog/{}.yaml`", from.name()),
-            Error::NoKeys { .. } => "name the key columns: `keys: [id]` in the model, or `key: [id]` in `catalog/`".to_string(),
+            Error::NoKeys { .. } => {
+                "name the key columns: `keys: [id]` in the model, or `key: [id]` in `catalog/`".to_string()
+            }
             Error::UnknownKey { .. } => "name a column of the table as key".to_string(),
             Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
             Error::ModelChanged { table } => {

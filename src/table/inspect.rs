@@ -27,6 +27,19 @@ pub struct FileRow {
     pub partition: String,
     pub rows: u64,
     pub bytes: u64,
+    /// The age of its rows: deletes of this number or later may apply to them.
+    pub sequence_number: Option<i64>,
+}
+
+/// One column, top-level.
+#[derive(Debug, Clone)]
+pub struct ColumnInfo {
+    pub id: i32,
+    pub name: String,
+    /// As Iceberg writes it.
+    pub column_type: String,
+    pub required: bool,
+    pub doc: Option<String>,
 }
 
 /// A table in a line. Rows and files as the head's summary counts them: rows of data files, deleted or not.
@@ -41,6 +54,20 @@ pub struct Summary {
     pub position_deletes: Option<u64>,
     pub bytes: Option<u64>,
     pub partition: String,
+    pub sort: String,
+}
+
+pub(super) fn columns(metadata: &TableMetadata) -> Vec<ColumnInfo> {
+    let fields = metadata.current_schema().as_struct().fields().iter();
+    fields
+        .map(|field| ColumnInfo {
+            id: field.id,
+            name: field.name.clone(),
+            column_type: field.field_type.to_string(),
+            required: field.required,
+            doc: field.doc.clone(),
+        })
+        .collect()
 }
 
 pub(super) fn snapshots(metadata: &TableMetadata) -> Vec<SnapshotRow> {
@@ -90,6 +117,7 @@ pub(super) async fn files(table: &Table) -> Result<Vec<FileRow>> {
                 partition,
                 rows: file.record_count(),
                 bytes: file.file_size_in_bytes(),
+                sequence_number: entry.sequence_number(),
             });
         }
     }
@@ -115,6 +143,10 @@ pub(super) fn summary(table: &Table) -> Summary {
             transform => format!("{transform}({source})"),
         }
     });
+    let sort = metadata.default_sort_order().fields.iter().map(|field| {
+        let source = metadata.current_schema().name_by_field_id(field.source_id).unwrap_or("?");
+        format!("{source} {} {}", field.direction, field.null_order)
+    });
     Summary {
         snapshot_id: metadata.current_snapshot_id(),
         committed_ms: snapshot.map(|snapshot| snapshot.timestamp_ms()),
@@ -125,5 +157,6 @@ pub(super) fn summary(table: &Table) -> Summary {
         position_deletes: total("total-position-deletes"),
         bytes: total("total-files-size"),
         partition: fields.collect::<Vec<_>>().join(", "),
+        sort: sort.collect::<Vec<_>>().join(", "),
     }
 }

@@ -38,7 +38,7 @@ use roaring::RoaringTreemap;
 pub use commit::{Change, CommitPolicy, Committed, Premise};
 pub use error::{Broken, Error, Result};
 pub use expire::{Expired, Expiry};
-pub use inspect::{FileRow, SnapshotRow, Summary};
+pub use inspect::{ColumnInfo, FileRow, SnapshotRow, Summary};
 pub use orphans::Orphan;
 pub use partition::check_field as check_partition_field;
 pub use scan::{At, ColumnStatistics, DeleteFile, DeletedPositions, Prune, ScanFile, TableView};
@@ -130,15 +130,15 @@ impl Lake {
         }
     }
 
-    /// Forgets the table. With `purge`, every file any of its snapshots names is deleted afterwards.
-    pub async fn drop_table(&self, name: &TableName, purge: bool) -> Result<()> {
+    /// Forgets the table. With `purge`, every file any of its snapshots names is deleted afterwards. Gives how many.
+    pub async fn drop_table(&self, name: &TableName, purge: bool) -> Result<usize> {
         let files = if purge { orphans::reachable_files(&self.table(name).await?).await? } else { Default::default() };
         self.catalog().drop_table(name).await?;
         tracing::info!(table = %name, purged_files = files.len(), "dropped table");
         for path in &files {
             self.forget_file(path).await;
         }
-        Ok(())
+        Ok(files.len())
     }
 
     /// Deletes a file nobody needs. When that fails it stays an orphan, which harms nobody.
@@ -292,6 +292,14 @@ impl Table {
     /// The live data and delete files of the head.
     pub async fn files(&self) -> Result<Vec<FileRow>> {
         inspect::files(self).await
+    }
+
+    pub fn columns(&self) -> Vec<ColumnInfo> {
+        inspect::columns(self.metadata())
+    }
+
+    pub fn uuid(&self) -> uuid::Uuid {
+        self.metadata().uuid()
     }
 
     pub fn summary(&self) -> Summary {

@@ -162,7 +162,8 @@ async fn audit(folder: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_outlives_kills_at_random_moments() {
     let kills: u32 = std::env::var("ICESTREAM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
-    let seed: u64 = std::env::var("ICESTREAM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 =
+        std::env::var("ICESTREAM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     println!("ICESTREAM_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();

@@ -334,9 +334,8 @@ pub async fn of_two_writers_of_one_range_one_wins(world: World) {
 /// Files of ours that no snapshot names. A REST catalog's server writes metadata files itself, and leaves those of its
 /// lost races.
 async fn leftovers(table: &Table) -> Vec<String> {
-    let is_the_servers = |path: &str| {
-        path.ends_with(".metadata.json") && table.lake().catalog().describe().contains("REST")
-    };
+    let is_the_servers =
+        |path: &str| path.ends_with(".metadata.json") && table.lake().catalog().describe().contains("REST");
     let orphans = table.orphans(i64::MAX).await.unwrap();
     orphans.into_iter().map(|orphan| orphan.path).filter(|path| !is_the_servers(path)).collect()
 }

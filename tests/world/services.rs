@@ -79,12 +79,8 @@ pub async fn rest_lake(services: &Services, uri: &str) -> Lake {
         Some(credential) => RestAuth::OAuth2 { credential: credential.clone(), scope: None, server: None },
         None => RestAuth::None,
     };
-    let options = RestOptions {
-        uri: uri.to_string(),
-        warehouse: Some(services.rest_warehouse.clone()),
-        prefix: None,
-        auth,
-    };
+    let options =
+        RestOptions { uri: uri.to_string(), warehouse: Some(services.rest_warehouse.clone()), prefix: None, auth };
     let catalog = RestCatalog::open(options, Clock::system()).await.unwrap();
     Lake::new(Arc::new(catalog), storage(services), Clock::system())
 }

@@ -1,0 +1,185 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::check::Checker;
+use super::problem::{Place, Problem};
+use super::schema::SCHEMAS;
+use super::settings::{GoldSettings, OnDelete, Refresh, SilverSettings};
+use super::yaml::{self, Node};
+use super::{Namespaces, TableConfig};
+use crate::ids::TableName;
+
+/// How a silver table is kept: `transforms/<table>.sql`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilverModel {
+    /// The file's name without its ending.
+    pub name: String,
+    /// The silver table.
+    pub table: TableName,
+    /// The bronze table whose changes are merged.
+    pub from: TableName,
+    /// The columns that identify a row; empty for the fields of the message key.
+    pub keys: Vec<String>,
+    pub on_delete: OnDelete,
+    pub sql: Sql,
+}
+
+/// How a gold table is computed: `sql/gold/<model>.sql`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoldModel {
+    /// The file's name without its ending.
+    pub name: String,
+    /// The gold table.
+    pub table: TableName,
+    pub refresh: Refresh,
+    pub sql: Sql,
+}
+
+/// A statement and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sql {
+    pub file: PathBuf,
+    /// The line of the file at which `text` starts, counted from 1.
+    pub first_line: usize,
+    /// What follows the front matter.
+    pub text: String,
+}
+
+const OPENING: &str = "/* icestream";
+
+/// A model's file taken apart.
+struct Parts {
+    front: Node,
+    sql: Sql,
+}
+
+pub(super) fn silver(
+    name: &str,
+    file: (&Arc<str>, &Path),
+    text: &str,
+    namespaces: &Namespaces,
+    tables: &[TableConfig],
+    checker: &mut Checker<'_>,
+) -> Option<SilverModel> {
+    let parts = take_apart(file, text, checker)?;
+    let settings = checker.read::<SilverSettings>(&parts.front, &SCHEMAS.silver)?.settings;
+    let table = settings.table.unwrap_or_else(|| name.to_string());
+    let from = settings.from.unwrap_or_else(|| table.clone());
+    let declared = tables.iter().find(|declared| declared.name == from).map(|declared| declared.key.clone());
+    Some(SilverModel {
+        name: name.to_string(),
+        table: full_name(&namespaces.silver, &table, file.0, checker)?,
+        from: full_name(&namespaces.bronze, &from, file.0, checker)?,
+        keys: if settings.keys.is_empty() { declared.unwrap_or_default() } else { settings.keys },
+        on_delete: settings.on_delete,
+        sql: parts.sql,
+    })
+}
+
+pub(super) fn gold(
+    name: &str,
+    file: (&Arc<str>, &Path),
+    text: &str,
+    namespaces: &Namespaces,
+    checker: &mut Checker<'_>,
+) -> Option<GoldModel> {
+    let parts = take_apart(file, text, checker)?;
+    let settings = checker.read::<GoldSettings>(&parts.front, &SCHEMAS.gold)?.settings;
+    let table = settings.table.unwrap_or_else(|| name.to_string());
+    Some(GoldModel {
+        name: name.to_string(),
+        table: full_name(&namespaces.gold, &table, file.0, checker)?,
+        refresh: settings.refresh,
+        sql: parts.sql,
+    })
+}
+
+fn full_name(namespace: &str, table: &str, file: &Arc<str>, checker: &mut Checker<'_>) -> Option<TableName> {
+    match TableName::new(namespace, table) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let place = Place::File(file.clone());
+            checker.problems.push(Problem { place, path: "table".to_string(), message: error.to_string() });
+            None
+        }
+    }
+}
+
+fn take_apart(file: (&Arc<str>, &Path), text: &str, checker: &mut Checker<'_>) -> Option<Parts> {
+    let (file, path) = file;
+    let mut problem = |line: usize, column: usize, message: &str| {
+        let place = Place::At { file: file.clone(), line, column };
+        checker.problems.push(Problem { place, path: String::new(), message: message.to_string() });
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let leading = text.len() - text.trim_start().len();
+    let (front, rest) = match text[leading..].strip_prefix(OPENING) {
+        Some(inside) => {
+            let Some(length) = inside.find("*/") else {
+                let (line, column) = position(text, leading);
+                problem(line, column, "the comment `/* icestream` has no closing `*/`");
+                return None;
+            };
+            let start = leading + OPENING.len();
+            (Some(start..start + length), start + length + "*/".len())
+        }
+        None => (None, 0),
+    };
+    if let Some(stray) = text[rest..].find(OPENING) {
+        let (line, column) = position(text, rest + stray);
+        problem(line, column, "the comment `/* icestream` must come first in the file, and only once");
+        return None;
+    }
+    let sql = &text[rest..];
+    if without_comments(sql).is_empty() {
+        let (line, column) = position(text, text.trim_end().len());
+        problem(line, column, "there is no SQL in this file; write a SELECT");
+        return None;
+    }
+    let skipped = sql.len() - sql.trim_start().len();
+    let (first_line, _) = position(text, rest + skipped);
+    let front = match front {
+        // With blanks in place of what stands before it, the YAML keeps its lines and columns.
+        Some(range) => {
+            let before = text[..range.start].chars().map(|c| if c == '\n' { '\n' } else { ' ' });
+            let yaml: String = before.chain(text[range].chars()).collect();
+            match yaml::parse(file, &yaml) {
+                Ok(node) => node,
+                Err(problem) => {
+                    checker.problems.push(problem);
+                    return None;
+                }
+            }
+        }
+        None => Node::empty(file),
+    };
+    let text = sql.trim().trim_end_matches(';').trim_end().to_string();
+    Some(Parts { front, sql: Sql { file: path.to_path_buf(), first_line, text } })
+}
+
+/// Line and column of a byte, counted from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..at];
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// Whatever of a statement is not a comment, a semicolon or a blank. A quoted `--` does no harm: it only matters here
+/// whether something is left.
+fn without_comments(sql: &str) -> String {
+    let mut left = String::new();
+    let mut rest = sql;
+    loop {
+        let line = rest.find("--");
+        let block = rest.find("/*");
+        let (start, end) = match (line, block) {
+            (Some(line), block) if block.is_none_or(|block| line < block) => (line, rest[line..].find('\n')),
+            (_, Some(block)) => (block, rest[block..].find("*/").map(|end| end + "*/".len())),
+            _ => break,
+        };
+        left.push_str(&rest[..start]);
+        rest = end.map_or("", |end| &rest[start + end..]);
+    }
+    left.push_str(rest);
+    left.trim_matches(|c: char| c.is_whitespace() || c == ';').to_string()
+}

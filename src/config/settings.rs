@@ -1,0 +1,474 @@
+//! The files as their writer sees them. The comments here are the reference: `config reference` and the JSON schema are
+//! made from them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::quantity::{Size, Span};
+use super::secret::{MASK, Secret, is_secret_name};
+
+/// The project's settings. Only `name` has to be there.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// The project's name. The default namespaces and the Kafka group are made from it, and the SQLite catalog keeps
+    /// its tables under it. Choose it once: another name is another lake.
+    #[schemars(extend("format" = "name"), example = &"shop")]
+    pub(super) name: String,
+
+    /// Where the tables are registered.
+    #[serde(default)]
+    pub(super) catalog: CatalogSettings,
+
+    /// Where the tables' files are: a folder (relative to the project folder, absolute, or `file:///…`) or
+    /// `s3://bucket/prefix`.
+    #[serde(default = "default_warehouse")]
+    #[schemars(extend("format" = "location"), example = &"s3://lake/shop")]
+    pub(super) warehouse: String,
+
+    /// How to reach the warehouse.
+    #[serde(default)]
+    pub(super) storage: StorageSettings,
+
+    /// The namespaces (databases) of the three layers.
+    #[serde(default)]
+    pub(super) namespaces: NamespaceSettings,
+
+    /// Where change events come from.
+    #[serde(default)]
+    pub(super) source: SourceSettings,
+
+    /// When what was read is committed to bronze. The first of the three limits that is reached triggers a commit.
+    #[serde(default)]
+    pub(super) commit: CommitSettings,
+
+    /// The memory that queues, writers, merges and queries share. They slow down or spill to disk at the limit. Leave
+    /// the container some 25 % more.
+    #[serde(default = "default_memory")]
+    #[schemars(extend("x-minimum" = "128MiB"), example = &"4GiB")]
+    pub(super) memory: Size,
+
+    /// When silver and gold are brought up to date.
+    #[serde(default)]
+    pub(super) build: BuildSettings,
+}
+
+fn default_warehouse() -> String {
+    "lake/warehouse".to_string()
+}
+
+fn default_memory() -> Size {
+    Size(2 << 30)
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum CatalogSettings {
+    /// A SQLite file that icestream keeps itself: nothing to install, one machine. pyiceberg opens the same file.
+    Sqlite {
+        /// The file, relative to the project folder or absolute. It is made with its folder when missing.
+        #[serde(default = "default_catalog_file")]
+        #[schemars(extend("format" = "file"))]
+        uri: String,
+    },
+    /// An Iceberg REST catalog: Polaris, Nessie, Lakekeeper, Unity, S3 Tables, …
+    Rest {
+        /// The catalog's address, without `/v1`.
+        #[schemars(extend("format" = "http-url"), example = &"https://polaris.example.com/api/catalog")]
+        uri: String,
+        /// The name the catalog knows this warehouse by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"shop")]
+        warehouse: Option<String>,
+        /// `client_id:client_secret`, exchanged for a token by OAuth2.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"${CATALOG_CREDENTIAL}")]
+        credential: Option<Secret>,
+        /// A bearer token, in place of `credential`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"${file:/run/secrets/catalog-token}")]
+        token: Option<Secret>,
+        /// The OAuth2 scope to ask for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"PRINCIPAL_ROLE:ALL")]
+        scope: Option<String>,
+        /// Where tokens are given out, when the catalog does not do it itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("format" = "http-url"), example = &"https://login.example.com/oauth2/token")]
+        oauth2_server_uri: Option<String>,
+        /// The path prefix, when the catalog does not announce its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"main")]
+        prefix: Option<String>,
+        /// Sign requests with AWS credentials, for catalogs behind AWS (S3 Tables, Glue's REST endpoint).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sigv4: Option<SigV4Settings>,
+    },
+    /// AWS Glue, which Athena, EMR, Redshift and Trino read. Credentials come from the default AWS chain.
+    Glue {
+        /// The AWS region; the default AWS chain's when not set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"eu-central-1")]
+        region: Option<String>,
+        /// Another address of the service, such as a VPC endpoint.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("format" = "http-url"), example = &"http://localhost:5000")]
+        endpoint: Option<String>,
+        /// The Glue catalog; the account's own when not set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"123456789012")]
+        catalog_id: Option<String>,
+        /// The profile of the AWS configuration files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(example = &"analytics")]
+        profile: Option<String>,
+    },
+}
+
+fn default_catalog_file() -> String {
+    "lake/catalog.db".to_string()
+}
+
+impl Default for CatalogSettings {
+    fn default() -> Self {
+        CatalogSettings::Sqlite { uri: default_catalog_file() }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SigV4Settings {
+    /// The service name in the signature.
+    #[serde(default = "default_signing_service")]
+    #[schemars(example = &"s3tables")]
+    pub(super) service: String,
+    /// The region in the signature; the default AWS chain's when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"eu-central-1")]
+    pub(super) region: Option<String>,
+}
+
+fn default_signing_service() -> String {
+    "glue".to_string()
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct StorageSettings {
+    /// S3 and what speaks its protocol. What is not set comes from the default AWS chain: environment, profile, web
+    /// identity (IRSA), container and instance roles.
+    pub(super) s3: S3Settings,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct S3Settings {
+    /// The address of an S3-compatible server; AWS itself when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "http-url"), example = &"http://minio:9000")]
+    pub(super) endpoint: Option<String>,
+    /// The region of the bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"eu-central-1")]
+    pub(super) region: Option<String>,
+    /// The profile of the AWS configuration files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"analytics")]
+    pub(super) profile: Option<String>,
+    /// An access key, where the default chain is not wanted. Set together with `secret_access_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"${S3_ACCESS_KEY_ID}")]
+    pub(super) access_key_id: Option<String>,
+    /// The access key's secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"${S3_SECRET_ACCESS_KEY}")]
+    pub(super) secret_access_key: Option<Secret>,
+    /// The token that belongs to temporary keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"${S3_SESSION_TOKEN}")]
+    pub(super) session_token: Option<Secret>,
+    /// Ask for `http://endpoint/bucket/key` in place of `http://bucket.endpoint/key`. Most S3-compatible servers need
+    /// it.
+    pub(super) path_style: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct NamespaceSettings {
+    /// The change events as they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "name", "x-default" = "`<name>_bronze`"), example = &"shop_bronze")]
+    pub(super) bronze: Option<String>,
+    /// The current rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "name", "x-default" = "`<name>_silver`"), example = &"shop_silver")]
+    pub(super) silver: Option<String>,
+    /// What is computed from them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "name", "x-default" = "`<name>_gold`"), example = &"shop_gold")]
+    pub(super) gold: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SourceSettings {
+    /// The Kafka cluster and what to read from it.
+    pub(super) kafka: KafkaSettings,
+    /// What the records hold.
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct KafkaSettings {
+    /// The addresses to start from, `host:port` with commas between, or `embedded` for the broker inside the process
+    /// that `icestream demo` uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "brokers"), example = &"kafka-1:9092,kafka-2:9092")]
+    pub(super) brokers: Option<String>,
+    /// The consumer group under which progress is shown to Kafka's own tools. Progress itself is kept in the tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "`icestream-<name>`"), example = &"icestream-shop")]
+    pub(super) group: Option<String>,
+    /// The topics to read, by name or by pattern: `*` stands for any characters.
+    #[schemars(extend("items" = { "type": "string", "format": "topic-pattern" }), example = ["shop.public.*"])]
+    pub(super) topics: Vec<String>,
+    /// Properties handed to librdkafka as they are, such as `security.protocol` and `sasl.username`. Secret are those
+    /// whose names contain `password`, `passphrase`, `secret`, `jaas`, `key.pem`, `private.key`, `user.info` or
+    /// `oauthbearer.config`.
+    #[schemars(extend("x-secret-keys" = true), example = kafka_properties_example())]
+    pub(super) properties: KafkaProperties,
+}
+
+fn kafka_properties_example() -> BTreeMap<&'static str, &'static str> {
+    [("security.protocol", "SASL_SSL"), ("sasl.password", "${KAFKA_PASSWORD}")].into()
+}
+
+/// Properties for the Kafka client by name. Those that carry a secret are masked in `Debug` and when written out.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct KafkaProperties(BTreeMap<String, String>);
+
+impl KafkaProperties {
+    /// Names and values, the secret ones as they are.
+    pub fn expose(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    fn masked(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.expose().map(|(name, value)| (name, if is_secret_name(name) { MASK } else { value }))
+    }
+}
+
+impl fmt::Debug for KafkaProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.masked()).finish()
+    }
+}
+
+impl Serialize for KafkaProperties {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.masked())
+    }
+}
+
+/// What the records of a topic hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Format {
+    /// Debezium change events as JSON, with or without the schema block.
+    #[default]
+    DebeziumJson,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct CommitSettings {
+    /// Commit at least this often while there is something to commit.
+    #[schemars(extend("x-minimum" = "100ms"), example = &"1m")]
+    pub(super) every: Span,
+    /// Commit when this many rows are waiting.
+    #[schemars(range(min = 1), example = 1_000_000)]
+    pub(super) rows: u64,
+    /// Commit when this many bytes of records are waiting.
+    #[schemars(extend("x-minimum" = "64KiB"), example = &"512MiB")]
+    pub(super) bytes: Size,
+}
+
+impl Default for CommitSettings {
+    fn default() -> Self {
+        CommitSettings { every: Span(Duration::from_secs(10)), rows: 500_000, bytes: Size(256 << 20) }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct BuildSettings {
+    /// Merge into silver and refresh gold this often.
+    #[schemars(extend("x-minimum" = "1s"), example = &"5m")]
+    pub(super) every: Span,
+}
+
+impl Default for BuildSettings {
+    fn default() -> Self {
+        BuildSettings { every: Span(Duration::from_secs(60)) }
+    }
+}
+
+/// What is known about one captured table. The file's name is the table's name. A table needs
+/// no file: without one its rows stay JSON text in bronze.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TableSettings {
+    /// The topic that carries the table's changes. When not set, it is the topic whose last part (behind the last dot)
+    /// is the table's name.
+    #[serde(default)]
+    #[schemars(extend("format" = "topic"), example = &"shop.public.orders")]
+    pub(super) topic: Option<String>,
+
+    /// The columns that identify a row. When not set, the message key's fields are taken.
+    #[serde(default)]
+    #[schemars(example = ["id"])]
+    pub(super) key: Vec<String>,
+
+    /// The captured columns with their types. When not set, rows whose messages carry no schema stay JSON text.
+    #[serde(default)]
+    pub(super) columns: Vec<ColumnSettings>,
+
+    /// How bronze is partitioned: `identity(column)` or just `column`, `year(…)`, `month(…)`, `day(…)`, `hour(…)`,
+    /// `bucket(N, …)`, `truncate(N, …)`, over bronze's own columns (`_ingested_at`, `_source_ts`, `_topic`, …) or
+    /// declared ones. `[]` leaves the table unpartitioned.
+    #[serde(default = "default_partition")]
+    #[schemars(extend("items" = { "type": "string", "format": "partition" }), example = ["day(_ingested_at)", "bucket(16, id)"])]
+    pub(super) partition: Vec<String>,
+
+    /// The order of rows inside a file: columns, each with `asc` (the default) or `desc`, and `nulls first` or
+    /// `nulls last`.
+    #[serde(default)]
+    #[schemars(extend("items" = { "type": "string", "format": "sort" }), example = ["customer_id", "created_at desc"])]
+    pub(super) sort: Vec<String>,
+
+    /// Iceberg table properties, set when the table is made.
+    #[serde(default)]
+    #[schemars(example = table_properties_example())]
+    pub(super) properties: BTreeMap<String, String>,
+
+    /// What happens when the source table's columns change.
+    #[serde(default)]
+    pub(super) evolution: Evolution,
+}
+
+fn default_partition() -> Vec<String> {
+    vec!["day(_ingested_at)".to_string()]
+}
+
+fn table_properties_example() -> BTreeMap<&'static str, &'static str> {
+    [("write.parquet.compression-codec", "zstd")].into()
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct ColumnSettings {
+    /// The column's name, as the records have it.
+    #[schemars(extend("format" = "name"), example = &"total_amount")]
+    pub(super) name: String,
+    /// Its type: `boolean`, `int`, `long`, `float`, `double`, `decimal(P,S)`, `date`, `timestamp`, `timestamptz`,
+    /// `string` or `binary`.
+    #[serde(rename = "type")]
+    #[schemars(extend("format" = "column-type"), example = &"decimal(10,2)")]
+    pub(super) column_type: String,
+    /// How the records' JSON carries it. When not set, it is what Debezium's PostgreSQL connector sends for the type.
+    /// A unit is never guessed.
+    #[serde(default)]
+    #[schemars(extend("oneOf" = encodings(), "x-default" = "by type"), example = &"base64")]
+    pub(super) encoding: Option<String>,
+    /// What it means; becomes the column's comment.
+    #[serde(default)]
+    #[schemars(example = &"with tax, in euro")]
+    pub(super) doc: Option<String>,
+}
+
+fn encodings() -> serde_json::Value {
+    let words = [
+        ("native", "JSON's own way: a number, a string, `true` or `false`"),
+        ("days", "days since 1970 (`io.debezium.time.Date`)"),
+        ("millis", "milliseconds since 1970 (`io.debezium.time.Timestamp`)"),
+        ("micros", "microseconds since 1970 (`io.debezium.time.MicroTimestamp`)"),
+        ("nanos", "nanoseconds since 1970 (`io.debezium.time.NanoTimestamp`)"),
+        ("iso", "ISO 8601 text (`io.debezium.time.ZonedTimestamp`)"),
+        ("base64", "base64 of bytes; for a decimal, of its unscaled value (`decimal.handling.mode=precise`)"),
+    ];
+    words.iter().map(|(word, about)| serde_json::json!({ "const": word, "description": about })).collect()
+}
+
+/// What happens when the source table's columns change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Evolution {
+    /// The table follows: new columns, wider types and dropped requirements are taken over.
+    #[default]
+    Evolve,
+    /// Records that do not fit the declared columns are rejected (kept in bronze with the reason).
+    Strict,
+    /// Rows are kept as JSON text, whatever their columns.
+    Json,
+}
+
+/// The comment `/* icestream … */` on top of `transforms/<table>.sql`: how a silver table is kept. Without it, the file's
+/// name is the table's name and the bronze table's.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SilverSettings {
+    /// The silver table.
+    #[schemars(extend("format" = "name", "x-default" = "the file's name"), example = &"orders")]
+    pub(super) table: Option<String>,
+    /// The bronze table whose changes are merged; the SQL knows them as `changes`.
+    #[schemars(extend("format" = "name", "x-default" = "the table's name"), example = &"orders")]
+    pub(super) from: Option<String>,
+    /// The columns that identify a row. When not set, the `key` of `catalog/<from>.yaml` or the message key's fields.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["id"])]
+    pub(super) keys: Vec<String>,
+    /// What a deleted source row does.
+    pub(super) on_delete: OnDelete,
+}
+
+/// What a deleted source row does to its silver row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum OnDelete {
+    /// The silver row is removed.
+    #[default]
+    Remove,
+    /// The silver row stays as it last was, with `_is_deleted` true.
+    Mark,
+}
+
+/// The comment `/* icestream … */` on top of `sql/gold/<model>.sql`: how a gold table is kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct GoldSettings {
+    /// The gold table.
+    #[schemars(extend("format" = "name", "x-default" = "the file's name"), example = &"revenue_per_day")]
+    pub(super) table: Option<String>,
+    /// How it is brought up to date.
+    pub(super) refresh: Refresh,
+}
+
+/// How a gold table is brought up to date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Refresh {
+    /// Computed anew and replaced in one commit when an input has moved.
+    #[default]
+    Full,
+}

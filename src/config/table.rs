@@ -1,0 +1,346 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::check::Written;
+use super::problem::{Problem, nearest, quoted};
+use super::settings::{Evolution, TableSettings};
+use crate::ids::check_part;
+use crate::row::{Column, ColumnType, RowShape};
+
+/// What `catalog/<table>.yaml` says about one captured table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableConfig {
+    /// The table's name in each layer; the file's name.
+    pub name: String,
+    /// The topic that carries it; `None` for the one whose last part is the table's name.
+    pub topic: Option<String>,
+    /// The columns that identify a row; empty for the fields of the message key.
+    pub key: Vec<String>,
+    /// The captured columns; `None` where they are not declared.
+    pub shape: Option<RowShape>,
+    pub partition: Vec<PartitionField>,
+    pub sort: Vec<SortField>,
+    /// Iceberg table properties for a new table.
+    pub properties: BTreeMap<String, String>,
+    pub evolution: Evolution,
+    pub file: PathBuf,
+}
+
+/// One field of a bronze table's partition spec.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PartitionField {
+    /// The column as bronze names it: one of its own, or `after.<column>` for a declared one.
+    pub column: String,
+    pub transform: Transform,
+}
+
+/// Iceberg's partition transforms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transform {
+    Identity,
+    Year,
+    Month,
+    Day,
+    Hour,
+    Bucket(u32),
+    Truncate(u32),
+}
+
+/// One field of a sort order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SortField {
+    /// The column as bronze names it: one of its own, or `after.<column>` for a declared one.
+    pub column: String,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    #[error("`{text}` is not a partition; write `column`, {TRANSFORMS}")]
+    Partition { text: String },
+    #[error("`{text}`: there is no transform `{transform}`; write `column`, {TRANSFORMS}")]
+    Transform { text: String, transform: String },
+    #[error("`{text}`: `{transform}` needs a number from 1 up and a column, such as `{transform}(16, id)`")]
+    Width { text: String, transform: String },
+    #[error("`{text}` is not a sort field; write `column`, `column desc` or `column desc nulls last`")]
+    Sort { text: String },
+}
+
+const TRANSFORMS: &str = "`year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or \
+                          `truncate(N, column)`";
+
+/// The columns every bronze table has besides the captured row, as far as one can partition or sort by them.
+const BRONZE_COLUMNS: [(&str, ColumnType); 12] = [
+    ("_topic", ColumnType::String),
+    ("_partition", ColumnType::Int),
+    ("_offset", ColumnType::Long),
+    ("_timestamp", ColumnType::Timestamptz),
+    ("_ingested_at", ColumnType::Timestamptz),
+    ("_key", ColumnType::String),
+    ("_op", ColumnType::String),
+    ("_source_ts", ColumnType::Timestamptz),
+    ("_position", ColumnType::String),
+    ("_epoch", ColumnType::Int),
+    ("_tx_id", ColumnType::String),
+    ("_source", ColumnType::String),
+];
+
+/// Names that icestream gives to columns of its own next to the captured ones, in any layer.
+const OWN_NAMES: [&str; 8] =
+    ["_unavailable", "_error", "_raw", "_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
+
+impl PartitionField {
+    fn is_time(&self) -> bool {
+        matches!(self.transform, Transform::Year | Transform::Month | Transform::Day | Transform::Hour)
+    }
+}
+
+impl Transform {
+    fn takes(self, column: ColumnType) -> bool {
+        use ColumnType::*;
+        match self {
+            Transform::Identity => true,
+            Transform::Year | Transform::Month | Transform::Day => matches!(column, Date | Timestamp | Timestamptz),
+            Transform::Hour => matches!(column, Timestamp | Timestamptz),
+            Transform::Bucket(_) => !matches!(column, Boolean | Float | Double),
+            Transform::Truncate(_) => matches!(column, Int | Long | Decimal { .. } | String | Binary),
+        }
+    }
+}
+
+impl FromStr for PartitionField {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<Self, FieldError> {
+        let refused = || FieldError::Partition { text: text.to_string() };
+        let Some((name, arguments)) = text.trim().split_once('(') else {
+            let column = column(text).ok_or_else(refused)?;
+            return Ok(PartitionField { column, transform: Transform::Identity });
+        };
+        let name = name.trim();
+        let arguments = arguments.trim_end().strip_suffix(')').ok_or_else(refused)?;
+        if name == "bucket" || name == "truncate" {
+            let refused = || FieldError::Width { text: text.to_string(), transform: name.to_string() };
+            let (width, of) = arguments.split_once(',').ok_or_else(refused)?;
+            // Iceberg stores the width as a signed 32-bit number.
+            let width = width.trim().parse::<i32>().ok().filter(|width| *width > 0).ok_or_else(refused)? as u32;
+            let transform = if name == "bucket" { Transform::Bucket(width) } else { Transform::Truncate(width) };
+            return Ok(PartitionField { column: column(of).ok_or_else(refused)?, transform });
+        }
+        let transform = match name {
+            "identity" => Transform::Identity,
+            "year" => Transform::Year,
+            "month" => Transform::Month,
+            "day" => Transform::Day,
+            "hour" => Transform::Hour,
+            _ => return Err(FieldError::Transform { text: text.to_string(), transform: name.to_string() }),
+        };
+        Ok(PartitionField { column: column(arguments).ok_or_else(refused)?, transform })
+    }
+}
+
+impl FromStr for SortField {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<Self, FieldError> {
+        let refused = || FieldError::Sort { text: text.to_string() };
+        let lower = text.to_ascii_lowercase();
+        let mut words = lower.split_whitespace().peekable();
+        let column = words.next().filter(|_| text.split_whitespace().next() == lower.split_whitespace().next());
+        let column = column.and_then(column_name).ok_or_else(refused)?;
+        let descending = match words.next_if(|word| matches!(*word, "asc" | "desc")) {
+            Some(word) => word == "desc",
+            None => false,
+        };
+        let nulls_first = match (words.next(), words.next(), words.next()) {
+            // Iceberg's own default: nulls stand where the smallest value would.
+            (None, None, None) => !descending,
+            (Some("nulls"), Some("first"), None) => true,
+            (Some("nulls"), Some("last"), None) => false,
+            _ => return Err(refused()),
+        };
+        Ok(SortField { column, descending, nulls_first })
+    }
+}
+
+fn column(text: &str) -> Option<String> {
+    column_name(text.trim())
+}
+
+fn column_name(name: &str) -> Option<String> {
+    check_part(name).is_ok().then(|| name.to_string())
+}
+
+/// As `table::TableDefinition` takes it.
+impl fmt::Display for PartitionField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let column = &self.column;
+        match self.transform {
+            Transform::Identity => f.write_str(column),
+            Transform::Year => write!(f, "year({column})"),
+            Transform::Month => write!(f, "month({column})"),
+            Transform::Day => write!(f, "day({column})"),
+            Transform::Hour => write!(f, "hour({column})"),
+            Transform::Bucket(width) => write!(f, "bucket({width}, {column})"),
+            Transform::Truncate(width) => write!(f, "truncate({width}, {column})"),
+        }
+    }
+}
+
+/// Makes sense of a table's file, or says what in it does not.
+pub(super) fn resolve(
+    name: &str,
+    file: PathBuf,
+    written: &Written<TableSettings>,
+) -> Result<TableConfig, Vec<Problem>> {
+    let settings = &written.settings;
+    let mut problems = Vec::new();
+    let shape = shape(written, &mut problems);
+    // What else is wrong with a broken set of columns would only follow from it.
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let declared = |name: &str| shape.as_ref().is_none_or(|shape| shape.columns.iter().any(|c| c.name == name));
+    for (index, key) in settings.key.iter().enumerate() {
+        if !declared(key) {
+            let names = shape.iter().flat_map(|shape| shape.columns.iter().map(|c| c.name.as_str()));
+            let message = no_column(key, "declared", names);
+            problems.push(written.problem(&format!("key[{index}]"), message));
+        }
+    }
+    let partition: Vec<PartitionField> = settings.partition.iter().filter_map(|text| text.parse().ok()).collect();
+    for (index, field) in partition.iter().enumerate() {
+        let path = format!("partition[{index}]");
+        let before = &partition[..index];
+        match type_of(&field.column, shape.as_ref()) {
+            Err(message) => problems.push(written.problem(&path, message)),
+            Ok(column_type) if !field.transform.takes(column_type) => {
+                let message = format!(
+                    "`{field}`: `{}` has the type {column_type}, which this transform does not take",
+                    field.column
+                );
+                problems.push(written.problem(&path, message));
+            }
+            Ok(_) if before.contains(field) => {
+                problems.push(written.problem(&path, format!("`{field}` is there already")))
+            }
+            Ok(_) => {
+                let other = before.iter().find(|b| b.column == field.column && b.is_time() && field.is_time());
+                if let Some(other) = other {
+                    let message = format!("`{field}` and `{other}` are both times of one column; keep the finer one");
+                    problems.push(written.problem(&path, message));
+                }
+            }
+        }
+    }
+    let sort: Vec<SortField> = settings.sort.iter().filter_map(|text| text.parse().ok()).collect();
+    for (index, field) in sort.iter().enumerate() {
+        if let Err(message) = type_of(&field.column, shape.as_ref()) {
+            problems.push(written.problem(&format!("sort[{index}]"), message));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let in_bronze = |column: String| match BRONZE_COLUMNS.iter().any(|(own, _)| *own == column) {
+        true => column,
+        false => format!("after.{column}"),
+    };
+    let partition =
+        partition.into_iter().map(|field| PartitionField { column: in_bronze(field.column), ..field }).collect();
+    let sort = sort.into_iter().map(|field| SortField { column: in_bronze(field.column), ..field }).collect();
+    Ok(TableConfig {
+        name: name.to_string(),
+        topic: settings.topic.clone(),
+        key: settings.key.clone(),
+        shape,
+        partition,
+        sort,
+        properties: settings.properties.clone(),
+        evolution: settings.evolution,
+        file,
+    })
+}
+
+fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Option<RowShape> {
+    let mut seen = BTreeSet::new();
+    let mut columns = Vec::new();
+    for (index, entry) in written.settings.columns.iter().enumerate() {
+        let path = format!("columns[{index}]");
+        let is_own = BRONZE_COLUMNS.iter().map(|(own, _)| *own).chain(OWN_NAMES).any(|own| own == entry.name);
+        if is_own {
+            let message = format!("`{}` is the name of a column of icestream's own", entry.name);
+            problems.push(written.problem(&format!("{path}.name"), message));
+        } else if !seen.insert(entry.name.as_str()) {
+            problems.push(written.problem(&format!("{path}.name"), format!("`{}` is there already", entry.name)));
+        }
+        let column = entry.column_type.parse().and_then(|column_type| {
+            let encoding = entry.encoding.as_deref().map(str::parse).transpose()?;
+            Column::new(&entry.name, column_type, encoding)
+        });
+        match column {
+            Ok(column) => columns.push(Column { doc: entry.doc.clone(), ..column }),
+            Err(error) => problems.push(written.problem(&format!("{path}.encoding"), error.to_string())),
+        }
+    }
+    if columns.is_empty() { None } else { Some(RowShape { columns }) }
+}
+
+fn type_of(name: &str, shape: Option<&RowShape>) -> Result<ColumnType, String> {
+    if let Some((_, column_type)) = BRONZE_COLUMNS.iter().find(|(own, _)| *own == name) {
+        return Ok(*column_type);
+    }
+    let columns = shape.map(|shape| shape.columns.as_slice()).unwrap_or_default();
+    match columns.iter().find(|column| column.name == name) {
+        Some(column) => Ok(column.column_type),
+        None => {
+            let own = BRONZE_COLUMNS.iter().map(|(own, _)| *own);
+            Err(no_column(name, "bronze or declared", columns.iter().map(|c| c.name.as_str()).chain(own)))
+        }
+    }
+}
+
+fn no_column<'a>(name: &str, which: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match nearest(name, names.iter().copied()) {
+        Some(near) => format!("there is no {which} column `{name}`; did you mean `{near}`?"),
+        None => format!("there is no {which} column `{name}`; there are {}", quoted(names)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_reads_back_from_its_own_text() {
+        for text in
+            ["region", "year(d)", "month(d)", "day(_ingested_at)", "hour(d)", "bucket(16, id)", "truncate(4, name)"]
+        {
+            assert_eq!(text.parse::<PartitionField>().unwrap().to_string(), text);
+        }
+        assert_eq!("identity( region )".parse::<PartitionField>().unwrap().to_string(), "region");
+        for bad in ["", "day()", "day(a", "days(a)", "bucket(id)", "bucket(0, id)", "bucket(-1,id)", "Region", "a b"] {
+            assert!(bad.parse::<PartitionField>().is_err(), "{bad} should be refused");
+        }
+    }
+
+    #[test]
+    fn a_sort_field_has_a_direction_and_a_place_for_nulls() {
+        let check = |text: &str, descending: bool, nulls_first: bool| {
+            let field: SortField = text.parse().unwrap();
+            assert_eq!((field.column.as_str(), field.descending, field.nulls_first), ("a", descending, nulls_first));
+        };
+        check("a", false, true);
+        check("a asc", false, true);
+        check("a DESC", true, false);
+        check("a desc nulls first", true, true);
+        check("a nulls last", false, false);
+        for bad in ["", "A", "a up", "a desc nulls", "a desc nulls middle", "a desc nulls first now", "a,b"] {
+            assert!(bad.parse::<SortField>().is_err(), "{bad} should be refused");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! From the resolved configuration to the parts a run is made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{CommitTriggers, Models, Route};
+use crate::clock::Clock;
+use crate::config::{CatalogConfig, Config, OnDelete, S3Config};
+use crate::engine::{Engine, EngineOptions};
+use crate::error::Result;
+use crate::gold::GoldModel;
+use crate::ids::TableName;
+use crate::silver::{self, SilverModel};
+use crate::table::Lake;
+use crate::table::catalog::Catalog;
+use crate::table::catalog::glue::{GlueCatalog, GlueOptions};
+use crate::table::catalog::rest::{RestAuth, RestCatalog, RestOptions};
+use crate::table::catalog::sqlite::SqliteCatalog;
+use crate::table::storage::{AwsOptions, S3Options, Storage, StorageOptions};
+
+/// Opens the catalog and the storage. No table is looked at yet.
+pub async fn open_lake(config: &Config, clock: Clock) -> Result<Lake> {
+    let storage = Storage::new(StorageOptions { s3: s3_options(&config.s3) })?;
+    let catalog: Arc<dyn Catalog> = match &config.catalog {
+        CatalogConfig::Sqlite { path } => {
+            Arc::new(SqliteCatalog::open(&config.name, path, &config.warehouse, storage.clone()).await?)
+        }
+        CatalogConfig::Glue { region, endpoint, catalog_id, profile } => {
+            let aws = AwsOptions {
+                region: region.clone().or_else(|| config.s3.region.clone()),
+                profile: profile.clone().or_else(|| config.s3.profile.clone()),
+                ..aws_options(&config.s3)
+            };
+            let options = GlueOptions {
+                endpoint: endpoint.clone(),
+                catalog_id: catalog_id.clone(),
+                aws,
+                warehouse: config.warehouse.clone(),
+            };
+            Arc::new(GlueCatalog::open(options, storage.clone()).await?)
+        }
+        CatalogConfig::Rest { uri, warehouse, credential, token, scope, oauth2_server_uri, sigv4, prefix } => {
+            let auth = match (sigv4, token, credential) {
+                (Some(sigv4), _, _) => RestAuth::SigV4 {
+                    service: sigv4.service.clone(),
+                    aws: AwsOptions {
+                        region: sigv4.region.clone().or_else(|| config.s3.region.clone()),
+                        ..aws_options(&config.s3)
+                    },
+                },
+                (None, Some(token), _) => RestAuth::Token(token.expose().to_string()),
+                (None, None, Some(credential)) => RestAuth::OAuth2 {
+                    credential: credential.expose().to_string(),
+                    scope: scope.clone(),
+                    server: oauth2_server_uri.clone(),
+                },
+                (None, None, None) => RestAuth::None,
+            };
+            let options = RestOptions { uri: uri.clone(), warehouse: warehouse.clone(), prefix: prefix.clone(), auth };
+            Arc::new(RestCatalog::open(options, clock.clone()).await?)
+        }
+    };
+    Ok(Lake::new(catalog, storage, clock))
+}
+
+fn s3_options(s3: &S3Config) -> S3Options {
+    S3Options {
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        profile: s3.profile.clone(),
+        access_key_id: s3.access_key_id.clone(),
+        secret_access_key: s3.secret_access_key.as_ref().map(|secret| secret.expose().to_string()),
+        session_token: s3.session_token.as_ref().map(|secret| secret.expose().to_string()),
+        path_style: s3.path_style,
+        extra: BTreeMap::new(),
+    }
+}
+
+fn aws_options(s3: &S3Config) -> AwsOptions {
+    AwsOptions {
+        region: s3.region.clone(),
+        profile: s3.profile.clone(),
+        access_key_id: s3.access_key_id.clone(),
+        secret_access_key: s3.secret_access_key.as_ref().map(|secret| secret.expose().to_string()),
+        session_token: s3.session_token.as_ref().map(|secret| secret.expose().to_string()),
+    }
+}
+
+/// The query engine under the project's memory budget.
+pub fn engine(config: &Config) -> Result<Engine> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    // What sorts and joins spill belongs to this process alone, and goes with it.
+    let spill_dir = std::env::temp_dir().join(format!("icestream-{}", std::process::id()));
+    Ok(Engine::new(&EngineOptions { memory_bytes: config.memory_bytes, threads, spill_dir })?)
+}
+
+/// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part, as JSON text;
+/// `None` for one whose last part is no table name.
+pub fn route(config: &Config, topic: &str) -> Option<Route> {
+    let declared = config.table_of_topic(topic);
+    let name = match declared {
+        Some(table) => table.name.clone(),
+        None => topic.rsplit('.').next()?.to_ascii_lowercase().replace('-', "_"),
+    };
+    let partition = match declared {
+        Some(table) if !table.partition.is_empty() => table.partition.iter().map(ToString::to_string).collect(),
+        _ => vec!["day(_ingested_at)".to_string()],
+    };
+    Some(Route {
+        topic: topic.to_string(),
+        table: TableName::new(config.namespaces.bronze.clone(), name).ok()?,
+        shape: declared.and_then(|table| table.shape.clone()).map(Arc::new),
+        partition,
+        properties: declared.map(|table| table.properties.clone()).unwrap_or_default(),
+    })
+}
+
+/// Every model: the files', and for each declared table without one, all its columns as they are.
+pub fn models(config: &Config) -> Result<Models> {
+    let mut silver: Vec<SilverModel> = Vec::new();
+    for model in &config.silver {
+        silver.push(SilverModel {
+            table: model.table.clone(),
+            from: model.from.clone(),
+            keys: model.keys.clone(),
+            on_delete: match model.on_delete {
+                OnDelete::Remove => silver::OnDelete::Remove,
+                OnDelete::Mark => silver::OnDelete::Mark,
+            },
+            sql: Some(model.sql.text.clone()),
+        });
+    }
+    for table in config.tables.iter().filter(|table| table.shape.is_some()) {
+        let name = |namespace: &str| TableName::new(namespace, &table.name).map_err(crate::table::Error::from);
+        let from = name(&config.namespaces.bronze)?;
+        if silver.iter().any(|model| model.from == from) {
+            continue;
+        }
+        silver.push(SilverModel {
+            table: name(&config.namespaces.silver)?,
+            from,
+            keys: table.key.clone(),
+            on_delete: silver::OnDelete::Remove,
+            sql: None,
+        });
+    }
+    let gold =
+        config.gold.iter().map(|model| GoldModel { table: model.table.clone(), sql: model.sql.text.clone() }).collect();
+    Ok(Models { silver, gold })
+}
+
+/// When a batch is committed.
+pub fn commit_triggers(config: &Config) -> CommitTriggers {
+    // Batches in memory may take a quarter of the budget: the rest is for the source's queue, writers and merges.
+    let bytes = config.commit.bytes.min(config.memory_bytes / 4);
+    CommitTriggers {
+        every: config.commit.every,
+        rows: usize::try_from(config.commit.rows).unwrap_or(usize::MAX),
+        bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+    }
+}
