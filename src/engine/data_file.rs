@@ -51,8 +51,7 @@ impl DataFile {
         // buckets may hold the same path, so the time is a digest of the full location.
         let mut hasher = DefaultHasher::new();
         self.location.hash(&mut hasher);
-        let last_modified =
-            DateTime::from_timestamp((hasher.finish() >> 24) as i64 & 0xff_ffff_ffff, 0).unwrap_or_default();
+        let last_modified = DateTime::from_timestamp((hasher.finish() >> 24) as i64 & 0xff_ffff_ffff, 0).unwrap_or_default();
         let meta = ObjectMeta { location: path, last_modified, size, e_tag: None, version: None };
         PartitionedFile::new_from_meta(meta).with_extensions(Arc::new(self))
     }

@@ -161,8 +161,7 @@ fn syntax(error: &ParserError) -> Error {
         ParserError::RecursionLimitExceeded => "it is nested too deeply",
     };
     // "Expected: end of statement, found: x at Line: 1, Column: 8"
-    let text =
-        text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
+    let text = text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
     let Some((problem, place)) = text.rsplit_once(" at Line: ") else {
         return Error::Syntax { position: None, problem: lower_first(&text) };
     };

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use datafusion::common::ScalarValue;
 use datafusion::common::config::ParquetOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
     PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess, RowGroupAccessPlanFilter,
@@ -28,7 +28,7 @@ use datafusion::physical_optimizer::pruning::PruningPredicate;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelectionPolicy};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, RowNumber};
 use parquet::file::metadata::RowGroupMetaData;
@@ -36,11 +36,15 @@ use roaring::RoaringTreemap;
 
 use super::columns::FieldIdAdapterFactory;
 use super::data_file::{DataFile, DataFileReaderFactory};
-use super::provider::{FILE_COLUMN, POSITION_COLUMN};
 use super::prune;
+use super::provider::{FILE_COLUMN, POSITION_COLUMN};
 
 /// The reader's own name for the row number: a file may have a column called `_pos`.
 const ROW_NUMBER: &str = "icestream.row_number";
+
+/// Scattered deletes are masked out of what was decoded; from about this run length on, stepping over them is cheaper
+/// (85 ns for each run against 1 ns for each row of a column, measured on 64-bit numbers).
+const SELECTION: RowSelectionPolicy = RowSelectionPolicy::Auto { threshold: 128 };
 
 /// Opens the files of one partition of a scan.
 pub(crate) struct PositionOpener {
@@ -63,11 +67,11 @@ impl PositionOpener {
         file: PartitionedFile,
         data_file: Arc<DataFile>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let file_metrics = ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
+        let file_metrics =
+            ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
         let range = file.range.clone();
         let hint = self.options.metadata_size_hint;
-        let mut reader: Box<dyn AsyncFileReader> =
-            self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
+        let mut reader: Box<dyn AsyncFileReader> = self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
         let metadata = self.reader_metadata(&mut reader).await?;
         let schema = metadata.schema().clone();
 
@@ -78,9 +82,7 @@ impl PositionOpener {
         // Row numbers have no statistics in the file.
         let predicate = self.predicate.as_ref().and_then(|predicate| {
             let parts = split_conjunction(predicate).into_iter();
-            conjunction_opt(
-                parts.filter(|part| !(self.with_positions && prune::mentions(part, POSITION_COLUMN))).cloned(),
-            )
+            conjunction_opt(parts.filter(|part| !(self.with_positions && prune::mentions(part, POSITION_COLUMN))).cloned())
         });
         let predicate = predicate.map(adapt).transpose()?;
 
@@ -117,7 +119,7 @@ impl PositionOpener {
 
         let row_group_indexes = plan.row_group_indexes();
         if let Some(selection) = plan.into_overall_row_selection(row_groups)? {
-            builder = builder.with_row_selection(selection);
+            builder = builder.with_row_selection(selection).with_row_selection_policy(SELECTION);
         }
         if let Some(limit) = self.limit {
             builder = builder.with_limit(limit);
@@ -150,8 +152,10 @@ impl PositionOpener {
         let plain = ArrowReaderMetadata::try_new(footer.clone(), options.clone())?;
         // The only Iceberg timestamps are in microseconds, and those of older Spark are stored as 96 bits.
         let schema = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
-        let needs_positions =
-            self.projection.expr_iter().any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
+        let needs_positions = self
+            .projection
+            .expr_iter()
+            .any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
         if schema.is_none() && !needs_positions {
             return Ok(plain);
         }
@@ -203,7 +207,7 @@ fn without_deleted(deleted: &RoaringTreemap, row_groups: &[RowGroupMetaData]) ->
             if position > next {
                 kept.push((next - start) as usize..(position - start) as usize);
             }
-            next = position;
+            next = position + 1;
         }
         if next == start {
             start = end;

@@ -90,8 +90,7 @@ async fn row_groups_and_pages_are_skipped_by_bounds_and_bloom_filters() {
 #[tokio::test]
 async fn one_big_file_is_read_by_every_partition() {
     let lake = Lake::with(4, 256 * 1024 * 1024);
-    let properties =
-        WriterProperties::builder().set_max_row_group_row_count(Some(20_000)).set_dictionary_enabled(false);
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(20_000)).set_dictionary_enabled(false);
     let file = lake.write_with("1.parquet", &orders(0..200_000), properties);
     for deleted in [vec![], vec![0, 199_999]] {
         let gone = deleted.len();
