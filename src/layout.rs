@@ -3,11 +3,12 @@
 //! `batch/` builds rows in them, `bronze/` creates tables with them and `silver/` reads them; this file is what they
 //! agree on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
-use crate::row::RowShape;
+use crate::row::{Column, RowShape};
 
 pub const TOPIC: &str = "_topic";
 pub const PARTITION: &str = "_partition";
@@ -61,7 +62,15 @@ pub fn bronze_schema(shape: Option<&RowShape>) -> SchemaRef {
 
 /// The fields of `before` and `after`. All are optional: a column may be added, dropped or not sent.
 pub fn image_fields(shape: &RowShape) -> Fields {
-    shape.columns.iter().map(|column| Field::new(&column.name, column.column_type.to_arrow(), true)).collect()
+    let field = |column: &Column| {
+        let field = Field::new(&column.name, column.column_type.to_arrow(), true);
+        match &column.doc {
+            // The key under which Arrow schemas carry a column's documentation into Iceberg's.
+            Some(doc) => field.with_metadata(HashMap::from([("doc".to_string(), doc.clone())])),
+            None => field,
+        }
+    };
+    shape.columns.iter().map(field).collect()
 }
 
 /// The element of the list of unavailable columns, named as Iceberg names it.
@@ -80,7 +89,7 @@ pub fn instant() -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::{Column, ColumnType};
+    use crate::row::ColumnType;
 
     #[test]
     fn the_images_are_text_unless_a_shape_is_known() {

@@ -572,10 +572,10 @@ fn a_query_is_its_arguments() {
         args.request(&context)
     };
     let made = request(&["-f", file.to_str().unwrap(), "-o", "x.parquet", "--snapshot", "-7", "--limit", "3"]).unwrap();
-    assert_eq!((made.sql.as_str(), made.at, made.limit), ("select 1", query::At::Snapshot(-7), Some(3)));
+    assert_eq!((made.sql.as_str(), made.at, made.limit), ("select 1", crate::table::At::Snapshot(-7), Some(3)));
     assert_eq!(made.to.format, output::RowFormat::Parquet);
     let made = request(&["select 2", "--as-of", "1970-01-02"]).unwrap();
-    assert_eq!((made.at, made.to.format), (query::At::Time(query::Instant(86_400_000)), output::RowFormat::Table));
+    assert_eq!((made.at, made.to.format), (crate::table::At::TimeMs(86_400_000), output::RowFormat::Table));
     insta::assert_snapshot!(request(&[" ; "]).unwrap_err().render(), @r#"
     error: there is no SQL to run
       hint: for example `icestream query "select 1"`

@@ -168,7 +168,9 @@ fn recipe(from: &DataType, to: &DataType, by_id: bool) -> Result<Recipe, String>
                 let child = match found {
                     Some(i) => (Some(i), recipe(from[i].data_type(), field.data_type(), by_id)?),
                     None if field.is_nullable() => (None, Recipe::Null(field.data_type().clone())),
-                    None => return Err(format!("a data file lacks its field `{}`, which may not be null", field.name())),
+                    None => {
+                        return Err(format!("a data file lacks its field `{}`, which may not be null", field.name()));
+                    }
                 };
                 children.push(child);
             }

@@ -51,7 +51,8 @@ impl DataFile {
         // buckets may hold the same path, so the time is a digest of the full location.
         let mut hasher = DefaultHasher::new();
         self.location.hash(&mut hasher);
-        let last_modified = DateTime::from_timestamp((hasher.finish() >> 24) as i64 & 0xff_ffff_ffff, 0).unwrap_or_default();
+        let last_modified =
+            DateTime::from_timestamp((hasher.finish() >> 24) as i64 & 0xff_ffff_ffff, 0).unwrap_or_default();
         let meta = ObjectMeta { location: path, last_modified, size, e_tag: None, version: None };
         PartitionedFile::new_from_meta(meta).with_extensions(Arc::new(self))
     }
@@ -179,4 +180,30 @@ fn has_short_decimals(column: &ColumnDescriptor) -> bool {
     let is_decimal = matches!(column.logical_type_ref(), Some(LogicalType::Decimal { .. }))
         || column.converted_type() == ConvertedType::DECIMAL;
     is_decimal && column.physical_type() == PhysicalType::FIXED_LEN_BYTE_ARRAY && column.type_length() != 16
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn the_same_path_in_two_buckets_is_two_files_to_the_cache() {
+        let planned = |location: &str| {
+            let file = DataFile::new(location.to_string(), Arc::new(InMemory::new()), None);
+            file.into_partitioned_file(Path::from("data/1.parquet"), 100).object_meta
+        };
+        let footer = ParquetMetaDataBuilder::new(FileMetaData::new(1, 0, None, None, empty_schema(), None)).build();
+        let footer = Arc::new(CachedParquetMetaData::new(Arc::new(footer)));
+        let entry = CachedFileMetadataEntry::new(planned("s3://one/data/1.parquet"), footer);
+        assert!(entry.is_valid_for(&planned("s3://one/data/1.parquet")));
+        assert!(!entry.is_valid_for(&planned("s3://two/data/1.parquet")));
+    }
+
+    fn empty_schema() -> parquet::schema::types::SchemaDescPtr {
+        let root = parquet::schema::types::Type::group_type_builder("root").build().unwrap();
+        Arc::new(parquet::schema::types::SchemaDescriptor::new(Arc::new(root)))
+    }
 }

@@ -73,12 +73,6 @@ pub enum Error {
     #[error("a data file is missing: {problem}")]
     FileMissing { problem: String },
 
-    #[error("a data file cannot be reached")]
-    Unreachable {
-        #[source]
-        source: Box<DataFusionError>,
-    },
-
     #[error("a data file cannot be read: {problem}")]
     FileCorrupt { problem: String },
 
@@ -105,9 +99,13 @@ impl Error {
             return Error::Table(table.clone());
         }
         if let Some(store) = find::<object_store::Error>(&error) {
+            let files = "the storage of the data files";
             return match store {
                 object_store::Error::NotFound { .. } => Error::FileMissing { problem: first_line(store) },
-                _ => Error::Unreachable { source: Box::new(error) },
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                    Error::Table(table::error::Error::denied(files, error))
+                }
+                _ => Error::Table(table::error::Error::unreachable(files, error)),
             };
         }
         match error.find_root() {
@@ -161,7 +159,8 @@ fn syntax(error: &ParserError) -> Error {
         ParserError::RecursionLimitExceeded => "it is nested too deeply",
     };
     // "Expected: end of statement, found: x at Line: 1, Column: 8"
-    let text = text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
+    let text =
+        text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
     let Some((problem, place)) = text.rsplit_once(" at Line: ") else {
         return Error::Syntax { position: None, problem: lower_first(&text) };
     };
@@ -240,7 +239,6 @@ impl Situation for Error {
             | Error::Data { .. } => Kind::Input,
             Error::OutOfMemory { .. } | Error::OutOfDisk { .. } | Error::SpillDirectory { .. } => Kind::Config,
             Error::Table(error) => error.kind(),
-            Error::Unreachable { .. } => Kind::Unavailable,
             Error::FileMissing { .. } | Error::FileCorrupt { .. } => Kind::Corrupt,
             Error::Internal { .. } => Kind::Bug,
         }
@@ -276,5 +274,27 @@ impl Situation for Error {
             Error::Table(error) => error.state(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_store_is_found_under_its_wrappers() {
+        let check = |store: object_store::Error, kind: Kind| {
+            let parquet = parquet::errors::ParquetError::External(Box::new(store));
+            let error = DataFusionError::ParquetError(Box::new(parquet)).context("reading");
+            let error = DataFusionError::Shared(std::sync::Arc::new(error));
+            assert_eq!(Error::from(error).kind(), kind);
+        };
+        let source = || "no".into();
+        check(object_store::Error::NotFound { path: "a".to_string(), source: source() }, Kind::Corrupt);
+        check(object_store::Error::PermissionDenied { path: "a".to_string(), source: source() }, Kind::Config);
+        check(object_store::Error::Generic { store: "S3", source: source() }, Kind::Unavailable);
+        let table = table::error::Error::Contention { table: "a.b".parse().unwrap(), attempts: 2 };
+        let error = DataFusionError::External(Box::new(table)).context("planning");
+        assert_eq!(Error::from(error).kind(), Kind::Conflict);
     }
 }

@@ -81,7 +81,8 @@ mod tests {
     #[test]
     fn a_double_becomes_the_decimal_that_was_written() {
         let check = |number: f64, expected: Option<(i128, u8, i8)>| {
-            let expected = expected.map(|(value, precision, scale)| ScalarValue::Decimal128(Some(value), precision, scale));
+            let expected =
+                expected.map(|(value, precision, scale)| ScalarValue::Decimal128(Some(value), precision, scale));
             assert_eq!(exact(number), expected, "{number}");
         };
         check(99.99, Some((9999, 4, 2)));

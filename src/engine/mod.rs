@@ -6,10 +6,10 @@
 //!
 //! This folder does not know catalogs, manifests or metadata files; those end at `table::scan`.
 //!
-//! A scan goes: [`provider`] asks the view for the files a filter can match ([`prune`]) and for their deleted rows, and
-//! plans one `DataSourceExec` over [`source`]. When a file is opened, a file that is read as it is goes to DataFusion's
-//! own Parquet opener, and one with deleted rows, or whose row positions are asked for, to [`position_scan`]. Both read
-//! bytes through [`data_file`] and map the file's columns to the table's by field id through [`columns`].
+//! A scan goes: `provider` asks the view for the files a filter can match (`prune`) and for their deleted rows, and plans
+//! one `DataSourceExec` over `source`. When a file is opened, a file that is read as it is goes to DataFusion's own
+//! Parquet opener, and one with deleted rows, or whose row positions are asked for, to `position_scan`. Both read bytes
+//! through `data_file` and map the file's columns to the table's by field id through `columns`.
 
 pub mod error;
 pub mod provider;
@@ -27,6 +27,6 @@ mod source;
 mod tests;
 
 pub use error::{Error, Result};
-pub use provider::IcebergTableProvider;
+pub use provider::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN};
 pub use query::{plan, query, referenced_tables};
 pub use session::{Engine, EngineOptions, register};

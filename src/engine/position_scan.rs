@@ -4,13 +4,17 @@
 //! DataFusion 53 has no way to ask the Parquet reader for row numbers, so this opens files on its own; row groups and
 //! pages are left out by the same statistics, bloom filters and page index, with the same code.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::{BooleanArray, BooleanBufferBuilder};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::common::ScalarValue;
 use datafusion::common::config::ParquetOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::ScalarValue;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
     PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess, RowGroupAccessPlanFilter,
@@ -28,7 +32,7 @@ use datafusion::physical_optimizer::pruning::PruningPredicate;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelectionPolicy};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, RowNumber};
 use parquet::file::metadata::RowGroupMetaData;
@@ -36,15 +40,15 @@ use roaring::RoaringTreemap;
 
 use super::columns::FieldIdAdapterFactory;
 use super::data_file::{DataFile, DataFileReaderFactory};
-use super::prune;
 use super::provider::{FILE_COLUMN, POSITION_COLUMN};
+use super::prune;
 
 /// The reader's own name for the row number: a file may have a column called `_pos`.
 const ROW_NUMBER: &str = "icestream.row_number";
 
-/// Scattered deletes are masked out of what was decoded; from about this run length on, stepping over them is cheaper
-/// (85 ns for each run against 1 ns for each row of a column, measured on 64-bit numbers).
-const SELECTION: RowSelectionPolicy = RowSelectionPolicy::Auto { threshold: 128 };
+/// Deletes that leave runs shorter than this are filtered out of what was decoded; longer runs are stepped over by the
+/// reader, which costs about 85 ns for each run and column, against less than 1 ns for each row.
+const LONG_RUN_ROWS: u64 = 128;
 
 /// Opens the files of one partition of a scan.
 pub(crate) struct PositionOpener {
@@ -67,11 +71,11 @@ impl PositionOpener {
         file: PartitionedFile,
         data_file: Arc<DataFile>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let file_metrics =
-            ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
+        let file_metrics = ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
         let range = file.range.clone();
         let hint = self.options.metadata_size_hint;
-        let mut reader: Box<dyn AsyncFileReader> = self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
+        let mut reader: Box<dyn AsyncFileReader> =
+            self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
         let metadata = self.reader_metadata(&mut reader).await?;
         let schema = metadata.schema().clone();
 
@@ -82,7 +86,9 @@ impl PositionOpener {
         // Row numbers have no statistics in the file.
         let predicate = self.predicate.as_ref().and_then(|predicate| {
             let parts = split_conjunction(predicate).into_iter();
-            conjunction_opt(parts.filter(|part| !(self.with_positions && prune::mentions(part, POSITION_COLUMN))).cloned())
+            conjunction_opt(
+                parts.filter(|part| !(self.with_positions && prune::mentions(part, POSITION_COLUMN))).cloned(),
+            )
         });
         let predicate = predicate.map(adapt).transpose()?;
 
@@ -90,10 +96,7 @@ impl PositionOpener {
         let row_groups = footer.row_groups();
         let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
         let parquet_schema = footer.file_metadata().schema_descr();
-        let mut plan = RowGroupAccessPlanFilter::new(match &data_file.deleted {
-            Some(deleted) => without_deleted(deleted, row_groups),
-            None => ParquetAccessPlan::new_all(row_groups.len()),
-        });
+        let mut plan = RowGroupAccessPlanFilter::new(ParquetAccessPlan::new_all(row_groups.len()));
         if let Some(range) = &range {
             plan.prune_by_range(row_groups, range);
         }
@@ -116,12 +119,14 @@ impl PositionOpener {
             let pages = PagePruningAccessPlanFilter::new(predicate, schema.clone());
             plan = pages.prune_plan_with_page_index(plan, &schema, parquet_schema, &footer, &file_metrics);
         }
+        let mut live = data_file.deleted.as_ref().and_then(|deleted| take_away(deleted, row_groups, &mut plan));
 
         let row_group_indexes = plan.row_group_indexes();
         if let Some(selection) = plan.into_overall_row_selection(row_groups)? {
-            builder = builder.with_row_selection(selection).with_row_selection_policy(SELECTION);
+            builder = builder.with_row_selection(selection);
         }
-        if let Some(limit) = self.limit {
+        // Rows that are filtered out afterwards must not count; whoever reads the stream stops at the limit too.
+        if let (Some(limit), None) = (self.limit, &live) {
             builder = builder.with_limit(limit);
         }
         let in_file = parquet_schema.root_schema().get_fields().len();
@@ -139,7 +144,11 @@ impl PositionOpener {
         let projector = projection.try_map_exprs(|expr| reassign_expr_columns(expr, &read))?.make_projector(&read)?;
         let output = Arc::new(self.projection.project_schema(self.schema.table_schema())?);
         let stream = stream.map_err(DataFusionError::from).map(move |batch| {
-            let (_, columns, rows) = projector.project_batch(&batch?)?.into_parts();
+            let mut batch = batch?;
+            if let Some(live) = live.as_mut().and_then(|live| live.among_next(batch.num_rows())) {
+                batch = filter_record_batch(&batch, &live)?;
+            }
+            let (_, columns, rows) = projector.project_batch(&batch)?.into_parts();
             let options = RecordBatchOptions::new().with_row_count(Some(rows));
             Ok(RecordBatch::try_new_with_options(output.clone(), columns, &options)?)
         });
@@ -152,10 +161,8 @@ impl PositionOpener {
         let plain = ArrowReaderMetadata::try_new(footer.clone(), options.clone())?;
         // The only Iceberg timestamps are in microseconds, and those of older Spark are stored as 96 bits.
         let schema = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
-        let needs_positions = self
-            .projection
-            .expr_iter()
-            .any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
+        let needs_positions =
+            self.projection.expr_iter().any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
         if schema.is_none() && !needs_positions {
             return Ok(plain);
         }
@@ -194,33 +201,97 @@ fn row_number() -> FieldRef {
     Arc::new(Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber))
 }
 
-/// Which rows of each row group are left once the deleted ones are taken away.
-fn without_deleted(deleted: &RoaringTreemap, row_groups: &[RowGroupMetaData]) -> ParquetAccessPlan {
-    let mut positions = deleted.iter().peekable();
-    let mut start = 0u64;
-    let groups = row_groups.iter().map(|row_group| {
-        let rows = row_group.num_rows().max(0) as u64;
-        let end = start + rows;
-        let mut kept = Vec::new();
-        let mut next = start;
-        while let Some(position) = positions.next_if(|position| *position < end) {
-            if position > next {
-                kept.push((next - start) as usize..(position - start) as usize);
+/// Takes the deleted rows out of a plan: by not reading them, or, where that would mean many short steps, by the filter
+/// that is returned.
+fn take_away(
+    deleted: &Arc<RoaringTreemap>,
+    row_groups: &[RowGroupMetaData],
+    plan: &mut ParquetAccessPlan,
+) -> Option<LiveRows> {
+    let mut start = 0;
+    let mut groups = VecDeque::new();
+    let mut selections = Vec::new();
+    let (mut rows, mut runs) = (0, 0);
+    for (index, row_group) in row_groups.iter().enumerate() {
+        let group = start..start + row_group.num_rows().max(0) as u64;
+        start = group.end;
+        if !plan.should_scan(index) {
+            continue;
+        }
+        let gone = deleted.range_cardinality(group.clone());
+        if gone == group.end - group.start {
+            plan.skip(index);
+            continue;
+        }
+        if gone > 0 {
+            let kept = runs_without(deleted, &group);
+            runs += kept.len() as u64;
+            rows += group.end - group.start;
+            selections.push((index, kept, group.clone()));
+        }
+        groups.push_back(group);
+    }
+    // The page index may have taken rows away already; then the rows that come have no simple order any more.
+    let is_whole = plan.inner().iter().all(|access| !matches!(access, RowGroupAccess::Selection(_)));
+    if is_whole && runs > 0 && rows / runs < LONG_RUN_ROWS {
+        return Some(LiveRows { deleted: deleted.clone(), groups });
+    }
+    for (index, kept, group) in selections {
+        let rows = (group.end - group.start) as usize;
+        plan.scan_selection(index, RowSelection::from_consecutive_ranges(kept.into_iter(), rows));
+    }
+    None
+}
+
+/// The runs of live rows in a row group, counted from its first row.
+fn runs_without(deleted: &RoaringTreemap, group: &Range<u64>) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut next = group.start;
+    for position in from(deleted, group.start).take_while(|position| *position < group.end) {
+        if position > next {
+            runs.push((next - group.start) as usize..(position - group.start) as usize);
+        }
+        next = position + 1;
+    }
+    if next < group.end {
+        runs.push((next - group.start) as usize..(group.end - group.start) as usize);
+    }
+    runs
+}
+
+fn from(deleted: &RoaringTreemap, start: u64) -> impl Iterator<Item = u64> {
+    let mut positions = deleted.iter();
+    positions.advance_to(start);
+    positions
+}
+
+/// Tells the live rows from the deleted ones as whole row groups go by.
+struct LiveRows {
+    deleted: Arc<RoaringTreemap>,
+    /// What is still to come, as positions in the file.
+    groups: VecDeque<Range<u64>>,
+}
+
+impl LiveRows {
+    /// Which of the next rows live; `None` when all of them do.
+    fn among_next(&mut self, rows: usize) -> Option<BooleanArray> {
+        let mut live = BooleanBufferBuilder::new(rows);
+        live.append_n(rows, true);
+        let (mut done, mut any_deleted) = (0, false);
+        while done < rows
+            && let Some(group) = self.groups.front_mut()
+        {
+            let end = group.end.min(group.start + (rows - done) as u64);
+            for position in from(&self.deleted, group.start).take_while(|position| *position < end) {
+                live.set_bit(done + (position - group.start) as usize, false);
+                any_deleted = true;
             }
-            next = position + 1;
+            done += (end - group.start) as usize;
+            group.start = end;
+            if group.is_empty() {
+                self.groups.pop_front();
+            }
         }
-        if next == start {
-            start = end;
-            return RowGroupAccess::Scan;
-        }
-        if next < end {
-            kept.push((next - start) as usize..rows as usize);
-        }
-        start = end;
-        match kept.is_empty() {
-            true => RowGroupAccess::Skip,
-            false => RowGroupAccess::Selection(RowSelection::from_consecutive_ranges(kept.into_iter(), rows as usize)),
-        }
-    });
-    ParquetAccessPlan::new(groups.collect())
+        any_deleted.then(|| BooleanArray::new(live.finish(), None))
+    }
 }

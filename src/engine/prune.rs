@@ -187,7 +187,10 @@ impl PruningStatistics for OneFile<'_> {
 /// Whether an expression speaks of a column.
 pub(crate) fn mentions(expr: &Arc<dyn PhysicalExpr>, name: &str) -> bool {
     expr.exists(|expr| {
-        Ok(expr.as_any().downcast_ref::<datafusion::physical_expr::expressions::Column>().is_some_and(|c| c.name() == name))
+        Ok(expr
+            .as_any()
+            .downcast_ref::<datafusion::physical_expr::expressions::Column>()
+            .is_some_and(|c| c.name() == name))
     })
     .unwrap_or(true)
 }

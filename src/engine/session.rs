@@ -51,7 +51,8 @@ impl Engine {
         // and the others die. The tracking names the largest holders when the budget is exceeded.
         let top = NonZeroUsize::MIN.saturating_add(2);
         let pool = TrackConsumersPool::new(FairSpillPool::new(memory), top);
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]));
+        let disk =
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
             .with_disk_manager_builder(disk)

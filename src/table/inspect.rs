@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iceberg::spec::{DataContentType, ManifestContentType, TableMetadata};
 
 use super::error::Result;
-use super::{Table, manifest};
+use super::{Table, manifest, schema};
 
 /// One snapshot of a table's history.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ pub(super) fn columns(metadata: &TableMetadata) -> Vec<ColumnInfo> {
         .map(|field| ColumnInfo {
             id: field.id,
             name: field.name.clone(),
-            column_type: field.field_type.to_string(),
+            column_type: schema::show(&field.field_type),
             required: field.required,
             doc: field.doc.clone(),
         })

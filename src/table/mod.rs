@@ -18,6 +18,8 @@ mod deletes;
 pub mod error;
 mod expire;
 mod inspect;
+#[cfg(test)]
+mod loose;
 mod manifest;
 mod metrics;
 mod orphans;

@@ -217,8 +217,9 @@ impl Evolution<'_> {
                 return Ok(fields);
             }
             return self.refuse(format!(
-                "column `{full_name}` exists already as {} and cannot be added as {wanted}",
-                existing.field_type
+                "column `{full_name}` exists already as {} and cannot be added as {}",
+                show(&existing.field_type),
+                show(&wanted)
             ));
         }
         let id = self.next_id;
@@ -290,7 +291,11 @@ impl Evolution<'_> {
             _ => false,
         };
         if !allowed {
-            return self.refuse(format!("column `{path}` cannot go from {} to {target}", field.field_type));
+            return self.refuse(format!(
+                "column `{path}` cannot go from {} to {}",
+                show(&field.field_type),
+                show(&target)
+            ));
         }
         // Readers prune by partition values of the old type, and manifests cannot be rewritten across it.
         self.check_not_partition_source(path, field.id, "widen")?;
@@ -394,6 +399,20 @@ fn same_shape(left: &Type, right: &Type) -> bool {
     }
 }
 
+/// A type as people write it: `struct<id: int, tags: list<string>>`. The crate's own form runs the fields together.
+pub(super) fn show(of: &Type) -> String {
+    match of {
+        Type::Primitive(primitive) => primitive.to_string().replace(", ", ","),
+        Type::Struct(inner) => {
+            let fields: Vec<String> =
+                inner.fields().iter().map(|field| format!("{}: {}", field.name, show(&field.field_type))).collect();
+            format!("struct<{}>", fields.join(", "))
+        }
+        Type::List(list) => format!("list<{}>", show(&list.element_field.field_type)),
+        Type::Map(map) => format!("map<{}, {}>", show(&map.key_field.field_type), show(&map.value_field.field_type)),
+    }
+}
+
 /// The Arrow form of an Iceberg schema; every field carries its id as `PARQUET:field_id`.
 pub(super) fn to_arrow(table: &TableName, schema: &Schema) -> Result<ArrowSchemaRef> {
     let arrow = schema_to_arrow_schema(schema)
@@ -487,7 +506,7 @@ mod tests {
             Ok(Some(evolved)) => {
                 let show = |field: &NestedFieldRef| {
                     let optional = if field.required { "" } else { "?" };
-                    format!("{}:{}{} {}", field.id, field.name, optional, field.field_type)
+                    format!("{}:{}{} {}", field.id, field.name, optional, show(&field.field_type))
                 };
                 let lines: Vec<String> = evolved.schema.as_struct().fields().iter().map(show).collect();
                 format!("schema {}\n{}", evolved.schema.schema_id(), lines.join("\n"))
@@ -508,7 +527,7 @@ mod tests {
         1:id int
         2:qty? long
         3:price? decimal(12,2)
-        4:after? struct<5: id: optional int, 6: status: optional string, 8: total: optional decimal(10,2)>
+        4:after? struct<id: int, status: string, total: decimal(10,2)>
         7:note? string
         ");
     }

@@ -214,11 +214,15 @@ async fn nested_fields_are_found_by_id_too() {
     for deleted in [vec![], vec![1u64]] {
         let is_whole = deleted.is_empty();
         let context = lake.session(&table, &[(file.clone(), deleted)]);
-        let first = "1|{postcode: 10, gone: , street: high, geo: }|[{quantity: 1, sku: a}, {quantity: 2, sku: b}]|{k: 1}";
+        let first =
+            "1|{postcode: 10, gone: , street: high, geo: }|[{quantity: 1, sku: a}, {quantity: 2, sku: b}]|{k: 1}";
         let second = "2|-|[{quantity: 3, sku: c}]|{l: 2}";
         let expected = if is_whole { vec![first, second] } else { vec![first] };
         let found = rows(&context, "select * from shop.orders order by id").await;
-        assert_eq!(found.iter().map(|row| row.replace('-', "-")).collect::<Vec<_>>(), expected.iter().map(|row| row.replace(": ,", ": -,").replace(": }", ": -}")).collect::<Vec<_>>());
+        assert_eq!(
+            found.iter().map(|row| row.replace('-', "-")).collect::<Vec<_>>(),
+            expected.iter().map(|row| row.replace(": ,", ": -,").replace(": }", ": -}")).collect::<Vec<_>>()
+        );
         let sql = "select place['street'], place['geo']['lat'], items[1]['quantity'] from shop.orders where place['postcode'] = 10";
         assert_eq!(rows(&context, sql).await, ["high|-|1"]);
     }
@@ -314,7 +318,8 @@ async fn bloom_filters_of_wide_decimals_lose_no_row() {
     let values = Decimal128Array::from_iter_values((0..1000).map(|i| i * 100 + 7));
     let values = values.with_precision_and_scale(20, 2).unwrap();
     let properties = parquet::file::properties::WriterProperties::builder().set_bloom_filter_enabled(true);
-    let file = lake.write_with("d.parquet", &batch([(field(1, "d", wide.clone()), Arc::new(values) as ArrayRef)]), properties);
+    let file =
+        lake.write_with("d.parquet", &batch([(field(1, "d", wide.clone()), Arc::new(values) as ArrayRef)]), properties);
     let context = lake.session(&schema([field(1, "d", wide)]), &whole([file]));
     assert_eq!(rows(&context, "select d from shop.orders where d = 123.07").await, ["123.07"]);
     assert_eq!(rows(&context, "select d from shop.orders where d = 123.08").await, [] as [&str; 0]);

@@ -161,7 +161,9 @@ impl Ran {
         let (mut pruned, mut matched) = (0, 0);
         for scan in self.scans() {
             for metric in scan.metrics().unwrap().iter().filter(|metric| metric.value().name() == name) {
-                if let datafusion::physical_plan::metrics::MetricValue::PruningMetrics { pruning_metrics, .. } = metric.value() {
+                if let datafusion::physical_plan::metrics::MetricValue::PruningMetrics { pruning_metrics, .. } =
+                    metric.value()
+                {
                     pruned += pruning_metrics.pruned();
                     matched += pruning_metrics.matched();
                 }
@@ -178,7 +180,8 @@ impl Ran {
             scan.data_source().as_any().downcast_ref::<FileScanConfig>().map(|config| config.file_groups.clone())
         };
         let groups = self.scans().iter().filter_map(config).flatten().collect::<Vec<_>>();
-        let paths: std::collections::HashSet<_> = groups.iter().flat_map(|group| group.files()).map(|f| f.path().clone()).collect();
+        let paths: std::collections::HashSet<_> =
+            groups.iter().flat_map(|group| group.files()).map(|f| f.path().clone()).collect();
         paths.len()
     }
 

@@ -90,7 +90,8 @@ async fn row_groups_and_pages_are_skipped_by_bounds_and_bloom_filters() {
 #[tokio::test]
 async fn one_big_file_is_read_by_every_partition() {
     let lake = Lake::with(4, 256 * 1024 * 1024);
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(20_000)).set_dictionary_enabled(false);
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(20_000)).set_dictionary_enabled(false);
     let file = lake.write_with("1.parquet", &orders(0..200_000), properties);
     for deleted in [vec![], vec![0, 199_999]] {
         let gone = deleted.len();
@@ -116,6 +117,10 @@ async fn a_limit_plans_only_the_files_it_needs() {
     assert_eq!((ran.files(), ran.rows.len()), (2, 1500));
     let ran = run(&context, "select id from shop.orders where id >= 0 limit 1500").await;
     assert_eq!(ran.rows.len(), 1500);
+    let sql = "select count(*) from (select id from shop.orders limit 1500)";
+    assert_eq!(rows(&context, sql).await, ["1500"]);
+    let sql = "select count(*) from (select id from shop.orders limit 100 offset 9950)";
+    assert_eq!(rows(&context, sql).await, ["50"]);
 }
 
 #[tokio::test]

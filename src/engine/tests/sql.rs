@@ -33,9 +33,15 @@ fn a_query_names_the_tables_it_reads() {
     check("select 1", &[]);
     check("SELECT * FROM Shop.Orders", &["shop.orders"]);
     check("select * from lake.shop.orders", &["shop.orders"]);
-    check("select * from shop.orders o join shop.items i on o.id = i.order_id, shop.orders", &["shop.items", "shop.orders"]);
+    check(
+        "select * from shop.orders o join shop.items i on o.id = i.order_id, shop.orders",
+        &["shop.items", "shop.orders"],
+    );
     check("with orders as (select * from shop.orders) select * from orders", &["shop.orders"]);
-    check("select (select max(id) from a.b) from c.d where x in (select y from e.f) union select 1 from g.h", &["a.b", "c.d", "e.f", "g.h"]);
+    check(
+        "select (select max(id) from a.b) from c.d where x in (select y from e.f) union select 1 from g.h",
+        &["a.b", "c.d", "e.f", "g.h"],
+    );
     check("select _pos from shop.\"orders$rows\"", &["shop.orders"]);
     check("explain analyze select * from shop.orders", &["shop.orders"]);
     check("select * from information_schema.tables", &[]);
@@ -70,7 +76,10 @@ async fn only_queries_run() {
         "show tables",
     ] {
         let found = try_rows(&context, sql).await;
-        assert!(matches!(found, Err(Error::NotAQuery { .. } | Error::Unsupported { .. } | Error::Unplannable { .. })), "{sql}: {found:?}");
+        assert!(
+            matches!(found, Err(Error::NotAQuery { .. } | Error::Unsupported { .. } | Error::Unplannable { .. })),
+            "{sql}: {found:?}"
+        );
     }
     insta::assert_snapshot!(failure(&context, "drop table shop.orders").await, @r"
     error: `DROP` is not a query: only SELECT, WITH, VALUES and EXPLAIN can be run here
@@ -81,7 +90,11 @@ async fn only_queries_run() {
     assert_eq!(rows(&context, "values (1), (2)").await, ["1", "2"]);
     assert!(!rows(&context, "explain select * from shop.orders").await.is_empty());
     assert_eq!(
-        rows(&context, "select table_schema, table_name from information_schema.tables where table_schema = 'shop' order by 2").await,
+        rows(
+            &context,
+            "select table_schema, table_name from information_schema.tables where table_schema = 'shop' order by 2"
+        )
+        .await,
         ["shop|orders", "shop|orders$rows"]
     );
 }

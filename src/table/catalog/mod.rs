@@ -4,7 +4,7 @@
 //! the head it was shown, or does not. It knows nothing about what the updates mean, and it never rebases: trying again
 //! is the business of `commit/`, which checks its premise first.
 //!
-//! **The contract** (`tests/it/conformance` proves it for every implementation):
+//! **The contract** (`tests/support/conformance.rs` proves it for every implementation):
 //!
 //! - [`Catalog::swap`] succeeds for at most one of any number of racing callers that saw the same head.
 //! - [`Swap::Lost`], [`Swap::Busy`] and [`Swap::Failed`] promise that nothing was applied, now or later.
