@@ -150,14 +150,23 @@ fn circle(reads: &BTreeMap<&TableName, BTreeSet<TableName>>, done: &BTreeSet<&Ta
     String::new()
 }
 
-/// Computes a gold table anew, if what it reads has changed.
-pub async fn refresh(lake: &Lake, engine: &Engine, model: &GoldModel) -> Result<Outcome> {
+/// Computes a gold table anew, if what it reads has changed. A table of `awaited` may not be there yet.
+pub async fn refresh(
+    lake: &Lake,
+    engine: &Engine,
+    model: &GoldModel,
+    awaited: &BTreeSet<TableName>,
+) -> Result<Outcome> {
     let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
     let session = engine.session();
     let mut inputs: BTreeMap<TableName, i64> = BTreeMap::new();
     for name in engine::referenced_tables(&model.sql).map_err(failed)? {
-        let missing = || Error::InputMissing { table: model.table.clone(), input: name.clone() };
-        let input = lake.table_if_exists(&name).await?.ok_or_else(missing)?;
+        let Some(input) = lake.table_if_exists(&name).await? else {
+            if awaited.contains(&name) {
+                return Ok(Outcome::Nothing);
+            }
+            return Err(Error::InputMissing { table: model.table.clone(), input: name });
+        };
         let view = input.view(At::Head)?;
         let Some(snapshot_id) = view.snapshot_id() else { return Ok(Outcome::Nothing) };
         inputs.insert(name.clone(), snapshot_id);

@@ -1,8 +1,10 @@
 //! One pass over silver and gold.
 
+use std::collections::BTreeSet;
+
 use super::{Event, Observer};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gold::{self, GoldModel};
 use crate::ids::TableName;
 use crate::silver::{self, SilverModel};
@@ -25,27 +27,51 @@ pub struct BuildReport {
 }
 
 /// Brings every silver table up to its bronze table, then every gold table up to what it reads.
+///
+/// A table that fails does not hold up the others; the first failure is what the pass ends with.
 pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Observer) -> Result<BuildReport> {
     let mut report = BuildReport::default();
+    let mut failures = Failures::default();
     for model in &models.silver {
-        match silver::merge(lake, engine, model).await? {
-            silver::Outcome::Merged(commit) => {
+        match silver::merge(lake, engine, model).await {
+            Ok(silver::Outcome::Merged(commit)) => {
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());
             }
-            silver::Outcome::Nothing => report.unchanged.push(model.table.clone()),
-            silver::Outcome::Yielded => report.yielded.push(model.table.clone()),
+            Ok(silver::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
+            Ok(silver::Outcome::Yielded) => report.yielded.push(model.table.clone()),
+            Err(error) => failures.note(&model.table, error.into()),
         }
     }
+    let own = models.silver.iter().map(|model| &model.table).chain(models.gold.iter().map(|model| &model.table));
+    let awaited: BTreeSet<TableName> = own.cloned().collect();
     for model in gold::in_order(&models.gold)? {
-        match gold::refresh(lake, engine, model).await? {
-            gold::Outcome::Refreshed(commit) => {
+        match gold::refresh(lake, engine, model, &awaited).await {
+            Ok(gold::Outcome::Refreshed(commit)) => {
                 observer(&Event::Refreshed(commit));
                 report.built.push(model.table.clone());
             }
-            gold::Outcome::Nothing => report.unchanged.push(model.table.clone()),
-            gold::Outcome::Yielded => report.yielded.push(model.table.clone()),
+            Ok(gold::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
+            Ok(gold::Outcome::Yielded) => report.yielded.push(model.table.clone()),
+            Err(error) => failures.note(&model.table, error.into()),
         }
     }
-    Ok(report)
+    match failures.first {
+        None => Ok(report),
+        Some(error) => Err(error),
+    }
+}
+
+#[derive(Default)]
+struct Failures {
+    first: Option<Error>,
+}
+
+impl Failures {
+    fn note(&mut self, table: &TableName, error: Error) {
+        if self.first.is_some() {
+            tracing::error!(%table, %error, "another table could not be built");
+        }
+        self.first.get_or_insert(error);
+    }
 }

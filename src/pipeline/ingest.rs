@@ -197,6 +197,7 @@ impl Ingest {
                     self.report.positions = self.durable;
                     return Ok(self.report);
                 }
+                oldest = None;
                 continue;
             }
             self.fetch(oldest).await?;
@@ -265,6 +266,7 @@ impl Ingest {
         });
         let outcomes = join_all(commits).await;
         let mut advanced = Positions::new();
+        let mut behind = Vec::new();
         // What is durable is told before an error of another table ends the run.
         let mut first_error = None;
         for (index, (outcome, batch)) in outcomes.into_iter().zip(batches).enumerate() {
@@ -279,13 +281,7 @@ impl Ingest {
                     self.report.commits += 1;
                     (self.observer)(&Event::Ingested(commit));
                 }
-                Ok(Some(Outcome::Behind(offsets))) => {
-                    let topics = &self.tables[index].topics;
-                    let partitions: Vec<TopicPartition> =
-                        self.read.keys().filter(|partition| topics.contains(&partition.topic)).cloned().collect();
-                    self.tables[index].builder = self.tables[index].fresh_builder(&self.clock);
-                    self.assign(index, &partitions, &offsets).await?;
-                }
+                Ok(Some(Outcome::Behind(offsets))) => behind.push((index, offsets)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -293,9 +289,16 @@ impl Ingest {
             self.durable.extend(advanced.clone());
             self.source.durable(&advanced).await;
         }
-        match first_error {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
+        if let Some(error) = first_error {
+            return Err(error.into());
         }
+        for (index, offsets) in behind {
+            let topics = &self.tables[index].topics;
+            let partitions: Vec<TopicPartition> =
+                self.read.keys().filter(|partition| topics.contains(&partition.topic)).cloned().collect();
+            self.tables[index].builder = self.tables[index].fresh_builder(&self.clock);
+            self.assign(index, &partitions, &offsets).await?;
+        }
+        Ok(())
     }
 }

@@ -2,12 +2,15 @@
 
 use std::fmt::Write;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, SelectItem, SetExpr, Statement, TableFactor};
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, SelectItem, SetExpr, Statement, TableFactor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 /// A key's events in stream order, newest first.
 const NEWEST_FIRST: &str = "_epoch DESC NULLS LAST, _position DESC NULLS LAST, _offset DESC";
+
+/// Events of rows, which have keys.
+const IS_CHANGE: &str = "_error IS NULL AND _op IN ('c', 'u', 'r', 'd')";
 
 /// Columns every silver row carries besides the model's own.
 const SYSTEM_COLUMNS: [&str; 2] = ["_position", "_source_ts"];
@@ -35,11 +38,14 @@ impl Fold<'_> {
     /// The latest row of each key out of `bronze.history`.
     pub(super) fn sql(&self) -> String {
         let keys = list(&self.keys, quote);
+        let order = "_epoch, _position, _offset, _source_ts, _unavailable, after";
+        let truncation = self.after_truncation();
         let mut sql = format!(
-            "WITH events AS (\n  SELECT {}, _op, _epoch, _position, _offset, _source_ts, _unavailable, after\n  \
-             FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd'){}\n)",
+            "WITH events AS (\n  SELECT {}, _op, {order}\n  FROM bronze.history WHERE {IS_CHANGE}{truncation}\n  \
+             UNION ALL\n  SELECT {}, 'd' AS _op, {order}\n  FROM bronze.history WHERE {}{truncation}\n)",
             key_list(&self.keys),
-            self.after_truncation(),
+            left_key_list(&self.keys),
+            leaves_key(&self.keys),
         );
         let touched = match self.only_touched {
             true => format!(" LEFT SEMI JOIN touched ON {}", equal(&self.keys, "events", "touched")),
@@ -112,8 +118,10 @@ impl Fold<'_> {
 /// The keys that the new changes are about.
 pub(super) fn touched_sql(keys: &[&str]) -> String {
     format!(
-        "SELECT DISTINCT {} FROM bronze.new_changes WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd')",
-        key_list(keys)
+        "SELECT {} FROM bronze.new_changes WHERE {IS_CHANGE} UNION SELECT {} FROM bronze.new_changes WHERE {}",
+        key_list(keys),
+        left_key_list(keys),
+        leaves_key(keys)
     )
 }
 
@@ -132,21 +140,77 @@ pub(super) fn null_keys_sql(keys: &[&str]) -> String {
         "SELECT count(*) AS count, first_value(_topic ORDER BY _topic, _partition, _offset) AS topic, \
          first_value(_partition ORDER BY _topic, _partition, _offset) AS partition, \
          first_value(_offset ORDER BY _topic, _partition, _offset) AS first_offset \
-         FROM bronze.new_changes WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') AND ({}) HAVING count(*) > 0",
+         FROM bronze.new_changes WHERE {IS_CHANGE} AND ({}) HAVING count(*) > 0",
         missing.join(" OR ")
     )
 }
 
+/// Why a SELECT cannot be a silver model.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    Shape(String),
+    /// It does not select this key as it is.
+    Key(String),
+}
+
 /// Adds the columns every silver row carries to a model's SELECT.
-pub(super) fn with_system_columns(sql: &str, marks_deletes: bool) -> Result<String, String> {
+pub(super) fn with_system_columns(sql: &str, keys: &[String], marks_deletes: bool) -> Result<String, Unfit> {
+    let mut query = plain_select(sql).map_err(Unfit::Shape)?;
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return Err(Unfit::Shape("a silver model is a plain SELECT".to_string()));
+    };
+    let has_all = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    if has_all {
+        return Ok(query.to_string());
+    }
+    // A key that is computed would not be found again by the key of the next change.
+    let is_key = |item: &SelectItem, key: &str| match item {
+        SelectItem::UnnamedExpr(of) => column_name(of) == Some(key),
+        SelectItem::ExprWithAlias { expr, alias } => alias.value == key && column_name(expr) == Some(key),
+        _ => false,
+    };
+    if let Some(key) = keys.iter().find(|key| !select.projection.iter().any(|item| is_key(item, key))) {
+        return Err(Unfit::Key(key.clone()));
+    }
+    let deleted = marks_deletes.then_some(DELETED_COLUMN);
+    for column in SYSTEM_COLUMNS.into_iter().chain(deleted) {
+        let is_there = select.projection.iter().any(|item| match item {
+            SelectItem::UnnamedExpr(of) => column_name(of) == Some(column),
+            SelectItem::ExprWithAlias { alias, .. } => alias.value == column,
+            _ => false,
+        });
+        if !is_there {
+            select.projection.push(SelectItem::UnnamedExpr(Expr::Identifier(Ident::with_quote('"', column))));
+        }
+    }
+    Ok(query.to_string())
+}
+
+/// The column an expression is, when it is nothing more.
+fn column_name(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Identifier(name) => Some(&name.value),
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [relation, name] if relation.value == "changes" => Some(&name.value),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The query of a model, if it is one SELECT over `changes` that gives a row for a row.
+fn plain_select(sql: &str) -> Result<Box<Query>, String> {
     let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| error.to_string())?;
-    let (Some(Statement::Query(mut query)), true) = (statements.pop(), statements.is_empty()) else {
+    let (Some(Statement::Query(query)), true) = (statements.pop(), statements.is_empty()) else {
         return Err("write one SELECT over `changes`".to_string());
     };
     if query.with.is_some() || query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some() {
         return Err("a silver model is a plain SELECT: WITH, ORDER BY and LIMIT have no meaning in it".to_string());
     }
-    let SetExpr::Select(select) = query.body.as_mut() else {
+    let SetExpr::Select(select) = query.body.as_ref() else {
         return Err("a silver model is a plain SELECT: UNION and VALUES have no meaning in it".to_string());
     };
     let groups = match &select.group_by {
@@ -165,28 +229,25 @@ pub(super) fn with_system_columns(sql: &str, marks_deletes: bool) -> Result<Stri
     if !from_changes {
         return Err("a silver model selects FROM changes, and from nothing else".to_string());
     }
-    let has_all = select
-        .projection
-        .iter()
-        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
-    if !has_all {
-        let deleted = marks_deletes.then_some(DELETED_COLUMN);
-        for column in SYSTEM_COLUMNS.into_iter().chain(deleted) {
-            let is_there = select.projection.iter().any(|item| match item {
-                SelectItem::UnnamedExpr(Expr::Identifier(name)) => name.value == column,
-                SelectItem::ExprWithAlias { alias, .. } => alias.value == column,
-                _ => false,
-            });
-            if !is_there {
-                select.projection.push(SelectItem::UnnamedExpr(Expr::Identifier(Ident::with_quote('"', column))));
-            }
-        }
-    }
-    Ok(query.to_string())
+    Ok(query)
 }
 
 fn key_value(key: &str) -> String {
     format!("coalesce(after[{text}], before[{text}])", text = literal(key))
+}
+
+/// Updates that take a row from one key to another: for the key they leave, they are deletes. A source that captures by
+/// primary key sends a delete and a create instead; this is for models keyed by other columns.
+fn leaves_key(keys: &[&str]) -> String {
+    let before = |key: &str| format!("before[{}]", literal(key));
+    let known: Vec<String> = keys.iter().map(|key| format!("{} IS NOT NULL", before(key))).collect();
+    let differs: Vec<String> =
+        keys.iter().map(|key| format!("{} IS DISTINCT FROM {}", before(key), key_value(key))).collect();
+    format!("_error IS NULL AND _op = 'u' AND {} AND ({})", known.join(" AND "), differs.join(" OR "))
+}
+
+fn left_key_list(keys: &[&str]) -> String {
+    list(keys, |key| format!("before[{}] AS {}", literal(key), quote(key)))
 }
 
 fn key_list(keys: &[&str]) -> String {
@@ -217,7 +278,11 @@ mod tests {
 
     #[test]
     fn a_model_gets_the_system_columns() {
-        let check = |sql: &str, marks: bool| with_system_columns(sql, marks).unwrap_or_else(|problem| problem);
+        let keys = ["id".to_string()];
+        let check = |sql: &str, marks: bool| match with_system_columns(sql, &keys, marks) {
+            Ok(sql) => sql,
+            Err(unfit) => format!("{unfit:?}"),
+        };
         insta::assert_snapshot!(
             check("SELECT id, lower(status) AS status FROM changes", false),
             @r#"SELECT id, lower(status) AS status, "_position", "_source_ts" FROM changes"#
@@ -227,6 +292,8 @@ mod tests {
             @r#"SELECT id, _position, "_source_ts", "_is_deleted" FROM changes WHERE id > 5"#
         );
         insta::assert_snapshot!(check("SELECT * FROM changes", true), @"SELECT * FROM changes");
+        insta::assert_snapshot!(check("SELECT lower(id) AS id FROM changes", false), @r#"Key("id")"#);
+        insta::assert_snapshot!(check("SELECT other AS id FROM changes", false), @r#"Key("id")"#);
     }
 
     #[test]
@@ -240,7 +307,7 @@ mod tests {
             "SELECT id FROM changes UNION SELECT 1",
             "DELETE FROM changes",
         ];
-        let problems: Vec<String> = refused.iter().map(|sql| with_system_columns(sql, false).unwrap_err()).collect();
+        let problems: Vec<String> = refused.iter().map(|sql| plain_select(sql).unwrap_err()).collect();
         insta::assert_snapshot!(problems.join("\n"), @r"
         write one SELECT over `changes`
         a silver model selects FROM changes, and from nothing else

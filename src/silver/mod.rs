@@ -21,6 +21,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
@@ -164,10 +165,14 @@ impl Situation for Error {
 /// What a silver snapshot was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
+    /// Which bronze table: one made anew under the old name has another.
+    bronze: Uuid,
     snapshot: i64,
     /// Finds the changes after it, also when that snapshot was expired.
     sequence: i64,
     model: String,
+    /// Fixed when the table was first built, also where the model leaves them to the messages.
+    keys: Vec<String>,
 }
 
 impl Marker {
@@ -180,7 +185,16 @@ impl Marker {
     }
 
     fn text(&self) -> String {
-        format!(r#"{{"snapshot":{},"sequence":{},"model":"{}"}}"#, self.snapshot, self.sequence, self.model)
+        // Numbers and strings always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether the rows made from this are still what a merge of newer changes can build on: `view` is of the same
+    /// table, and further on in the same line.
+    fn leads_to(&self, bronze: &Table, view: &TableView) -> bool {
+        bronze.uuid() == self.bronze
+            && view.sequence_number() >= self.sequence
+            && view.descends_from(self.snapshot) != Some(false)
     }
 }
 
@@ -200,30 +214,43 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
     {
         return Err(Error::Foreign { table: model.table.clone() });
     }
-    let next = Marker {
-        snapshot: bronze_snapshot_id,
-        sequence: view.sequence_number(),
-        model: fingerprint([
-            model.from.to_string().as_str(),
-            &model.keys.join(","),
-            &format!("{:?}", model.on_delete),
-            model.sql.as_deref().unwrap_or_default(),
-        ]),
-    };
+    let model_name = fingerprint([
+        model.from.to_string().as_str(),
+        &model.keys.join(","),
+        &format!("{:?}", model.on_delete),
+        model.sql.as_deref().unwrap_or_default(),
+    ]);
     if let Some((_, known)) = &known {
-        if known.model != next.model {
+        if known.model != model_name {
             return Err(Error::ModelChanged { table: model.table.clone() });
         }
-        if known.snapshot == next.snapshot {
+        if known.bronze == bronze.uuid() && known.snapshot == bronze_snapshot_id {
             return Ok(Outcome::Nothing);
         }
     }
-    let merge = Merge::plan(engine, model, view, silver.as_ref(), known.as_ref().map(|(_, marker)| marker)).await?;
+    let (old_text, known) = known.unzip();
+    let base = known.as_ref().filter(|known| known.leads_to(&bronze, &view));
+    if base.is_none() && known.is_some() {
+        tracing::warn!(
+            table = %model.table, bronze = %model.from, layer = "silver",
+            "bronze was made anew or rolled back: folding all of it"
+        );
+    }
+    let (sequence, keys) = (view.sequence_number(), known.as_ref().map(|known| known.keys.clone()));
+    let Some(merge) = Merge::plan(engine, model, view, keys, base.map_or(0, |base| base.sequence)).await? else {
+        return Ok(Outcome::Nothing);
+    };
+    let next = Marker {
+        bronze: bronze.uuid(),
+        snapshot: bronze_snapshot_id,
+        sequence,
+        model: model_name,
+        keys: merge.keys.clone(),
+    };
     let silver = match silver {
         Some(silver) => merge.widen(silver).await?,
         None => lake.ensure(&merge.definition()).await?,
     };
-    let old_text = known.map(|(text, _)| text);
     merge.commit(silver, lake.clock().now_us(), old_text, &next).await
 }
 
@@ -239,19 +266,19 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
+    /// Plans a run over the changes after `since`; 0 folds everything. `None` when there is no change at all.
     async fn plan(
         engine: &Engine,
         model: &'a SilverModel,
         view: TableView,
-        silver: Option<&Table>,
-        known: Option<&Marker>,
-    ) -> Result<Self> {
+        keys: Option<Vec<String>>,
+        since: i64,
+    ) -> Result<Option<Self>> {
         let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
         let columns = row_columns(model, &view)?;
         let session = engine.session();
         let bronze = TableName::new("bronze", "history").map_err(crate::table::Error::from)?;
         let new_changes = TableName::new("bronze", "new_changes").map_err(crate::table::Error::from)?;
-        let since = known.map_or(0, |known| known.sequence);
         engine::register(&session, &bronze, view.clone()).map_err(failed)?;
         engine::register(&session, &new_changes, view.added_since(since)).map_err(failed)?;
         let mut merge = Merge {
@@ -259,9 +286,16 @@ impl<'a> Merge<'a> {
             keys: Vec::new(),
             rows: session.read_empty().map_err(|error| failed(error.into()))?,
             session,
-            replaces_all: known.is_none(),
+            replaces_all: since == 0,
         };
-        merge.keys = if model.keys.is_empty() { merge.keys_of_messages().await? } else { model.keys.clone() };
+        merge.keys = match keys {
+            Some(keys) => keys,
+            None if !model.keys.is_empty() => model.keys.clone(),
+            None => match merge.keys_of_messages().await? {
+                Some(keys) => keys,
+                None => return Ok(None),
+            },
+        };
         for key in &merge.keys {
             if !columns.iter().any(|column| column.name() == key) {
                 let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
@@ -292,23 +326,18 @@ impl<'a> Merge<'a> {
         };
         let changes = merge.frame(&fold.sql()).await?;
         merge.session.register_table("changes", changes.into_view()).map_err(|error| failed(error.into()))?;
-        let sql = match &model.sql {
-            Some(sql) => fold::with_system_columns(sql, model.on_delete == OnDelete::Mark)
-                .map_err(|problem| Error::Model { table: model.table.clone(), problem })?,
-            None => "SELECT * FROM changes".to_string(),
-        };
+        let sql =
+            match &model.sql {
+                Some(sql) => fold::with_system_columns(sql, &merge.keys, model.on_delete == OnDelete::Mark).map_err(
+                    |problem| match problem {
+                        fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
+                        fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },
+                    },
+                )?,
+                None => "SELECT * FROM changes".to_string(),
+            };
         merge.rows = merge.frame(&sql).await?;
-        for key in &merge.keys {
-            let selected = merge.rows.schema().as_arrow().field_with_name(key).ok().map(|field| field.data_type());
-            let source = columns.iter().find(|column| column.name() == key).map(|column| column.data_type());
-            if selected.is_none() || selected != source {
-                return Err(Error::KeyNotSelected { table: model.table.clone(), key: key.clone() });
-            }
-        }
-        if let (Some(silver), false) = (silver, merge.replaces_all) {
-            engine::register(&merge.session, &target_name()?, silver.view(At::Head)?).map_err(failed)?;
-        }
-        Ok(merge)
+        Ok(Some(merge))
     }
 
     async fn frame(&self, sql: &str) -> Result<DataFrame> {
@@ -323,14 +352,16 @@ impl<'a> Merge<'a> {
         Error::Query { table: self.model.table.clone(), source }
     }
 
-    /// The names in the first message key there is.
-    async fn keys_of_messages(&self) -> Result<Vec<String>> {
-        let sql = "SELECT _key FROM bronze.history WHERE _key IS NOT NULL AND _error IS NULL LIMIT 1";
+    /// The names in the first message key there is; `None` when there is no change yet.
+    async fn keys_of_messages(&self) -> Result<Option<Vec<String>>> {
+        let sql = "SELECT _key FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') \
+             ORDER BY _key IS NULL, _partition, _offset LIMIT 1";
         let no_keys = || Error::NoKeys { table: self.model.table.clone(), from: self.model.from.clone() };
         let batches = self.rows_of(sql).await?;
-        let text = texts(&batches, 0).into_iter().flatten().next().ok_or_else(no_keys)?;
+        let Some(key) = texts(&batches, 0).into_iter().next() else { return Ok(None) };
+        let text = key.ok_or_else(no_keys)?;
         match serde_json::from_str::<serde_json::Value>(&text) {
-            Ok(serde_json::Value::Object(fields)) if !fields.is_empty() => Ok(fields.keys().cloned().collect()),
+            Ok(serde_json::Value::Object(fields)) if !fields.is_empty() => Ok(Some(fields.keys().cloned().collect())),
             _ => Err(no_keys()),
         }
     }
@@ -406,7 +437,14 @@ impl<'a> Merge<'a> {
         let started = tokio::time::Instant::now();
         let written = self.write_rows(&silver, now_us).await?;
         let view = silver.view(At::Head)?;
-        let doomed = if self.replaces_all { Vec::new() } else { self.doomed_rows(&view).await? };
+        let doomed = match self.replaces_all {
+            true => Vec::new(),
+            // The rows are looked for in the very state that the commit stands on.
+            false => {
+                engine::register(&self.session, &target_name()?, view.clone()).map_err(|error| self.failed(error))?;
+                self.doomed_rows(&view).await?
+            }
+        };
         let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
         let rows_written = written.iter().map(WrittenFile::rows).sum();
         let deletes = silver.write_deletes(&doomed).await?;

@@ -89,6 +89,8 @@ struct Reading {
     next: i64,
     /// Whether `next` moved since the last fetch ended.
     moved: bool,
+    /// Whether a record or the end was seen since the partition was put to where it is read from.
+    has_started: bool,
 }
 
 /// What an offset query found: the oldest offset, and the one behind the newest record.
@@ -263,8 +265,10 @@ impl KafkaSource {
     fn pass_gaps(&mut self) {
         let Ok(positions) = self.consumer.position() else { return };
         for element in positions.elements() {
+            // Until something came from where the partition was put, the client may still tell where it was before.
             if let Offset::Offset(next) = element.offset()
                 && let Some(reading) = self.assigned.find(element.topic(), element.partition())
+                && reading.has_started
                 && next > reading.next
             {
                 reading.next = next;
@@ -328,7 +332,10 @@ impl Source for KafkaSource {
                         records.push(record);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => saw_end = true,
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    saw_end = true;
+                    self.assigned.saw_end_of(partition);
+                }
                 Some(Err(error)) => {
                     self.postponed = Some(error);
                     if !records.is_empty() {
@@ -370,11 +377,11 @@ impl Source for KafkaSource {
 impl Assigned {
     fn set(&mut self, at: &TopicPartition, next: i64) {
         match self.find(&at.topic, at.partition) {
-            Some(reading) => *reading = Reading { at: at.clone(), next, moved: false },
+            Some(reading) => *reading = Reading { at: at.clone(), next, moved: false, has_started: false },
             None => {
                 let index = self.partitions.len();
                 self.index.entry(at.topic.clone()).or_default().insert(at.partition, index);
-                self.partitions.push(Reading { at: at.clone(), next, moved: false });
+                self.partitions.push(Reading { at: at.clone(), next, moved: false, has_started: false });
             }
         }
     }
@@ -394,6 +401,7 @@ impl Assigned {
         let reading = self.find(message.topic(), message.partition()).filter(|reading| offset >= reading.next)?;
         reading.next = offset + 1;
         reading.moved = true;
+        reading.has_started = true;
         Some(RawRecord {
             topic: reading.at.topic.clone(),
             partition: reading.at.partition,
@@ -402,6 +410,12 @@ impl Assigned {
             key: message.key().map(|key| copy(key, arena)),
             payload: message.payload().map(|payload| copy(payload, arena)),
         })
+    }
+
+    /// The client tells the end of a partition without its topic.
+    fn saw_end_of(&mut self, partition: i32) {
+        let readings = self.partitions.iter_mut().filter(|reading| reading.at.partition == partition);
+        readings.for_each(|reading| reading.has_started = true);
     }
 
     fn take_moved(&mut self) -> Positions {

@@ -3,14 +3,14 @@
 //! Snapshots go first and files after: a crash in between leaves orphans. Markers survive, because they are table
 //! properties as well.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use iceberg::spec::{ManifestFile, SnapshotRef, TableMetadata};
+use iceberg::spec::{MAIN_BRANCH, ManifestFile, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::catalog::Swap;
-use super::commit::CommitPolicy;
+use super::commit::{CommitPolicy, marker, marker_keys};
 use super::error::{Error, Result};
 use super::{Table, manifest};
 
@@ -34,17 +34,25 @@ pub(super) async fn run(table: &Table, expiry: &Expiry) -> Result<Expired> {
     let policy = CommitPolicy::default();
     let mut table = table.clone();
     table.refresh().await?;
+    table.check_owns_files("expire its snapshots")?;
     for _ in 0..policy.attempts {
         let before = table.head.metadata.clone();
-        let doomed = doomed(table.name(), &before, expiry)?;
+        let doomed = doomed(&before, expiry, table.lake.clock().now_ms());
         if doomed.is_empty() {
             return Ok(Expired::default());
         }
-        let updates = [TableUpdate::RemoveSnapshots { snapshot_ids: doomed.clone() }];
+        let mut updates = vec![TableUpdate::RemoveSnapshots { snapshot_ids: doomed.clone() }];
+        // After this the line of snapshots is cut, and the properties speak for it.
+        let markers = marker_keys(&before).filter_map(|key| Some((key.clone(), marker(&before, key)?)));
+        let markers: HashMap<String, String> =
+            markers.filter(|(key, value)| before.properties().get(key) != Some(value)).collect();
+        if !markers.is_empty() {
+            updates.push(TableUpdate::SetProperties { updates: markers });
+        }
         let requirements = [
             TableRequirement::UuidMatch { uuid: before.uuid() },
             TableRequirement::RefSnapshotIdMatch {
-                r#ref: iceberg::spec::MAIN_BRANCH.to_string(),
+                r#ref: MAIN_BRANCH.to_string(),
                 snapshot_id: before.current_snapshot_id(),
             },
         ];
@@ -69,18 +77,22 @@ pub(super) async fn run(table: &Table, expiry: &Expiry) -> Result<Expired> {
     Err(Error::Contention { table: table.name().clone(), attempts: policy.attempts })
 }
 
-/// The snapshots that may go: not kept by a branch's age or count, and not named by a branch or tag.
-fn doomed(table: &crate::ids::TableName, metadata: &TableMetadata, expiry: &Expiry) -> Result<Vec<i64>> {
+/// The snapshots that may go: not kept by a branch's age or count, and not named by a branch or tag. What a branch asks
+/// for itself is kept besides what the expiry asks for.
+fn doomed(metadata: &TableMetadata, expiry: &Expiry, now_ms: i64) -> Vec<i64> {
     let mut kept: HashSet<i64> = HashSet::new();
-    for reference in references(table, metadata)? {
+    for reference in references(metadata).into_values() {
         kept.insert(reference.snapshot_id);
-        if !reference.is_branch {
+        let SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, .. } = reference.retention else {
             continue;
-        }
+        };
+        let least =
+            min_snapshots_to_keep.map_or(0, |least| usize::try_from(least).unwrap_or(0)).max(expiry.retain_last);
+        let cutoff = max_snapshot_age_ms.map_or(expiry.older_than_ms, |age| expiry.older_than_ms.min(now_ms - age));
         let mut snapshot = metadata.snapshot_by_id(reference.snapshot_id);
         let mut position = 0;
         while let Some(current) = snapshot {
-            if position < expiry.retain_last || current.timestamp_ms() >= expiry.older_than_ms {
+            if position < least || current.timestamp_ms() >= cutoff {
                 kept.insert(current.snapshot_id());
             }
             position += 1;
@@ -92,27 +104,19 @@ fn doomed(table: &crate::ids::TableName, metadata: &TableMetadata, expiry: &Expi
         .filter(|snapshot| !kept.contains(&snapshot.snapshot_id()) && snapshot.timestamp_ms() < expiry.older_than_ms)
         .collect();
     doomed.sort_by_key(|snapshot| snapshot.sequence_number());
-    Ok(doomed.into_iter().map(|snapshot| snapshot.snapshot_id()).collect())
+    doomed.into_iter().map(|snapshot| snapshot.snapshot_id()).collect()
 }
 
-struct Reference {
-    snapshot_id: i64,
-    is_branch: bool,
-}
-
-/// The crate keeps branches and tags to itself; the metadata's JSON form has them.
-fn references(table: &crate::ids::TableName, metadata: &TableMetadata) -> Result<Vec<Reference>> {
-    let json = serde_json::to_value(metadata)
-        .map_err(|error| Error::corrupt(table, "its metadata cannot be written as JSON", error))?;
-    let refs = json.get("refs").and_then(|refs| refs.as_object());
-    let named = refs.into_iter().flatten().filter_map(|(_, reference)| {
-        Some(Reference {
-            snapshot_id: reference.get("snapshot-id")?.as_i64()?,
-            is_branch: reference.get("type")?.as_str()? == "branch",
-        })
-    });
-    let current = metadata.current_snapshot_id().map(|snapshot_id| Reference { snapshot_id, is_branch: true });
-    Ok(named.chain(current).collect())
+/// The branches and tags. The crate keeps them to itself; the metadata's JSON form has them.
+pub(super) fn references(metadata: &TableMetadata) -> HashMap<String, SnapshotReference> {
+    let json = serde_json::to_value(metadata).unwrap_or_default();
+    let named = json.get("refs").cloned().and_then(|refs| serde_json::from_value(refs).ok());
+    let mut references: HashMap<String, SnapshotReference> = named.unwrap_or_default();
+    if let Some(id) = metadata.current_snapshot_id() {
+        let unnamed = || SnapshotReference::new(id, SnapshotRetention::branch(None, None, None));
+        references.entry(MAIN_BRANCH.to_string()).or_insert_with(unnamed);
+    }
+    references
 }
 
 /// Deletes manifest lists, manifests and data files that the expired snapshots had and no remaining one has.

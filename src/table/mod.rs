@@ -134,7 +134,14 @@ impl Lake {
 
     /// Forgets the table. With `purge`, every file any of its snapshots names is deleted afterwards. Gives how many.
     pub async fn drop_table(&self, name: &TableName, purge: bool) -> Result<usize> {
-        let files = if purge { orphans::reachable_files(&self.table(name).await?).await? } else { Default::default() };
+        let files = match purge {
+            true => {
+                let table = self.table(name).await?;
+                table.check_owns_files("delete its files")?;
+                orphans::reachable_files(&table).await?
+            }
+            false => Default::default(),
+        };
         self.catalog().drop_table(name).await?;
         tracing::info!(table = %name, purged_files = files.len(), "dropped table");
         for path in &files {
@@ -310,6 +317,16 @@ impl Table {
 
     fn metadata(&self) -> &TableMetadata {
         &self.head.metadata
+    }
+
+    /// A table that shares files with another says so, and none of them may be deleted.
+    fn check_owns_files(&self, action: &str) -> Result<()> {
+        if self.properties().get("gc.enabled").is_none_or(|value| value != "false") {
+            return Ok(());
+        }
+        let problem =
+            format!("cannot {action}: its property `gc.enabled` is false, so they may belong to another table");
+        Err(Error::Change { table: self.name().clone(), problem })
     }
 
     fn write_target(&self, evolved: Option<&EvolvedSchema>, spec: &PartitionSpecRef) -> WriteTarget {

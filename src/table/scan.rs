@@ -163,6 +163,19 @@ impl TableView {
         self.0.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())
     }
 
+    /// Whether the snapshot is this one or came before it in its line. `None` when expiry has cut the line first.
+    pub fn descends_from(&self, snapshot_id: i64) -> Option<bool> {
+        let mut snapshot = self.0.snapshot.as_ref();
+        while let Some(current) = snapshot {
+            if current.snapshot_id() == snapshot_id {
+                return Some(true);
+            }
+            let Some(parent) = current.parent_snapshot_id() else { return Some(false) };
+            snapshot = self.0.metadata.snapshot_by_id(parent);
+        }
+        None
+    }
+
     /// Columns in table order; every field carries its id as `PARQUET:field_id`, nested ones too.
     pub fn arrow_schema(&self) -> ArrowSchemaRef {
         self.0.arrow_schema.clone()

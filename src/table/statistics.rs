@@ -9,8 +9,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, TimeUnit};
 use iceberg::spec::{
-    DataFile, Datum, Literal, ManifestFile, NestedField, PartitionSpec, PrimitiveLiteral, PrimitiveType, Transform,
-    Type,
+    Datum, Literal, ManifestFile, NestedField, PartitionSpec, PrimitiveLiteral, PrimitiveType, Transform, Type,
 };
 use iceberg::transform::create_transform_function;
 
@@ -26,12 +25,6 @@ impl<'a> FileStatistics<'a> {
     pub(super) fn new(view: &'a TableView, files: &'a [ScanFile]) -> Self {
         FileStatistics { view, files }
     }
-
-    fn bounds(&self, column: &str, of: impl Fn(&DataFile) -> &HashMap<i32, Datum>) -> Option<ArrayRef> {
-        let (field, arrow_type) = column_of(self.view, column)?;
-        let literals = self.files.iter().map(|file| of(&file.data).get(&field.id).map(Datum::literal));
-        to_array(literals, &arrow_type)
-    }
 }
 
 impl ColumnStatistics for FileStatistics<'_> {
@@ -40,11 +33,20 @@ impl ColumnStatistics for FileStatistics<'_> {
     }
 
     fn lower(&self, column: &str) -> Option<ArrayRef> {
-        self.bounds(column, DataFile::lower_bounds)
+        let (field, arrow_type) = column_of(self.view, column)?;
+        let literals = self.files.iter().map(|file| file.data.lower_bounds().get(&field.id).map(Datum::literal));
+        to_array(literals, &arrow_type)
     }
 
     fn upper(&self, column: &str) -> Option<ArrayRef> {
-        self.bounds(column, DataFile::upper_bounds)
+        let (field, arrow_type) = column_of(self.view, column)?;
+        let literals = self.files.iter().map(|file| {
+            // Bounds leave NaN out, and the engine orders it above everything.
+            let has_no_nan = !arrow_type.is_floating()
+                || file.data.nan_value_counts().get(&field.id).is_some_and(|count| *count == 0);
+            file.data.upper_bounds().get(&field.id).filter(|_| has_no_nan).map(Datum::literal)
+        });
+        to_array(literals, &arrow_type)
     }
 
     fn null_counts(&self, column: &str) -> Option<ArrayRef> {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StructArray, UInt32Array, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, take_record_batch};
-use arrow::datatypes::{DataType, Field, Fields, SchemaRef as ArrowSchemaRef};
+use arrow::array::{
+    Array, ArrayRef, Date32Array, Int64Array, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array,
+};
+use arrow::compute::{CastOptions, cast, cast_with_options, take_record_batch};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::FormatOptions;
 use bytes::Bytes;
@@ -13,7 +15,8 @@ use futures::future::BoxFuture;
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, SchemaRef, Struct, Type,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, PrimitiveType, SchemaRef, Struct,
+    Transform, Type,
 };
 use iceberg::transform::{BoxedTransformFunction, create_transform_function};
 use parquet::arrow::AsyncArrowWriter;
@@ -81,8 +84,8 @@ impl WriteTarget {
 
 /// Takes batches in any order and lays their rows out by partition into files of about the target size.
 ///
-/// Columns are matched by name and cast to the table's types; a cast that would lose something is an error. A column
-/// the batch lacks is null.
+/// Columns and fields are matched by name and cast to the table's types; a value that does not fit is an error. Times
+/// finer than microseconds are cut. A column the batch lacks is null.
 pub struct DataWriter {
     target: WriteTarget,
     arrow_schema: ArrowSchemaRef,
@@ -253,10 +256,41 @@ fn conform_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, String> {
     if let (DataType::Struct(_), DataType::Struct(wanted)) = (array.data_type(), field.data_type()) {
         return conform_struct(array, field.name(), wanted);
     }
+    if let (DataType::List(_) | DataType::LargeList(_), DataType::List(element)) =
+        (array.data_type(), field.data_type())
+    {
+        return conform_list(array, field.name(), element);
+    }
+    if let (DataType::Decimal128(_, given), DataType::Decimal128(_, wanted)) = (array.data_type(), field.data_type())
+        && given > wanted
+    {
+        return Err(format!(
+            "column `{}` has {wanted} digits behind the point, and the rows have {given}",
+            field.name()
+        ));
+    }
     // `safe: false` makes what does not fit an error in place of a null.
     let options = CastOptions { safe: false, format_options: FormatOptions::default() };
     cast_with_options(array, field.data_type(), &options)
         .map_err(|error| format!("column `{}` cannot be stored as {}: {error}", field.name(), field.data_type()))
+}
+
+/// Elements are matched as columns are, so that structs in lists go by name too.
+fn conform_list(array: &ArrayRef, name: &str, element: &FieldRef) -> Result<ArrayRef, String> {
+    let failed = |error: arrow::error::ArrowError| format!("column `{name}`: {error}");
+    let plain = DataType::List(Arc::new(Field::new("item", list_element(array), true)));
+    let plain = cast(array, &plain).map_err(failed)?;
+    let list = plain.as_any().downcast_ref::<ListArray>().ok_or_else(|| format!("column `{name}` is not a list"))?;
+    let values = conform_array(list.values(), element)?;
+    let list = ListArray::try_new(element.clone(), list.offsets().clone(), values, list.nulls().cloned());
+    Ok(Arc::new(list.map_err(failed)?))
+}
+
+fn list_element(array: &ArrayRef) -> DataType {
+    match array.data_type() {
+        DataType::List(element) | DataType::LargeList(element) => element.data_type().clone(),
+        other => other.clone(),
+    }
 }
 
 /// Struct fields are matched by name, as columns are; Arrow's own cast goes by position.
@@ -289,8 +323,31 @@ struct Partitioner {
 struct PartitionColumn {
     /// The path to the source column, outermost first.
     source: Vec<String>,
-    transform: BoxedTransformFunction,
+    transform: PartitionTransform,
     result: Type,
+}
+
+enum PartitionTransform {
+    /// The day of a time. The crate's own puts the last split second of a day before 1970 into the next one.
+    DayOfTime,
+    Crate(BoxedTransformFunction),
+}
+
+impl PartitionTransform {
+    fn apply(&self, source: ArrayRef) -> Result<ArrayRef, String> {
+        match self {
+            PartitionTransform::Crate(function) => {
+                function.transform(source).map_err(|error| error.message().to_string())
+            }
+            PartitionTransform::DayOfTime => {
+                const DAY_US: i64 = 86_400_000_000;
+                let micros = cast(&source, &DataType::Int64).map_err(|error| error.to_string())?;
+                let micros = micros.as_any().downcast_ref::<Int64Array>().ok_or("a time is not a number")?;
+                let days = micros.iter().map(|at| at.map(|at| at.div_euclid(DAY_US) as i32));
+                Ok(Arc::new(Date32Array::from_iter(days)))
+            }
+        }
+    }
 }
 
 impl Partitioner {
@@ -310,13 +367,17 @@ impl Partitioner {
                 .field_type;
             let result =
                 field.transform.result_type(source_type).map_err(|error| refuse(error.message().to_string()))?;
-            let transform =
-                create_transform_function(&field.transform).map_err(|error| refuse(error.message().to_string()))?;
+            let is_time =
+                matches!(source_type.as_ref(), Type::Primitive(PrimitiveType::Timestamp | PrimitiveType::Timestamptz));
+            let transform = match field.transform {
+                Transform::Day if is_time => PartitionTransform::DayOfTime,
+                transform => PartitionTransform::Crate(
+                    create_transform_function(&transform).map_err(|error| refuse(error.message().to_string()))?,
+                ),
+            };
             let source: Vec<String> = source.split('.').map(str::to_string).collect();
             let empty = RecordBatch::new_empty(arrow_schema.clone());
-            let values = transform
-                .transform(column_at(&empty, &source).map_err(refuse)?)
-                .map_err(|error| refuse(error.message().to_string()))?;
+            let values = transform.apply(column_at(&empty, &source).map_err(refuse)?).map_err(refuse)?;
             sort_fields.push(SortField::new(values.data_type().clone()));
             fields.push(PartitionColumn { source, transform, result });
         }
@@ -329,7 +390,7 @@ impl Partitioner {
         let mut values = Vec::with_capacity(self.fields.len());
         for field in &self.fields {
             let source = column_at(batch, &field.source).map_err(refuse)?;
-            values.push(field.transform.transform(source).map_err(|error| refuse(error.message().to_string()))?);
+            values.push(field.transform.apply(source).map_err(refuse)?);
         }
         let rows = self.converter.convert_columns(&values).map_err(|error| refuse(error.to_string()))?;
         let mut order: Vec<OwnedRow> = Vec::new();

@@ -184,7 +184,7 @@ impl Catalog for GlueCatalog {
     async fn head(&self, table: &TableName, known: Option<&Head>) -> Result<Head> {
         let (_, location) = self.glue_table(table).await?;
         let metadata = pointer::read(&self.storage, table, &location, known).await?;
-        Ok(Head { table: table.clone(), metadata, metadata_location: location })
+        Ok(Head::new(table, metadata, location))
     }
 
     async fn create(&self, new: NewTable) -> Result<Head> {
@@ -685,11 +685,8 @@ mod tests {
         };
         let storage = Storage::new(StorageOptions::default()).unwrap();
         let catalog = GlueCatalog::open(options, storage).await.unwrap();
-        let base = Head {
-            table: TableName::new("shop", "orders").unwrap(),
-            metadata: Arc::new(pointer::tests::metadata(&location)),
-            metadata_location: "there".to_string(),
-        };
+        let name = TableName::new("shop", "orders").unwrap();
+        let base = Head::new(&name, Arc::new(pointer::tests::metadata(&location)), "there".to_string());
         let files = || std::fs::read_dir(folder.path().join("orders/metadata")).unwrap().count();
         let refused = |code: &str| Some((400, json!({ "__type": code, "Message": "so it is" }).to_string()));
         for (answer, expected, staged) in [

@@ -22,10 +22,10 @@ pub mod sqlite;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use iceberg::spec::{Schema, SortOrder, TableMetadata, UnboundPartitionSpec};
+use iceberg::spec::{Schema, SnapshotRetention, SortOrder, TableMetadata, UnboundPartitionSpec};
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::error::{Error, Result};
@@ -38,6 +38,14 @@ pub struct Head {
     pub metadata: Arc<TableMetadata>,
     /// Where the metadata file is. Every state has a file of its own, so this also identifies the state.
     pub metadata_location: String,
+    /// How long the main branch keeps its snapshots; read when it is first needed.
+    pub retention: Arc<OnceLock<SnapshotRetention>>,
+}
+
+impl Head {
+    pub(super) fn new(table: &TableName, metadata: Arc<TableMetadata>, metadata_location: String) -> Self {
+        Head { table: table.clone(), metadata, metadata_location, retention: Arc::default() }
+    }
 }
 
 /// A table to be made. Field ids in the schema are only relative: the catalog may assign its own.

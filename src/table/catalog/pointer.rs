@@ -25,7 +25,7 @@ pub(super) struct Staged {
 impl Staged {
     /// The head once the catalog points to it.
     pub(super) fn into_head(self, table: &TableName) -> Head {
-        Head { table: table.clone(), metadata: self.metadata, metadata_location: self.location }
+        Head::new(table, self.metadata, self.location)
     }
 }
 

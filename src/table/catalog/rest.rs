@@ -98,6 +98,8 @@ impl RestCatalog {
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(60))
             .user_agent(concat!("icestream/", env!("CARGO_PKG_VERSION")))
+            // Following a redirect would turn a commit into a look at the table.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Error::unreachable("the HTTP client", error))?;
         let base = base_url(&options.uri, None)?;
@@ -276,7 +278,7 @@ impl RestCatalog {
             newer.unwrap_or_else(|| Error::corrupt(table, "its metadata does not parse", error))
         })?;
         pointer::check_supported(table, &metadata)?;
-        Ok(Head { table: table.clone(), metadata: Arc::new(metadata), metadata_location })
+        Ok(Head::new(table, Arc::new(metadata), metadata_location))
     }
 
     /// All pages of a listing.

@@ -202,7 +202,7 @@ impl Catalog for SqliteCatalog {
     async fn head(&self, table: &TableName, known: Option<&Head>) -> Result<Head> {
         let location = self.pointer(table).await?.ok_or_else(|| self.missing(table))?;
         let metadata = pointer::read(&self.storage, table, &location, known).await?;
-        Ok(Head { table: table.clone(), metadata, metadata_location: location })
+        Ok(Head::new(table, metadata, location))
     }
 
     async fn create(&self, new: NewTable) -> Result<Head> {
@@ -231,11 +231,15 @@ impl Catalog for SqliteCatalog {
         match inserted.await {
             Ok(()) => Ok(staged.into_head(&table)),
             Err(error) => {
-                let failure = match error.sqlite_error_code() {
+                let code = error.sqlite_error_code();
+                let failure = match code {
                     Some(ErrorCode::ConstraintViolation) => exists(),
                     _ => failure("write", &self.path, error),
                 };
-                pointer::discard(&self.storage, &staged).await;
+                // After a failed write the row may be there all the same, and name the file.
+                if !matches!(code, Some(ErrorCode::SystemIoFailure) | None) {
+                    pointer::discard(&self.storage, &staged).await;
+                }
                 Err(failure)
             }
         }

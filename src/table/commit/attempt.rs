@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use iceberg::spec::{
-    DataFile, MAIN_BRANCH, ManifestContentType, ManifestEntry, ManifestFile, Operation, PartitionSpecRef, SchemaRef,
-    Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Struct, Summary, TableMetadata,
+    DataContentType, DataFile, MAIN_BRANCH, ManifestContentType, ManifestEntry, ManifestFile, Operation, PartitionSpec,
+    PartitionSpecRef, SchemaRef, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Struct,
+    Summary, TableMetadata,
 };
 use iceberg::{TableRequirement, TableUpdate};
 
@@ -13,7 +14,9 @@ use super::premise::{broken, marker, marker_keys};
 use super::totals::Totals;
 use super::{COMMIT_ID, Change, Commit, Kind};
 use crate::table::Table;
+use crate::table::catalog::Head;
 use crate::table::error::{Broken, Error, Result};
+use crate::table::expire::references;
 use crate::table::manifest::{self, ManifestPlace};
 use crate::table::writer::write_error;
 
@@ -79,8 +82,7 @@ impl Attempt {
             updates.push(TableUpdate::AddSnapshot { snapshot });
             updates.push(TableUpdate::SetSnapshotRef {
                 ref_name: MAIN_BRANCH.to_string(),
-                // Retention of the branch is a table property's business with us (`history.expire.*`).
-                reference: SnapshotReference::new(commit.snapshot_id, SnapshotRetention::branch(None, None, None)),
+                reference: SnapshotReference::new(commit.snapshot_id, retention(&commit.head)),
             });
         }
         Ok(Attempt { updates, requirements, files })
@@ -91,6 +93,15 @@ impl Attempt {
             table.lake.forget_file(path).await;
         }
     }
+}
+
+/// What the main branch says about keeping snapshots, which a commit must not change.
+fn retention(head: &Head) -> SnapshotRetention {
+    let read = || match references(&head.metadata).remove(MAIN_BRANCH) {
+        Some(reference) => reference.retention,
+        None => SnapshotRetention::branch(None, None, None),
+    };
+    head.retention.get_or_init(read).clone()
 }
 
 /// Files carry the field ids of the schema they were planned for.
@@ -205,6 +216,12 @@ fn spec_of(change: &Change, metadata: &TableMetadata, spec_id: i32) -> Result<Pa
         problem: format!("partition spec {spec_id} is not there"),
         source: None,
     })
+}
+
+/// A schema that still has the spec's source columns: another engine may have dropped one after it changed the spec.
+fn schema_for(metadata: &TableMetadata, current: &SchemaRef, spec: &PartitionSpec) -> SchemaRef {
+    let mut schemas = std::iter::once(current).chain(metadata.schemas_iter());
+    schemas.find(|schema| spec.partition_type(schema).is_ok()).unwrap_or(current).clone()
 }
 
 /// One manifest per content and partition spec for everything the change adds.
@@ -329,7 +346,8 @@ impl Removal<'_> {
             return Ok(Some(manifest_file.clone()));
         }
         let spec = spec_of(self.change, self.place.metadata, manifest_file.partition_spec_id)?;
-        let (path, mut writer) = self.place.writer(manifest_file.content, self.schema, spec.as_ref())?;
+        let schema = schema_for(self.place.metadata, self.schema, &spec);
+        let (path, mut writer) = self.place.writer(manifest_file.content, &schema, spec.as_ref())?;
         for entry in alive {
             let sequence = entry.sequence_number().unwrap_or(manifest_file.sequence_number);
             let file_sequence = entry.file_sequence_number.or(Some(manifest_file.sequence_number));
@@ -367,6 +385,10 @@ impl Removal<'_> {
             self.change.remove.iter().map(|file| ((file.spec_id, file.data.partition()), file.path.as_str())).collect();
         for delete in deletes.iter().filter(|delete| delete.sequence > planned) {
             let hit = match &delete.covers {
+                // Those of an unpartitioned spec reach into every partition.
+                _ if delete.data.content_type() == DataContentType::EqualityDeletes => {
+                    self.change.remove.first().map(|file| file.path.as_str())
+                }
                 Some(path) => by_path.get(path.as_str()).copied(),
                 None => by_partition.get(&(delete.spec_id, delete.data.partition())).copied(),
             };
@@ -412,7 +434,13 @@ async fn merge(
     for ((_, spec_id), members) in groups {
         let spec = spec_of(change, metadata, spec_id)?;
         for bin in bins(&manifests, &members, target_bytes) {
-            let (path, mut writer) = place.writer(manifests[bin[0]].content, schema, spec.as_ref())?;
+            // Rewriting one alone would gain nothing, at every commit again.
+            if let [alone] = bin.as_slice() {
+                result.push(manifests[*alone].clone());
+                continue;
+            }
+            let schema = schema_for(metadata, schema, &spec);
+            let (path, mut writer) = place.writer(manifests[bin[0]].content, &schema, spec.as_ref())?;
             for index in bin {
                 let manifest_file = &manifests[index];
                 for entry in manifest::load(change.table.name(), place.file_io, manifest_file).await? {

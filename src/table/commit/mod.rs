@@ -19,8 +19,8 @@ use iceberg::spec::TableMetadata;
 use rand::Rng;
 use uuid::Uuid;
 
-pub(super) use premise::marker;
 pub use premise::{Advance, Premise};
+pub(super) use premise::{marker, marker_keys};
 
 use super::catalog::{Head, Swap};
 use super::error::{Error, Result};
@@ -28,6 +28,7 @@ use super::scan::{ScanFile, TableView};
 use super::schema::EvolvedSchema;
 use super::writer::WrittenFile;
 use super::{Table, WrittenDeletes};
+use crate::error::Situation;
 use attempt::{Attempt, NewManifests};
 
 /// The summary key every commit of ours carries its id under.
@@ -229,14 +230,19 @@ impl Change {
             doubt: None,
             change: self,
         };
-        let outcome = commit.run().await;
-        if let Err(error) = &outcome
-            && !matches!(error, Error::Unresolved { .. })
-            && commit.doubt.is_none()
-        {
-            commit.manifests.discard(&commit.change.table).await;
+        match commit.run().await {
+            // While an attempt is in doubt, nothing it may name can go. A broken premise ends the doubt: the head has
+            // moved past what that attempt stood on.
+            Err(error) if commit.doubt.is_some() && !error.is_premise_broken() => match error {
+                Error::Unresolved { .. } => Err(error),
+                error => Err(commit.unresolved(error)),
+            },
+            Err(error) => {
+                commit.manifests.discard(&commit.change.table).await;
+                Err(error)
+            }
+            committed => committed,
         }
-        outcome
     }
 }
 
@@ -256,12 +262,19 @@ struct Commit {
 
 impl Commit {
     async fn run(&mut self) -> Result<Committed> {
-        for attempt in 1..=self.change.policy.attempts {
+        let mut attempt = 0;
+        let mut lost: Option<Attempt> = None;
+        while attempt < self.change.policy.attempts {
+            attempt += 1;
             if attempt > 1 {
                 self.pause(attempt).await;
                 self.refresh().await?;
-                if self.doubt.is_some() && self.is_applied() {
-                    return Ok(self.committed(self.head.clone(), attempt));
+                // Also after a plain loss: something between us and the catalog may have sent the request twice.
+                if self.is_applied() {
+                    return Ok(self.committed(self.head.clone(), attempt - 1));
+                }
+                if let Some(lost) = lost.take() {
+                    lost.discard(&self.change.table).await;
                 }
             }
             let prepared = match Attempt::prepare(self, attempt).await {
@@ -269,20 +282,24 @@ impl Commit {
                 // The head the caller held may be old; judge the premise on the present one.
                 Err(error) if error.is_premise_broken() && !self.is_fresh => {
                     self.refresh().await?;
-                    continue;
+                    Attempt::prepare(self, attempt).await?
                 }
                 Err(error) => return Err(error),
             };
             fail::fail_point!("commit-before-swap");
             let catalog = self.change.table.lake.catalog();
             match catalog.swap(&self.head, &prepared.requirements, &prepared.updates).await {
-                Ok(head) => {
+                Ok(head) if !self.change.makes_snapshot() || holds_commit(&head.metadata, &self.commit_id) => {
                     fail::fail_point!("commit-after-swap");
                     return Ok(self.committed(head, attempt));
                 }
+                Ok(_) => {
+                    let answer = "success, with a head that does not have the commit".to_string();
+                    self.doubt = Some(Error::Protocol { what: catalog.describe(), answer });
+                }
                 Err(Swap::Lost) => {
                     tracing::debug!(table = %self.head.table, attempt, "another writer committed first");
-                    prepared.discard(&self.change.table).await;
+                    lost = Some(prepared);
                 }
                 Err(Swap::Busy(error)) => {
                     tracing::debug!(table = %self.head.table, attempt, %error, "the catalog asked to wait");
@@ -307,15 +324,14 @@ impl Commit {
         }
         match self.doubt.take() {
             Some(source) => Err(self.unresolved(source)),
-            None => Err(Error::Contention {
-                table: self.change.table.name().clone(),
-                attempts: self.change.policy.attempts,
-            }),
+            None => Err(Error::Contention { table: self.change.table.name().clone(), attempts: attempt }),
         }
     }
 
-    fn committed(&self, head: Head, attempts: u32) -> Committed {
+    fn committed(&self, mut head: Head, attempts: u32) -> Committed {
         let makes_snapshot = self.change.makes_snapshot();
+        // A commit of ours leaves it as it was.
+        head.retention = self.head.retention.clone();
         Committed {
             table: Table { lake: self.change.table.lake.clone(), head },
             snapshot_id: makes_snapshot.then_some(self.snapshot_id),
@@ -329,6 +345,9 @@ impl Commit {
         let metadata = &self.head.metadata;
         if self.change.makes_snapshot() {
             return holds_commit(metadata, &self.commit_id);
+        }
+        if self.doubt.is_none() {
+            return false;
         }
         // Properties have no history; what counts is that they are as asked for.
         let properties = metadata.properties();
@@ -350,7 +369,7 @@ impl Commit {
                     self.is_fresh = true;
                     return Ok(());
                 }
-                Err(error @ Error::Unreachable { .. }) => {
+                Err(error) if error.kind() == crate::error::Kind::Unavailable => {
                     let Some(doubt) = &self.doubt else { return Err(error) };
                     if started.elapsed() >= self.change.policy.resolve_within {
                         return Err(self.unresolved(doubt.clone()));

@@ -108,21 +108,23 @@ pub(super) fn broken(table: &TableName, broken: Broken) -> Error {
 }
 
 /// A marker's value at the head: from the newest snapshot of its line that has it (another engine's commits do not),
-/// else from the table property that mirrors it (those snapshots may have been expired).
+/// else, where that line is cut by expiry, from the table property that mirrors it.
 ///
-/// The snapshots come first: when somebody rolls the table back, its rows and its marker go back together.
+/// The snapshots come first: when somebody rolls the table back, its rows and its marker go back together. A line that
+/// is whole and never had the marker means that its rows were made without it.
 pub(in crate::table) fn marker(metadata: &TableMetadata, key: &str) -> Option<String> {
     let mut snapshot = metadata.current_snapshot();
     while let Some(current) = snapshot {
         if let Some(value) = current.summary().additional_properties.get(key) {
             return Some(value.clone());
         }
-        snapshot = current.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+        let parent = current.parent_snapshot_id()?;
+        snapshot = metadata.snapshot_by_id(parent);
     }
     metadata.properties().get(key).cloned()
 }
 
 /// The markers a table has: the properties of ours that mirror them.
-pub(super) fn marker_keys(metadata: &TableMetadata) -> impl Iterator<Item = &String> {
+pub(in crate::table) fn marker_keys(metadata: &TableMetadata) -> impl Iterator<Item = &String> {
     metadata.properties().keys().filter(|key| key.starts_with("icestream."))
 }

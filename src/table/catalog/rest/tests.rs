@@ -174,11 +174,11 @@ async fn a_server_that_is_gone_was_sent_nothing() {
     let mut catalog = open(&server, RestAuth::None, clock()).await.unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     catalog.base = base_url(&format!("http://{free}"), None).unwrap();
-    let head = Head {
-        table: orders(),
-        metadata: Arc::new(pointer::tests::metadata("s3://lake/shop/orders")),
-        metadata_location: "s3://lake/m1.json".to_string(),
-    };
+    let head = Head::new(
+        &orders(),
+        Arc::new(pointer::tests::metadata("s3://lake/shop/orders")),
+        "s3://lake/m1.json".to_string(),
+    );
     let outcome = catalog.swap(&head, &[], &[]).await;
     assert!(matches!(outcome, Err(Swap::Busy(Error::Unreachable { .. }))), "{outcome:?}");
 }
