@@ -390,9 +390,11 @@ impl<'a> Merge<'a> {
     async fn collect_touched(&self) -> Result<()> {
         let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
         let frame = self.frame(&fold::touched_sql(&keys)).await?;
-        let schema: Schema = frame.schema().as_arrow().clone();
+        let planned = Arc::new(frame.schema().as_arrow().clone());
         let batches = frame.collect().await.map_err(|error| self.failed(error.into()))?;
-        let table = MemTable::try_new(Arc::new(schema), vec![batches]).map_err(|error| self.failed(error.into()))?;
+        // A union's batches may know less about nulls than its plan does.
+        let schema = batches.first().map_or(planned, RecordBatch::schema);
+        let table = MemTable::try_new(schema, vec![batches]).map_err(|error| self.failed(error.into()))?;
         self.session.register_table("touched", Arc::new(table)).map_err(|error| self.failed(error.into()))?;
         Ok(())
     }

@@ -9,6 +9,7 @@ mod support;
 mod conformance;
 
 mod crash;
+mod silver;
 
 mod sqlite {
     crate::conformance!(crate::support::sqlite_world());
