@@ -69,7 +69,7 @@ pub enum ShapeError {
     DecimalBounds { text: String },
     #[error("`{text}` is not an encoding; there are {}", Encoding::NAMES)]
     UnknownEncoding { text: String },
-    #[error("a {column_type} cannot be encoded as `{encoding}`; it can be {}", column_type.encodings_text())]
+    #[error("{} {column_type} cannot be encoded as `{encoding}`; it can be {}", column_type.article(), column_type.encodings_text())]
     EncodingMismatch { column_type: ColumnType, encoding: Encoding },
 }
 
@@ -93,6 +93,16 @@ impl ColumnType {
         }
     }
 
+    /// The type whose Arrow type this is.
+    pub fn from_arrow(data_type: &DataType) -> Option<Self> {
+        use ColumnType::*;
+        if let DataType::Decimal128(precision, scale) = data_type {
+            return Some(Decimal { precision: *precision, scale: *scale });
+        }
+        let plain = [Boolean, Int, Long, Float, Double, Date, Timestamp, Timestamptz, String, Binary];
+        plain.into_iter().find(|column_type| column_type.to_arrow() == *data_type)
+    }
+
     /// The encodings a value of this type can have; the first is what Debezium's PostgreSQL connector sends unless it
     /// is told otherwise.
     pub fn encodings(self) -> &'static [Encoding] {
@@ -104,6 +114,10 @@ impl ColumnType {
             ColumnType::Binary => &[Encoding::Base64],
             _ => &[Encoding::Native],
         }
+    }
+
+    fn article(self) -> &'static str {
+        if self == ColumnType::Int { "an" } else { "a" }
     }
 
     fn encodings_text(&self) -> String {

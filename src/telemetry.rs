@@ -79,8 +79,13 @@ fn parse(text: &str) -> Result<EnvFilter, TelemetryError> {
     let refused = || TelemetryError::Filter { text: text.to_string() };
     let lower = text.trim().to_ascii_lowercase();
     if LEVELS.contains(&lower.as_str()) {
-        // A bare level is about icestream. The clients below it would drown it from `debug` on.
-        let below = if lower == "off" || lower == "error" { lower.as_str() } else { "warn" };
+        // A bare level is about icestream. The clients below it would drown it from `debug` on, and their warnings are
+        // about attempts whose end icestream tells of itself.
+        let below = match lower.as_str() {
+            "off" => "off",
+            "debug" | "trace" => "warn",
+            _ => "error",
+        };
         return EnvFilter::try_new(format!("{below},icestream={lower}")).map_err(|_| refused());
     }
     // A filter's grammar takes any single word as the name of a module.
@@ -141,7 +146,8 @@ mod tests {
             assert_eq!(directives.join(","), expected, "{text}");
         };
         check("debug", "icestream=debug,warn");
-        check("INFO", "icestream=info,warn");
+        check("INFO", "error,icestream=info");
+        check("warn", "error,icestream=warn");
         check("off", "icestream=off,off");
         check("info,icestream::table=debug", "icestream::table=debug,info");
         check("hyper=trace", "hyper=trace");

@@ -1,20 +1,22 @@
-use std::sync::Arc;
+use std::fmt::Display;
 
 use clap::Args;
 
 use super::{Context, Outcome};
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::error::{Error, Kind, Result, Situation};
-use crate::table::catalog::Catalog;
+use crate::pipeline;
+use crate::table::Lake;
 
 const AFTER_HELP: &str = "\
 Examples:
   icestream check                  everything
-  icestream check --offline        files only, as in a pull request's checks";
+  icestream check --offline        files and SQL only, as in a pull request's checks";
 
-/// Find every problem of the project: files, front matter, catalog and warehouse
+/// Find every problem of the project: files, SQL, types, catalog and warehouse
 ///
-/// All problems are reported at once. Nothing is written to the lake but a probe file that is removed again.
+/// All problems are reported at once. The SQL of every model is planned over the columns it will meet; no row is read.
+/// Nothing is written to the lake but a probe file that is removed again.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct CheckArgs {
@@ -26,16 +28,53 @@ pub struct CheckArgs {
 /// One thing that was looked at: what it is, and what was found.
 #[derive(Debug)]
 pub struct Finding {
-    pub what: &'static str,
-    pub found: Result<String>,
+    what: &'static str,
+    found: Result<String>,
 }
 
-/// More than one part of the world outside is not as it should be.
+impl Finding {
+    pub fn new(what: &'static str, found: Result<String>) -> Self {
+        Finding { what, found }
+    }
+}
+
+/// What came of asking the world outside.
+#[derive(Debug)]
+pub struct Reached {
+    pub findings: Vec<Finding>,
+    /// Where tables can be looked up.
+    pub lake: Option<Lake>,
+}
+
+/// What is wrong with the SQL of the models.
 #[derive(Debug, thiserror::Error)]
-#[error("{} problems outside of the files{}", problems.len(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+#[error("{}", listed("the models have", problems))]
+pub struct ModelError {
+    problems: Vec<Problem>,
+}
+
+impl Situation for ModelError {
+    fn kind(&self) -> Kind {
+        Kind::Config
+    }
+}
+
+/// More than one part of the project is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", listed("the project has", problems))]
 pub struct CheckError {
     kind: Kind,
     problems: Vec<String>,
+}
+
+fn listed(subject: &str, problems: &[impl Display]) -> String {
+    match problems {
+        [only] => only.to_string(),
+        all => {
+            let lines = all.iter().map(|problem| format!("\n  {}", problem.to_string().replace('\n', "\n  ")));
+            format!("{subject} {} problems{}", all.len(), lines.collect::<String>())
+        }
+    }
 }
 
 impl Situation for CheckError {
@@ -44,25 +83,45 @@ impl Situation for CheckError {
     }
 }
 
-/// Checks the files and then, through `reach`, what they point to.
+/// Checks the files, then through `reach` what they point to, and the models against both.
 pub async fn run(
     args: CheckArgs,
     context: &Context,
-    reach: impl AsyncFnOnce(&Config) -> Vec<Finding>,
+    reach: impl AsyncFnOnce(&Config, &Context) -> Reached,
 ) -> Result<Outcome> {
     let config = context.config()?;
     let files = if config.files == 1 { "1 file".to_string() } else { format!("{} files", config.files) };
-    let mut findings = vec![Finding { what: "files", found: Ok(format!("{files}, no problem")) }];
-    if !args.offline {
-        findings.extend(reach(&config).await);
-    }
+    let mut findings = vec![Finding::new("files", Ok(format!("{files}, no problem")))];
+    let reached = match args.offline {
+        true => Reached { findings: Vec::new(), lake: None },
+        false => reach(&config, context).await,
+    };
+    findings.push(Finding::new("models", models(&config, reached.lake.as_ref()).await));
+    findings.extend(reached.findings);
     let mut text = String::new();
     for finding in &findings {
-        let found = finding.found.as_ref().map_or("not reached", String::as_str);
+        let found = match &finding.found {
+            Ok(found) => found,
+            Err(error) if error.kind().is_retryable() => "not reached",
+            Err(_) => "problems",
+        };
         text.push_str(&format!("{:<10} {found}\n", finding.what));
     }
     context.stdout.print(&text)?;
     conclude(findings.into_iter().filter_map(|finding| finding.found.err()).collect())
+}
+
+/// Plans every model, and says how many there are.
+pub(super) async fn models(config: &Config, lake: Option<&Lake>) -> Result<String> {
+    let found = pipeline::check_models(config, &pipeline::engine(config)?, lake).await?;
+    if !found.problems.is_empty() {
+        return Err(ModelError { problems: found.problems }.into());
+    }
+    let planned = if found.planned == 1 { "1 model".to_string() } else { format!("{} models", found.planned) };
+    Ok(match found.skipped {
+        0 => format!("{planned}, no problem"),
+        skipped => format!("{planned}, no problem; {skipped} not looked at: only the catalog knows what they read"),
+    })
 }
 
 fn conclude(mut errors: Vec<Error>) -> Result<Outcome> {
@@ -80,21 +139,4 @@ fn conclude(mut errors: Vec<Error>) -> Result<Outcome> {
             Err(CheckError { kind, problems: problems.collect() }.into())
         }
     }
-}
-
-/// Asks the catalog for its namespaces and, through `probe`, whether the warehouse can be written to.
-pub async fn connectivity(
-    catalog: Arc<dyn Catalog>,
-    warehouse: &str,
-    probe: impl AsyncFnOnce() -> Result<()>,
-) -> Vec<Finding> {
-    let named = match catalog.namespaces().await {
-        Ok(names) => {
-            let plural = if names.len() == 1 { "" } else { "s" };
-            Ok(format!("{}, {} namespace{plural}", catalog.describe(), names.len()))
-        }
-        Err(error) => Err(error.into()),
-    };
-    let written = probe().await.map(|()| format!("`{warehouse}` can be written to"));
-    vec![Finding { what: "catalog", found: named }, Finding { what: "warehouse", found: written }]
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use futures::TryStreamExt;
 
 use super::output::{self, Destination, Grid, RowFormat};
-use super::{Context, Outcome};
+use super::{Context, Outcome, check, lake};
 use crate::config::{CatalogConfig, Config};
 use crate::demo::run as demo;
 use crate::engine::{self, Engine};
@@ -45,8 +45,9 @@ pub struct DemoArgs {
 pub async fn run(args: DemoArgs, context: &Context) -> Result<Outcome> {
     demo::prepare(&args.dir)?;
     let config = Config::load(&args.dir, &context.environment, &context.assignments)?;
+    check::models(&config, None).await?;
     demo::fresh_lake(&config)?;
-    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let lake = lake::open(&config, context).await?;
     let engine = pipeline::engine(&config)?;
     let progress = Arc::new(demo::Progress::default());
     let shown = show_progress(context, args.events, progress.clone());
@@ -114,8 +115,9 @@ fn summary(report: &demo::Report, context: &Context) -> String {
     for table in report.tables.iter().filter(|table| !table.equal) {
         text.push_str(&format!("{}: {}\n", table.table, table.difference.as_deref().unwrap_or_default()));
     }
+    let events = if report.events == 1 { "event" } else { "events" };
     text.push_str(&format!(
-        "\n{} events ({} records, {} rejected) in {:.1} s: {} bronze commits, {} silver merges, {} gold refreshes\n",
+        "\n{} {events} ({} records, {} rejected) in {:.1} s: {} bronze commits, {} silver merges, {} gold refreshes\n",
         report.events,
         report.records,
         report.rejected,
@@ -126,13 +128,16 @@ fn summary(report: &demo::Report, context: &Context) -> String {
     ));
     text.push_str(match report.equal {
         true => "Every table holds what the shop did.\n",
-        false => "The tables above do not hold what the shop did. This is a bug: please report it.\n",
+        false => {
+            "Some tables do not hold what the shop did. Where no file of the sample project was changed, this is a bug: \
+             please report it.\n"
+        }
     });
     text
 }
 
 fn next_steps(folder: &Path, config: &Config) -> String {
-    let there = if folder == Path::new(".") { String::new() } else { format!(" --project {}", folder.display()) };
+    let there = if folder == Path::new(".") { String::new() } else { format!(" --project {}", quoted(folder)) };
     let catalog = match &config.catalog {
         CatalogConfig::Sqlite { path } => path.display().to_string(),
         _ => String::new(),
@@ -150,6 +155,13 @@ fn next_steps(folder: &Path, config: &Config) -> String {
     )
 }
 
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Accepts `1_000_000` and `1,000,000` too.
 fn parse_events(text: &str) -> std::result::Result<u64, String> {
     let digits = text.replace(['_', ','], "");
@@ -163,6 +175,13 @@ fn parse_events(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_can_be_pasted_into_a_shell() {
+        for (path, expected) in [("/tmp/shop", "/tmp/shop"), ("my shop", "'my shop'"), ("bob's", "'bob'\\''s'")] {
+            assert_eq!(quoted(Path::new(path)), expected);
+        }
+    }
 
     #[test]
     fn numbers_may_be_grouped() {

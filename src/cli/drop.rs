@@ -1,9 +1,9 @@
 use clap::Args;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, lake};
 use crate::error::{Kind, Result, Situation};
 use crate::ids::TableName;
-use crate::pipeline;
+use crate::table;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -62,8 +62,13 @@ impl DropArgs {
 pub async fn run(args: DropArgs, context: &Context) -> Result<Outcome> {
     args.confirm()?;
     let config = context.config()?;
-    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
-    let deleted = lake.drop_table(&args.table, args.purge).await?;
+    let lake = lake::open(&config, context).await?;
+    let deleted = match lake.drop_table(&args.table, args.purge).await {
+        Err(table::Error::TableMissing { .. } | table::Error::NamespaceMissing { .. }) => {
+            return Err(lake::unknown(&args.table, &config, &lake).await);
+        }
+        outcome => outcome?,
+    };
     show(&args, args.purge.then_some(deleted as u64), context)
 }
 

@@ -36,6 +36,8 @@ pub enum InitError {
     Occupied { folder: PathBuf, files: Vec<String> },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("`{}` is no folder", folder.display())]
+    NoFolder { folder: PathBuf },
     #[error("no project name can be made of the folder's name `{folder}`")]
     Nameless { folder: String },
     #[error("cannot write `{}`", path.display())]
@@ -53,6 +55,7 @@ impl Situation for InitError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            InitError::NoFolder { .. } => Some("choose another place".to_string()),
             InitError::Occupied { .. } => Some("choose another folder; nothing was written".to_string()),
             InitError::Name(_) | InitError::Nameless { .. } => {
                 Some("name the project with `--name`, such as `--name shop`".to_string())
@@ -95,15 +98,20 @@ fn name_of(folder: &Path) -> Result<String> {
 /// Writes a new project, and says which files it has. Nothing is written when one of them is there already.
 pub fn write_project(folder: &Path, name: &str) -> Result<Vec<&'static str>> {
     check_part(name).map_err(InitError::from)?;
+    if folder.exists() && !folder.is_dir() {
+        return Err(InitError::NoFolder { folder: folder.to_path_buf() }.into());
+    }
+    let (there, missing): (Vec<_>, Vec<_>) = FILES.iter().partition(|(file, _)| folder.join(file).exists());
+    // A folder that is under version control already is as good a place as any.
     let occupied: Vec<String> =
-        FILES.iter().filter(|(file, _)| folder.join(file).exists()).map(|(file, _)| format!("`{file}`")).collect();
+        there.iter().filter(|(file, _)| *file != GITIGNORE).map(|(file, _)| format!("`{file}`")).collect();
     if !occupied.is_empty() {
         return Err(InitError::Occupied { folder: folder.to_path_buf(), files: occupied }.into());
     }
-    for (file, template) in FILES {
+    for (file, template) in &missing {
         write(&folder.join(file), &template.replace("{name}", name))?;
     }
-    Ok(FILES.iter().map(|(file, _)| *file).collect())
+    Ok(missing.iter().map(|(file, _)| *file).collect())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -115,6 +123,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::File::create_new(path).map_err(refused)?;
     file.write_all(text.as_bytes()).map_err(refused)
 }
+
+const GITIGNORE: &str = ".gitignore";
 
 const FILES: [(&str, &str); 5] = [
     (
@@ -195,5 +205,5 @@ FROM {name}_silver.orders
 GROUP BY 1
 "#,
     ),
-    (".gitignore", "/lake/\n"),
+    (GITIGNORE, "/lake/\n"),
 ];

@@ -17,6 +17,7 @@ pub mod output;
 pub mod progress;
 pub mod query;
 pub mod report;
+pub mod run;
 pub mod tables;
 
 use std::io::IsTerminal;
@@ -39,6 +40,7 @@ Exit codes:
   2  usage or configuration: mend it and try again
   3  something was unavailable; a retry may help
   4  a quality rule or an audit failed
+  130, 143  ended by Ctrl-C or SIGTERM
 
 Data goes to stdout, everything else to stderr.";
 
@@ -98,6 +100,9 @@ pub enum Verb {
     Demo(demo::DemoArgs),
     Init(init::InitArgs),
     Check(check::CheckArgs),
+    Run(run::RunArgs),
+    Ingest(run::IngestArgs),
+    Build(run::BuildArgs),
     Query(query::QueryArgs),
     Tables(tables::TablesArgs),
     Drop(drop::DropArgs),
@@ -105,9 +110,18 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// What is logged when nobody asked for anything: a verb somebody waits for shows its result, not its way there.
+    /// What is logged when nobody asked for anything: a verb somebody waits for shows its result, not its way there; one
+    /// that runs unattended says what it commits.
     fn level(&self) -> &'static str {
-        "warn"
+        match self {
+            Verb::Ingest(_) | Verb::Build(_) | Verb::Run(_) => "info",
+            _ => "warn",
+        }
+    }
+
+    /// Whether a signal is the verb's own business: it commits what it has read, and ends well.
+    fn minds_signals(&self) -> bool {
+        matches!(self, Verb::Ingest(_) | Verb::Run(_))
     }
 }
 
@@ -117,6 +131,8 @@ pub enum Outcome {
     Done,
     /// It ran to its end, and what it was to show does not hold.
     Failed,
+    /// Somebody ended it, with this signal.
+    Interrupted(u8),
 }
 
 impl Outcome {
@@ -124,6 +140,8 @@ impl Outcome {
         match self {
             Outcome::Done => 0,
             Outcome::Failed => 1,
+            // What a shell says of a program that a signal ended.
+            Outcome::Interrupted(signal) => 128 + signal,
         }
     }
 }
@@ -196,7 +214,12 @@ pub fn main() -> ExitCode {
     let context = Context::new(&cli.global, environment);
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| start(cli, &context, color)));
     match ended {
-        Ok(Ok(outcome)) => ExitCode::from(outcome.exit_code()),
+        Ok(Ok(outcome)) => {
+            if let Outcome::Interrupted(_) = outcome {
+                report::print_interrupted(color);
+            }
+            ExitCode::from(outcome.exit_code())
+        }
         Ok(Err(error)) => {
             report::print(&error, color);
             ExitCode::from(error.kind().exit_code())
@@ -220,14 +243,39 @@ fn start(cli: Cli, context: &Context, color: bool) -> Result<Outcome> {
         .enable_all()
         .build()
         .map_err(|source| Error::from(report::StartError { source }))?;
-    let ended = runtime.block_on(run(cli.verb, context));
+    let minds_signals = cli.verb.minds_signals();
+    let ended = runtime.block_on(async {
+        if minds_signals {
+            return perform(cli.verb, context).await;
+        }
+        tokio::select! {
+            // A verb that is dropped takes its half-written files with it, and leaves of a commit what `kill -9` would.
+            biased;
+            signal = interruption() => Ok(Outcome::Interrupted(signal)),
+            ended = perform(cli.verb, context) => ended,
+        }
+    });
     // A reader that hangs in a system call must not keep the program from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ended
 }
 
+/// Waits for a signal that asks the program to end, and says which.
+async fn interruption() -> u8 {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    // Where signals cannot be listened to, they end the process by themselves.
+    let of = async |listening: std::io::Result<Signal>| match listening {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = of(signal(SignalKind::interrupt())) => 2,
+        () = of(signal(SignalKind::terminate())) => 15,
+    }
+}
+
 /// Runs one verb.
-pub async fn run(verb: Verb, context: &Context) -> Result<Outcome> {
+pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
     match verb {
         Verb::Demo(args) => demo::run(args, context).await,
         Verb::Init(args) => init::run(args, context).await,
@@ -235,6 +283,9 @@ pub async fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Query(args) => query::run(args, context).await,
         Verb::Tables(args) => tables::run(args, context).await,
         Verb::Drop(args) => drop::run(args, context).await,
+        Verb::Ingest(args) => run::ingest(args, context).await,
+        Verb::Build(args) => run::build(args, context).await,
+        Verb::Run(args) => run::run(args, context).await,
         Verb::Config(args) => configuration::run(args, context).await,
     }
 }

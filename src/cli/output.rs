@@ -71,7 +71,9 @@ impl Situation for OutputError {
             OutputError::UnknownEnding { .. } | OutputError::BinaryToTerminal | OutputError::Create { .. } => {
                 Kind::Config
             }
-            OutputError::Write { .. } => Kind::Unavailable,
+            OutputError::Write { source, .. } if comes_from_io(source.as_ref()) => Kind::Unavailable,
+            // A format that cannot hold the rows will not hold them next time either.
+            OutputError::Write { .. } => Kind::Input,
         }
     }
 
@@ -84,6 +86,10 @@ impl Situation for OutputError {
         };
         Some(hint.to_string())
     }
+}
+
+fn comes_from_io(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<io::Error>() || error.source().is_some_and(comes_from_io)
 }
 
 impl Destination {
@@ -138,7 +144,10 @@ impl Stdout {
             sink: Arc::new(Mutex::new(Box::new(io::stdout()))),
             closed: Arc::default(),
             terminal: io::stdout().is_terminal(),
-            columns: environment.get("COLUMNS").and_then(|columns| columns.parse().ok()).filter(|c| *c > 0),
+            columns: terminal_size::terminal_size_of(io::stdout())
+                .map(|(width, _)| usize::from(width.0))
+                .or_else(|| environment.get("COLUMNS").and_then(|columns| columns.parse().ok()))
+                .filter(|columns| *columns > 0),
         }
     }
 
@@ -232,18 +241,21 @@ where
         let written = copy(to.format, schema, rows, limit, Box::new(stdout.clone()), stdout.width(), None).await;
         return stdout.forgive(written);
     };
-    let partial = partial(file);
-    let sink = File::create(&partial).map_err(|source| not_created(file, source))?;
-    let written = copy(to.format, schema, rows, limit, Box::new(sink), Width::Free, Some(file)).await;
-    let named = match written {
-        Ok(rows) => std::fs::rename(&partial, file).map(|()| rows).map_err(|source| not_created(file, source)),
-        Err(error) => Err(error),
-    };
-    if named.is_err() {
-        // The error that is on its way says more than a failure to tidy up would.
-        let _ = std::fs::remove_file(&partial);
+    let partial = Partial(partial(file));
+    let sink = File::create(&partial.0).map_err(|source| not_created(file, source))?;
+    let rows = copy(to.format, schema, rows, limit, Box::new(sink), Width::Free, Some(file)).await?;
+    std::fs::rename(&partial.0, file).map_err(|source| not_created(file, source))?;
+    Ok(rows)
+}
+
+/// A file on its way. Whatever ends the writing before it has its name, an interrupt too, takes it away.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // The error that is on its way says more than a failure to tidy up would; after the rename there is nothing.
+        let _ = std::fs::remove_file(&self.0);
     }
-    named
 }
 
 fn not_created(file: &Path, source: io::Error) -> Error {
@@ -333,12 +345,19 @@ impl RowWriter {
 
     fn write(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
         match self {
-            RowWriter::Table { grid, schema: _, sink, width } => {
+            RowWriter::Table { grid, schema, sink, width } => {
                 let options = FormatOptions::default().with_null("NULL");
                 let columns = batch.columns().iter();
                 let columns: Vec<_> = columns
                     .map(|column| ArrayFormatter::try_new(column, &options))
                     .collect::<Result<_, ArrowError>>()?;
+                if is_explanation(schema) {
+                    for row in 0..batch.num_rows() {
+                        let [title, plan] = [0, 1].map(|column| columns[column].value(row).to_string());
+                        writeln!(sink, "{title}\n{}\n", indented(&plan))?;
+                    }
+                    return Ok(());
+                }
                 for row in 0..batch.num_rows() {
                     grid.push(columns.iter().map(|column| column.value(row).to_string()).collect());
                 }
@@ -356,7 +375,7 @@ impl RowWriter {
     fn finish(self) -> Result<(), BoxError> {
         match self {
             RowWriter::Table { mut grid, mut sink, width, schema } => {
-                if !schema.fields().is_empty() {
+                if !schema.fields().is_empty() && !is_explanation(&schema) {
                     sink.write_all(grid.drain(width).as_bytes())?;
                 }
                 sink.flush()?;
@@ -373,6 +392,15 @@ impl RowWriter {
         }
         Ok(())
     }
+}
+
+/// What EXPLAIN gives: plans of many lines, which a cell would run together.
+fn is_explanation(schema: &Schema) -> bool {
+    schema.fields().iter().map(|field| field.name().as_str()).eq(["plan_type", "plan"])
+}
+
+fn indented(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// The batch with its structs, lists and maps as JSON text, which is all that CSV can hold.

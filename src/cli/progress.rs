@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Progress bars on stderr. Silent when stderr is no terminal or the person asked for quiet.
 #[derive(Clone)]
@@ -27,7 +27,12 @@ impl Progress {
     pub fn bar(&self, label: &'static str, total: u64) -> Bar {
         let bar = self.bars.add(ProgressBar::new(total));
         bar.set_style(
-            style("{prefix:>14} [{bar:32}] {human_pos}/{human_len} {msg} {per_sec:>14}").progress_chars("=> "),
+            style("{prefix:>14} [{bar:32}] {human_pos}/{human_len} {msg} {rate}")
+                .with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+                    // A rate that cannot be written is only missing from the screen.
+                    let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+                })
+                .progress_chars("=> "),
         );
         bar.set_prefix(label);
         Bar(bar)

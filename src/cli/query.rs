@@ -10,8 +10,9 @@ use super::output::{self, Destination, RowFormat};
 use super::{Context, Outcome, lake};
 use crate::engine;
 use crate::error::{Error, Kind, Result, Situation};
+use crate::ids::TableName;
 use crate::pipeline;
-use crate::table::{self, At};
+use crate::table::At;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -80,15 +81,27 @@ pub enum QueryError {
     },
     #[error("there is no SQL to run")]
     Empty,
+    #[error("`{name}` does not name a table: write `namespace.table`")]
+    NoNamespace { name: String, candidates: Vec<TableName> },
 }
 
 impl Situation for QueryError {
     fn kind(&self) -> Kind {
-        Kind::Config
+        match self {
+            QueryError::Unreadable { .. } | QueryError::Empty => Kind::Config,
+            QueryError::NoNamespace { .. } => Kind::Input,
+        }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
+            QueryError::NoNamespace { candidates, .. } if candidates.is_empty() => {
+                Some("`icestream tables` lists the tables there are".to_string())
+            }
+            QueryError::NoNamespace { candidates, .. } => {
+                let names: Vec<String> = candidates.iter().map(|table| format!("`{table}`")).collect();
+                Some(format!("did you mean {}?", names.join(" or ")))
+            }
             QueryError::Unreadable { .. } => None,
             QueryError::Empty => Some("for example `icestream query \"select 1\"`".to_string()),
         }
@@ -127,16 +140,21 @@ fn read(path: &Path) -> Result<String> {
 pub async fn run(args: QueryArgs, context: &Context) -> Result<Outcome> {
     let request = args.request(context)?;
     let config = context.config()?;
-    let names = engine::referenced_tables(&request.sql)?;
-    let tables = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let names = match engine::referenced_tables(&request.sql) {
+        Err(engine::Error::NotATableName { name }) => {
+            let tables = lake::open(&config, context).await?;
+            let candidates = lake::known_tables(&config, &tables).await?.into_iter();
+            let candidates = candidates.filter(|table| table.name() == name).collect();
+            return Err(QueryError::NoNamespace { name, candidates }.into());
+        }
+        names => names?,
+    };
+    let tables = lake::open(&config, context).await?;
     let session = pipeline::engine(&config)?.session();
     for name in names {
-        let table = match tables.table(&name).await {
-            Ok(table) => table,
-            Err(table::Error::TableMissing { .. } | table::Error::NamespaceMissing { .. }) => {
-                return Err(engine::Error::unknown_table(&name, &lake::known_tables(&config, &tables).await).into());
-            }
-            Err(error) => return Err(error.into()),
+        let Some(table) = lake::load(&name, &config, &tables).await? else {
+            let known = lake::known_tables(&config, &tables).await?;
+            return Err(engine::Error::unknown_table(&name, &known).into());
         };
         engine::register(&session, &name, table.view(request.at)?)?;
     }

@@ -12,6 +12,13 @@ pub fn print(error: &Error, color: bool) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Says that somebody ended the program.
+pub(super) fn print_interrupted(color: bool) {
+    let text = "error: interrupted\n  what was committed stays; safe to run again";
+    let text = if color { colored(text) } else { text.to_string() };
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn colored(text: &str) -> String {
     let text = text.replacen("error:", "\x1b[1;31merror:\x1b[0m", 1);
     text.replace("\n  hint:", "\n  \x1b[1;36mhint:\x1b[0m").replace("\n  caused by:", "\n  \x1b[1mcaused by:\x1b[0m")

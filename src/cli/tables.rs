@@ -2,15 +2,18 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::output::Grid;
-use super::{Context, Outcome, lake};
-use crate::config::Span;
-use crate::error::Result;
+use super::{Context, Outcome, lake as lakes};
+use crate::config::{Config, Span};
+use crate::error::{Kind, Result, Situation};
 use crate::ids::TableName;
-use crate::pipeline;
-use crate::table::{self, Table};
+use crate::table::{self, Lake, Table};
+
+/// Each is a question to the catalog and one to the storage.
+const LOADED_AT_ONCE: usize = 8;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -147,32 +150,49 @@ pub struct OrphanRow {
     pub path: String,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("{unreadable} of {tables} tables cannot be read")]
+struct Unreadable {
+    unreadable: usize,
+    tables: usize,
+}
+
+impl Situation for Unreadable {
+    fn kind(&self) -> Kind {
+        Kind::Corrupt
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("`icestream tables show NS.TABLE` says more of one".to_string())
+    }
+}
+
 pub async fn run(args: TablesArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
-    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let lake = lakes::open(&config, context).await?;
+    let find = async |name: TableName| lakes::table(&name, &config, &lake).await;
     match args.what {
         None | Some(What::List) => {
-            let mut rows = Vec::new();
-            for name in lake::known_tables(&config, &lake).await {
-                // One table that cannot be read must not hide the others.
-                rows.push(match lake.table(&name).await {
-                    Ok(table) => summary_row(&table),
-                    Err(error) => TableRow::of_problem(name, error.to_string()),
-                });
+            let names = lakes::known_tables(&config, &lake).await?;
+            let rows = stream::iter(names).map(|name| list_row(name, &config, &lake)).buffered(LOADED_AT_ONCE);
+            let rows: Vec<TableRow> = rows.try_filter_map(async |row| Ok(row)).try_collect().await?;
+            show_list(&rows, args.json, context)?;
+            match rows.iter().filter(|row| row.problem.is_some()).count() {
+                0 => Ok(Outcome::Done),
+                unreadable => Err(Unreadable { unreadable, tables: rows.len() }.into()),
             }
-            show_list(&rows, args.json, context)
         }
         Some(What::Show { table }) => {
-            let table = lake.table(&table).await?;
+            let table = find(table).await?;
             show_table(&detail(&table)?, args.json, context)
         }
         Some(What::Snapshots { table }) => {
-            let table = lake.table(&table).await?;
+            let table = find(table).await?;
             let rows: Vec<SnapshotRow> = table.snapshots().into_iter().rev().map(snapshot_row).collect();
             show_snapshots(&rows, args.json, context)
         }
         Some(What::Files { table }) => {
-            let files = lake.table(&table).await?.files().await?;
+            let files = find(table).await?.files().await?;
             let row = |file: table::FileRow| FileRow {
                 content: file.content.to_string(),
                 partition: file.partition,
@@ -184,11 +204,11 @@ pub async fn run(args: TablesArgs, context: &Context) -> Result<Outcome> {
             show_files(&files.into_iter().map(row).collect::<Vec<_>>(), args.json, context)
         }
         Some(What::Properties { table }) => {
-            let properties = lake.table(&table).await?.properties().clone();
+            let properties = find(table).await?.properties().clone();
             show_properties(&properties.into_iter().collect(), args.json, context)
         }
         Some(What::Orphans { table, older_than }) => {
-            let table = lake.table(&table).await?;
+            let table = find(table).await?;
             let limit = context.clock.now_ms().saturating_sub(older_than.0.as_millis() as i64);
             let row = |orphan: table::Orphan| OrphanRow {
                 bytes: orphan.bytes,
@@ -198,6 +218,15 @@ pub async fn run(args: TablesArgs, context: &Context) -> Result<Outcome> {
             let rows: Vec<OrphanRow> = table.orphans(limit).await?.into_iter().map(row).collect();
             show_orphans(&rows, args.json, context)
         }
+    }
+}
+
+/// A table for the list; `None` for one that was dropped meanwhile. One that cannot be read must not hide the others.
+async fn list_row(name: TableName, config: &Config, lake: &Lake) -> Result<Option<TableRow>> {
+    match lakes::load(&name, config, lake).await {
+        Ok(table) => Ok(table.as_ref().map(summary_row)),
+        Err(error) if error.kind() == Kind::Unavailable => Err(error),
+        Err(error) => Ok(Some(TableRow::of_problem(name, error.chain().swap_remove(0)))),
     }
 }
 

@@ -3,13 +3,11 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use clap::CommandFactory;
 
-use super::check::{CheckArgs, Finding, connectivity};
+use super::check::{CheckArgs, Finding, Reached};
 use super::*;
-use crate::ids::TableName;
-use crate::table::catalog::{Catalog, Head, NewTable, Swap};
+use crate::table::At;
 use crate::table::error::Error as TableError;
 
 #[derive(Clone, Default)]
@@ -80,7 +78,10 @@ fn help_is_what_it_was() {
       demo    Run the whole way in one process: a broker, a shop, bronze, silver and gold, checked
               against the shop's own truth
       init    Make a project folder: settings, one declared table, one transform, one gold model
-      check   Find every problem of the project: files, front matter, catalog and warehouse
+      check   Find every problem of the project: files, SQL, types, catalog and warehouse
+      run     Ingest and build, again and again
+      ingest  Read Kafka into bronze tables
+      build   Bring silver and gold tables up to date
       query   Run SQL over the lake
       tables  List tables; show one's columns, snapshots, files, properties or orphan files
       drop    Remove a table from the catalog and, with `--purge`, its files
@@ -132,6 +133,7 @@ fn help_is_what_it_was() {
       2  usage or configuration: mend it and try again
       3  something was unavailable; a retry may help
       4  a quality rule or an audit failed
+      130, 143  ended by Ctrl-C or SIGTERM
 
     Data goes to stdout, everything else to stderr.
     ");
@@ -425,7 +427,7 @@ async fn a_new_project_has_no_problems() {
 
     let again = init::run(init(project.clone(), None), &context).await.unwrap_err();
     insta::assert_snapshot!(again.render().replace(folder.path().to_str().unwrap(), ""), @"
-    error: `/Web Shop` has files of a project already: `icestream.yaml`, `catalog/orders.yaml`, `transforms/orders.sql`, `sql/gold/revenue_per_day.sql`, `.gitignore`
+    error: `/Web Shop` has files of a project already: `icestream.yaml`, `catalog/orders.yaml`, `transforms/orders.sql`, `sql/gold/revenue_per_day.sql`
       hint: choose another folder; nothing was written
     ");
     let named = init::run(init(folder.path().join("x"), Some("Web-Shop")), &context).await.unwrap_err();
@@ -441,52 +443,10 @@ async fn a_new_project_has_no_problems() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let blocked = init::run(init(folder.path().join("file"), None), &context).await.unwrap_err();
     insta::assert_snapshot!(blocked.render().replace(folder.path().to_str().unwrap(), ""), @"
-    error: cannot write `/file/icestream.yaml`
-      caused by: File exists (os error 17)
-      hint: check that this process may write there
+    error: `/file` is no folder
+      hint: choose another place
     ");
     assert_eq!((again.kind().exit_code(), blocked.kind().exit_code()), (2, 2));
-}
-
-/// A catalog that only knows its namespaces, or does not answer.
-#[derive(Debug)]
-struct Names(Option<Vec<String>>);
-
-#[async_trait]
-impl Catalog for Names {
-    fn describe(&self) -> String {
-        "SQLite catalog `lake/catalog.db`".to_string()
-    }
-
-    async fn namespaces(&self) -> Result<Vec<String>, TableError> {
-        self.0
-            .clone()
-            .ok_or_else(|| TableError::unreachable(self.describe(), io::Error::from(io::ErrorKind::ConnectionRefused)))
-    }
-
-    async fn create_namespace(&self, _: &str) -> Result<(), TableError> {
-        panic!("a check makes nothing")
-    }
-
-    async fn tables(&self, _: &str) -> Result<Vec<TableName>, TableError> {
-        panic!("a check lists no tables")
-    }
-
-    async fn head(&self, _: &TableName, _: Option<&Head>) -> Result<Head, TableError> {
-        panic!("a check reads no table")
-    }
-
-    async fn create(&self, _: NewTable) -> Result<Head, TableError> {
-        panic!("a check makes nothing")
-    }
-
-    async fn swap(&self, _: &Head, _: &[iceberg::TableRequirement], _: &[iceberg::TableUpdate]) -> Result<Head, Swap> {
-        panic!("a check changes nothing")
-    }
-
-    async fn drop_table(&self, _: &TableName) -> Result<(), TableError> {
-        panic!("a check drops nothing")
-    }
 }
 
 fn refused() -> Error {
@@ -495,48 +455,56 @@ fn refused() -> Error {
     TableError::Storage { action: "write to", location, kind: crate::error::Kind::Config, source }.into()
 }
 
+fn silent() -> Error {
+    TableError::unreachable("REST catalog `http://catalog`", io::Error::from(io::ErrorKind::ConnectionRefused)).into()
+}
+
 /// What `check` prints and how it ends, when the world outside is like this.
-async fn checked(names: Option<Vec<String>>, probe: Result<()>) -> (String, Result<Outcome>) {
+async fn checked(catalog: Result<String>, warehouse: Result<String>) -> (String, Result<Outcome>) {
     let folder = tempfile::tempdir().unwrap();
     init::write_project(folder.path(), "shop").unwrap();
     let (context, seen) = context(folder.path());
-    let reach = async |_: &Config| connectivity(Arc::new(Names(names)), "s3://lake", async || probe).await;
+    let findings = vec![Finding::new("catalog", catalog), Finding::new("warehouse", warehouse)];
+    let reach = async |_: &Config, _: &Context| Reached { findings, lake: None };
     let ended = check::run(CheckArgs { offline: false }, &context, reach).await;
     (seen.text(), ended)
 }
 
 #[tokio::test]
 async fn a_check_tells_what_it_found() {
-    let (text, ended) = checked(Some(vec!["shop_bronze".to_string()]), Ok(())).await;
+    let found = |text: &str| Ok(text.to_string());
+    let (text, ended) = checked(found("3 namespaces"), found("can be written to")).await;
     insta::assert_snapshot!(text, @"
     files      4 files, no problem
-    catalog    SQLite catalog `lake/catalog.db`, 1 namespace
-    warehouse  `s3://lake` can be written to
+    models     2 models, no problem
+    catalog    3 namespaces
+    warehouse  can be written to
     ");
     assert_eq!(ended.unwrap(), Outcome::Done);
 }
 
 #[tokio::test]
 async fn a_check_reports_everything_that_is_wrong() {
-    let (text, ended) = checked(None, Ok(())).await;
+    let (text, ended) = checked(Err(silent()), Err(refused())).await;
     insta::assert_snapshot!(text, @"
     files      4 files, no problem
+    models     2 models, no problem
     catalog    not reached
-    warehouse  `s3://lake` can be written to
+    warehouse  problems
     ");
     let error = ended.unwrap_err();
     insta::assert_snapshot!(error.render(), @"
-    error: SQLite catalog `lake/catalog.db` does not answer
+    error: the project has 2 problems
+      REST catalog `http://catalog` does not answer: connection refused
+      cannot write to `s3://lake`: permission denied (hint: check that the location exists and that this process may write there)
+    ");
+    assert_eq!(error.kind().exit_code(), 2, "a scheduler must not try again");
+    let error = checked(Err(silent()), Ok(String::new())).await.1.unwrap_err();
+    insta::assert_snapshot!(error.render(), @"
+    error: REST catalog `http://catalog` does not answer
       caused by: connection refused
     ");
     assert_eq!(error.kind().exit_code(), 3);
-    let error = checked(None, Err(refused())).await.1.unwrap_err();
-    insta::assert_snapshot!(error.render(), @"
-    error: 2 problems outside of the files
-      SQLite catalog `lake/catalog.db` does not answer: connection refused
-      cannot write to `s3://lake`: permission denied (hint: check that the location exists and that this process may write there)
-    ");
-    assert_eq!(error.kind().exit_code(), 2);
 }
 
 #[tokio::test]
@@ -544,9 +512,12 @@ async fn an_offline_check_asks_nobody() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("icestream.yaml"), "name: shop").unwrap();
     let (context, seen) = context(folder.path());
-    let nobody = async |_: &Config| -> Vec<Finding> { panic!("somebody was asked") };
+    let nobody = async |_: &Config, _: &Context| -> Reached { panic!("somebody was asked") };
     check::run(CheckArgs { offline: true }, &context, nobody).await.unwrap();
-    insta::assert_snapshot!(seen.text(), @"files      1 file, no problem");
+    insta::assert_snapshot!(seen.text(), @"
+    files      1 file, no problem
+    models     0 models, no problem
+    ");
 }
 
 #[tokio::test]
@@ -572,10 +543,10 @@ fn a_query_is_its_arguments() {
         args.request(&context)
     };
     let made = request(&["-f", file.to_str().unwrap(), "-o", "x.parquet", "--snapshot", "-7", "--limit", "3"]).unwrap();
-    assert_eq!((made.sql.as_str(), made.at, made.limit), ("select 1", crate::table::At::Snapshot(-7), Some(3)));
+    assert_eq!((made.sql.as_str(), made.at, made.limit), ("select 1", At::Snapshot(-7), Some(3)));
     assert_eq!(made.to.format, output::RowFormat::Parquet);
     let made = request(&["select 2", "--as-of", "1970-01-02"]).unwrap();
-    assert_eq!((made.at, made.to.format), (crate::table::At::TimeMs(86_400_000), output::RowFormat::Table));
+    assert_eq!((made.at, made.to.format), (At::TimeMs(86_400_000), output::RowFormat::Table));
     insta::assert_snapshot!(request(&[" ; "]).unwrap_err().render(), @r#"
     error: there is no SQL to run
       hint: for example `icestream query "select 1"`

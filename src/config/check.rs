@@ -14,7 +14,7 @@ use super::problem::{Place, Problem, nearest, quoted};
 use super::quantity::{QuantityError, Size, Span};
 use super::schema::{self, is_required, is_secret, kind, leaves, present, properties, variants, words};
 use super::secret::is_secret_name;
-use super::table::{PartitionField, SortField};
+use super::table::PartitionField;
 use super::yaml::{Data, Key, Node};
 use crate::ids::check_part;
 use crate::row::ColumnType;
@@ -369,7 +369,6 @@ fn check_text(text: &str, shown: &str, schema: &Value) -> Result<(), String> {
         "name" => name(text),
         "column-type" => ColumnType::from_str(text).map(drop).map_err(|error| error.to_string()),
         "partition" => PartitionField::from_str(text).map(drop).map_err(|error| error.to_string()),
-        "sort" => SortField::from_str(text).map(drop).map_err(|error| error.to_string()),
         "http-url" => location::check_http(text),
         "location" => location::check_warehouse(text),
         "file" => location::check_file(text),

@@ -45,8 +45,8 @@ pub use problem::{ConfigProblems, Place, Problem};
 pub use quantity::{QuantityError, Size, Span};
 pub use reference::{json_schema, reference};
 pub use secret::{MASK, Secret, is_secret_name};
-pub use settings::{Evolution, Format, KafkaProperties, OnDelete, Refresh};
-pub use table::{FieldError, PartitionField, SortField, TableConfig, Transform};
+pub use settings::{Format, KafkaProperties, OnDelete, Refresh};
+pub use table::{FieldError, PartitionField, TableConfig, Transform};
 
 pub(crate) use check::legal_name;
 

@@ -348,20 +348,10 @@ pub(super) struct TableSettings {
     #[schemars(extend("items" = { "type": "string", "format": "partition" }), example = ["day(_ingested_at)", "bucket(16, id)"])]
     pub(super) partition: Vec<String>,
 
-    /// The order of rows inside a file: columns, each with `asc` (the default) or `desc`, and `nulls first` or
-    /// `nulls last`.
-    #[serde(default)]
-    #[schemars(extend("items" = { "type": "string", "format": "sort" }), example = ["customer_id", "created_at desc"])]
-    pub(super) sort: Vec<String>,
-
     /// Iceberg table properties, set when the table is made.
     #[serde(default)]
     #[schemars(example = table_properties_example())]
     pub(super) properties: BTreeMap<String, String>,
-
-    /// What happens when the source table's columns change.
-    #[serde(default)]
-    pub(super) evolution: Evolution,
 }
 
 fn default_partition() -> Vec<String> {
@@ -406,20 +396,6 @@ fn encodings() -> serde_json::Value {
         ("base64", "base64 of bytes; for a decimal, of its unscaled value (`decimal.handling.mode=precise`)"),
     ];
     words.iter().map(|(word, about)| serde_json::json!({ "const": word, "description": about })).collect()
-}
-
-/// What happens when the source table's columns change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub enum Evolution {
-    /// The table follows: new columns, wider types and dropped requirements are taken over.
-    #[default]
-    Evolve,
-    /// Records that do not fit the declared columns are rejected (kept in bronze with the reason).
-    Strict,
-    /// Rows are kept as JSON text, whatever their columns.
-    Json,
 }
 
 /// The comment `/* icestream … */` on top of `transforms/<table>.sql`: how a silver table is kept. Without it, the file's

@@ -2,11 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use super::check::Written;
 use super::problem::{Problem, nearest, quoted};
-use super::settings::{Evolution, TableSettings};
+use super::settings::TableSettings;
 use crate::ids::check_part;
+use crate::layout;
 use crate::row::{Column, ColumnType, RowShape};
 
 /// What `catalog/<table>.yaml` says about one captured table.
@@ -21,10 +23,8 @@ pub struct TableConfig {
     /// The captured columns; `None` where they are not declared.
     pub shape: Option<RowShape>,
     pub partition: Vec<PartitionField>,
-    pub sort: Vec<SortField>,
     /// Iceberg table properties for a new table.
     pub properties: BTreeMap<String, String>,
-    pub evolution: Evolution,
     pub file: PathBuf,
 }
 
@@ -48,15 +48,6 @@ pub enum Transform {
     Truncate(u32),
 }
 
-/// One field of a sort order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SortField {
-    /// The column as bronze names it: one of its own, or `after.<column>` for a declared one.
-    pub column: String,
-    pub descending: bool,
-    pub nulls_first: bool,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
     #[error("`{text}` is not a partition; write `column`, {TRANSFORMS}")]
@@ -65,32 +56,20 @@ pub enum FieldError {
     Transform { text: String, transform: String },
     #[error("`{text}`: `{transform}` needs a number from 1 up and a column, such as `{transform}(16, id)`")]
     Width { text: String, transform: String },
-    #[error("`{text}` is not a sort field; write `column`, `column desc` or `column desc nulls last`")]
-    Sort { text: String },
 }
 
 const TRANSFORMS: &str = "`year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or \
                           `truncate(N, column)`";
 
-/// The columns every bronze table has besides the captured row, as far as one can partition or sort by them.
-const BRONZE_COLUMNS: [(&str, ColumnType); 12] = [
-    ("_topic", ColumnType::String),
-    ("_partition", ColumnType::Int),
-    ("_offset", ColumnType::Long),
-    ("_timestamp", ColumnType::Timestamptz),
-    ("_ingested_at", ColumnType::Timestamptz),
-    ("_key", ColumnType::String),
-    ("_op", ColumnType::String),
-    ("_source_ts", ColumnType::Timestamptz),
-    ("_position", ColumnType::String),
-    ("_epoch", ColumnType::Int),
-    ("_tx_id", ColumnType::String),
-    ("_source", ColumnType::String),
-];
+/// The columns every bronze table has besides the captured row, with the types one can partition by.
+static BRONZE_COLUMNS: LazyLock<Vec<(String, Option<ColumnType>)>> = LazyLock::new(|| {
+    let schema = layout::bronze_schema(None);
+    let own = schema.fields().iter().filter(|field| ![layout::BEFORE, layout::AFTER].contains(&field.name().as_str()));
+    own.map(|field| (field.name().clone(), ColumnType::from_arrow(field.data_type()))).collect()
+});
 
-/// Names that icestream gives to columns of its own next to the captured ones, in any layer.
-const OWN_NAMES: [&str; 8] =
-    ["_unavailable", "_error", "_raw", "_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
+/// Names that icestream gives to columns of its own next to the captured ones in silver.
+const SILVER_NAMES: [&str; 5] = ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
 
 impl PartitionField {
     fn is_time(&self) -> bool {
@@ -142,35 +121,8 @@ impl FromStr for PartitionField {
     }
 }
 
-impl FromStr for SortField {
-    type Err = FieldError;
-
-    fn from_str(text: &str) -> Result<Self, FieldError> {
-        let refused = || FieldError::Sort { text: text.to_string() };
-        let lower = text.to_ascii_lowercase();
-        let mut words = lower.split_whitespace().peekable();
-        let column = words.next().filter(|_| text.split_whitespace().next() == lower.split_whitespace().next());
-        let column = column.and_then(column_name).ok_or_else(refused)?;
-        let descending = match words.next_if(|word| matches!(*word, "asc" | "desc")) {
-            Some(word) => word == "desc",
-            None => false,
-        };
-        let nulls_first = match (words.next(), words.next(), words.next()) {
-            // Iceberg's own default: nulls stand where the smallest value would.
-            (None, None, None) => !descending,
-            (Some("nulls"), Some("first"), None) => true,
-            (Some("nulls"), Some("last"), None) => false,
-            _ => return Err(refused()),
-        };
-        Ok(SortField { column, descending, nulls_first })
-    }
-}
-
 fn column(text: &str) -> Option<String> {
-    column_name(text.trim())
-}
-
-fn column_name(name: &str) -> Option<String> {
+    let name = text.trim();
     check_part(name).is_ok().then(|| name.to_string())
 }
 
@@ -236,12 +188,6 @@ pub(super) fn resolve(
             }
         }
     }
-    let sort: Vec<SortField> = settings.sort.iter().filter_map(|text| text.parse().ok()).collect();
-    for (index, field) in sort.iter().enumerate() {
-        if let Err(message) = type_of(&field.column, shape.as_ref()) {
-            problems.push(written.problem(&format!("sort[{index}]"), message));
-        }
-    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -251,16 +197,13 @@ pub(super) fn resolve(
     };
     let partition =
         partition.into_iter().map(|field| PartitionField { column: in_bronze(field.column), ..field }).collect();
-    let sort = sort.into_iter().map(|field| SortField { column: in_bronze(field.column), ..field }).collect();
     Ok(TableConfig {
         name: name.to_string(),
         topic: settings.topic.clone(),
         key: settings.key.clone(),
         shape,
         partition,
-        sort,
         properties: settings.properties.clone(),
-        evolution: settings.evolution,
         file,
     })
 }
@@ -270,7 +213,8 @@ fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Optio
     let mut columns = Vec::new();
     for (index, entry) in written.settings.columns.iter().enumerate() {
         let path = format!("columns[{index}]");
-        let is_own = BRONZE_COLUMNS.iter().map(|(own, _)| *own).chain(OWN_NAMES).any(|own| own == entry.name);
+        let is_own =
+            BRONZE_COLUMNS.iter().map(|(own, _)| own.as_str()).chain(SILVER_NAMES).any(|own| own == entry.name);
         if is_own {
             let message = format!("`{}` is the name of a column of icestream's own", entry.name);
             problems.push(written.problem(&format!("{path}.name"), message));
@@ -290,14 +234,15 @@ fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Optio
 }
 
 fn type_of(name: &str, shape: Option<&RowShape>) -> Result<ColumnType, String> {
-    if let Some((_, column_type)) = BRONZE_COLUMNS.iter().find(|(own, _)| *own == name) {
-        return Ok(*column_type);
+    let bronze = BRONZE_COLUMNS.iter().filter_map(|(own, column_type)| Some((own.as_str(), (*column_type)?)));
+    if let Some((_, column_type)) = bronze.clone().find(|(own, _)| *own == name) {
+        return Ok(column_type);
     }
     let columns = shape.map(|shape| shape.columns.as_slice()).unwrap_or_default();
     match columns.iter().find(|column| column.name == name) {
         Some(column) => Ok(column.column_type),
         None => {
-            let own = BRONZE_COLUMNS.iter().map(|(own, _)| *own);
+            let own = bronze.map(|(own, _)| own);
             Err(no_column(name, "bronze or declared", columns.iter().map(|c| c.name.as_str()).chain(own)))
         }
     }
@@ -325,22 +270,6 @@ mod tests {
         assert_eq!("identity( region )".parse::<PartitionField>().unwrap().to_string(), "region");
         for bad in ["", "day()", "day(a", "days(a)", "bucket(id)", "bucket(0, id)", "bucket(-1,id)", "Region", "a b"] {
             assert!(bad.parse::<PartitionField>().is_err(), "{bad} should be refused");
-        }
-    }
-
-    #[test]
-    fn a_sort_field_has_a_direction_and_a_place_for_nulls() {
-        let check = |text: &str, descending: bool, nulls_first: bool| {
-            let field: SortField = text.parse().unwrap();
-            assert_eq!((field.column.as_str(), field.descending, field.nulls_first), ("a", descending, nulls_first));
-        };
-        check("a", false, true);
-        check("a asc", false, true);
-        check("a DESC", true, false);
-        check("a desc nulls first", true, true);
-        check("a nulls last", false, false);
-        for bad in ["", "A", "a up", "a desc nulls", "a desc nulls middle", "a desc nulls first now", "a,b"] {
-            assert!(bad.parse::<SortField>().is_err(), "{bad} should be refused");
         }
     }
 }

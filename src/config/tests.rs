@@ -342,8 +342,8 @@ fn a_table_is_what_its_file_says() {
             "topic: shop.public.orders\nkey: [id]\ncolumns:\n  - { name: id, type: int }\n  \
              - { name: total_amount, type: \"decimal(10,2)\", encoding: base64, doc: \"with tax\" }\n  \
              - { name: created_at, type: timestamptz }\n\
-             partition: [\"day(_ingested_at)\", \"bucket(16, id)\"]\nsort: [created_at desc]\n\
-             properties: { write.parquet.compression-codec: zstd }\nevolution: strict\n",
+             partition: [\"day(_ingested_at)\", \"bucket(16, id)\"]\n\
+             properties: { write.parquet.compression-codec: zstd }\n",
         )
         .file("catalog/customers.yaml", "")
         .file("catalog/README.md", "not a table")
@@ -356,8 +356,6 @@ fn a_table_is_what_its_file_says() {
     assert_eq!(shape.columns[1].encoding, Encoding::Base64);
     assert_eq!(shape.columns[1].doc.as_deref(), Some("with tax"));
     assert_eq!(shape.columns[2].encoding, Encoding::Iso);
-    assert_eq!((orders.evolution, orders.sort[0].descending), (Evolution::Strict, true));
-    assert_eq!(orders.sort[0].column, "after.created_at");
     let partition: Vec<String> = orders.partition.iter().map(PartitionField::to_string).collect();
     assert_eq!(partition, ["day(_ingested_at)", "bucket(16, after.id)"]);
     assert_eq!(config.table_of_topic("shop.public.orders").map(|t| t.name.as_str()), Some("orders"));
@@ -387,14 +385,14 @@ fn problems_of_tables() {
         @"
         error: the configuration has 3 problems
           catalog/orders.yaml:3:13 columns[1].name: `id` is there already
-          catalog/orders.yaml:3:38 columns[1].encoding: a int cannot be encoded as `micros`; it can be `native`
+          catalog/orders.yaml:3:38 columns[1].encoding: an int cannot be encoded as `micros`; it can be `native`
           catalog/orders.yaml:4:13 columns[2].name: `_offset` is the name of a column of icestream's own
         "
     );
     insta::assert_snapshot!(
         table_error(
             "key: [idd]\ncolumns: [{ name: id, type: int }, { name: at, type: timestamptz }, { name: ok, type: boolean }]\n\
-             partition: [\"day(id)\", \"bucket(4, ok)\", \"day(_ingestd_at)\", \"day(at)\", \"hour(at)\", id, id]\nsort: [xyzzy]\n"
+             partition: [\"day(id)\", \"bucket(4, ok)\", \"day(_ingestd_at)\", \"day(at)\", \"hour(at)\", id, id, xyzzy]\n"
         ),
         @"
         error: the configuration has 7 problems
@@ -404,7 +402,7 @@ fn problems_of_tables() {
           catalog/orders.yaml:3:41 partition[2]: there is no bronze or declared column `_ingestd_at`; did you mean `_ingested_at`?
           catalog/orders.yaml:3:72 partition[4]: `hour(at)` and `day(at)` are both times of one column; keep the finer one
           catalog/orders.yaml:3:88 partition[6]: `id` is there already
-          catalog/orders.yaml:4:8 sort[0]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`
+          catalog/orders.yaml:3:92 partition[7]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`, `_error`, `_raw`
         "
     );
     insta::assert_snapshot!(
@@ -414,8 +412,8 @@ fn problems_of_tables() {
           catalog/orders.yaml:1:13 partition[0]: `days(id)`: there is no transform `days`; write `column`, `year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or `truncate(N, column)`
           catalog/orders.yaml:1:25 partition[1]: `bucket(id)`: `bucket` needs a number from 1 up and a column, such as `bucket(16, id)`
           catalog/orders.yaml:1:39 partition[2]: `day(` is not a partition; write `column`, `year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or `truncate(N, column)`
-          catalog/orders.yaml:2:8 sort[0]: `id up` is not a sort field; write `column`, `column desc` or `column desc nulls last`
-          catalog/orders.yaml:3:12 evolution: `loose` is not allowed; allowed: `evolve`, `strict`, `json`
+          catalog/orders.yaml:2:1 sort: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `properties`
+          catalog/orders.yaml:3:1 evolution: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `properties`
           catalog/orders.yaml:4:8 topic: `a b` is not a topic; topics have letters, digits, `.`, `_` and `-`
           catalog/orders.yaml:5:6 key: must be a list, not a single value; write `[id]`
         "

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use super::{Shop, Table, Truth, TruthError, text_rows};
-use crate::config::Config;
+use crate::config::{CatalogConfig, Config, Namespaces};
 use crate::decode::Format;
 use crate::engine::{self, Engine};
 use crate::error::{Error as AnyError, Kind, Result, Situation};
@@ -49,6 +49,9 @@ const LAKE_MARK: &str = ".made-by-demo";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("`{}` is no folder", folder.display())]
+    NoFolder { folder: PathBuf },
+
     #[error("`{}` is the folder of another project, `{name}`", folder.display())]
     OtherProject { folder: PathBuf, name: String },
 
@@ -79,16 +82,20 @@ pub enum Error {
 impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::OtherProject { .. } | Error::OtherLake { .. } | Error::Settings { .. } | Error::Write { .. } => {
-                Kind::Config
-            }
+            Error::NoFolder { .. }
+            | Error::OtherProject { .. }
+            | Error::OtherLake { .. }
+            | Error::Settings { .. }
+            | Error::Write { .. } => Kind::Config,
             Error::Compare { .. } | Error::Ended { .. } => Kind::Bug,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Error::OtherProject { .. } => Some("give the demo a folder of its own with `--dir`".to_string()),
+            Error::NoFolder { .. } | Error::OtherProject { .. } => {
+                Some("give the demo a folder of its own with `--dir`".to_string())
+            }
             Error::OtherLake { .. } => {
                 Some("give the demo a folder of its own with `--dir`, or move that lake away".to_string())
             }
@@ -134,10 +141,14 @@ pub struct Comparison {
     pub difference: Option<String>,
 }
 
-/// Makes the folder a sample project with an empty lake. A lake of an earlier demo goes; anything else is left alone.
+/// Makes the folder a sample project, unless it is a project already. Nothing is written next to a lake of somebody
+/// else's.
 pub fn prepare(folder: &Path) -> Result<()> {
-    let settings = folder.join("icestream.yaml");
-    if !settings.exists() {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::NoFolder { folder: folder.to_path_buf() }.into());
+    }
+    if !folder.join("icestream.yaml").exists() {
+        check_lake(&folder.join("lake"))?;
         for (path, text) in SAMPLE {
             let path = folder.join(path);
             if !path.exists() {
@@ -154,17 +165,10 @@ pub fn fresh_lake(config: &Config) -> Result<()> {
         return Err(Error::OtherProject { folder: config.project_dir.clone(), name: config.name.clone() }.into());
     }
     let lake = config.project_dir.join("lake");
-    let expected = format!("file://{}", lake.join("warehouse").display());
-    if config.warehouse != expected {
-        let problem = format!("its warehouse is `{}` and not `lake/warehouse`", config.warehouse);
-        return Err(Error::Settings { problem }.into());
-    }
+    check_settings(config, &lake)?;
+    check_lake(&lake)?;
     let mark = lake.join(LAKE_MARK);
     if lake.exists() {
-        let is_empty = std::fs::read_dir(&lake).is_ok_and(|mut entries| entries.next().is_none());
-        if !mark.exists() && !is_empty {
-            return Err(Error::OtherLake { lake }.into());
-        }
         // The mark goes last: a removal that is cut short can be taken up again.
         for entry in std::fs::read_dir(&lake).map_err(|source| Error::Write { path: lake.clone(), source })?.flatten() {
             let path = entry.path();
@@ -176,6 +180,50 @@ pub fn fresh_lake(config: &Config) -> Result<()> {
         }
     }
     write(&mark, "The next `icestream demo` in this folder replaces this lake.\n")
+}
+
+/// The demo replaces its lake and knows its tables by name, so both must be where the sample project has them.
+fn check_settings(config: &Config, lake: &Path) -> Result<()> {
+    let problem = |problem: String| Err(Error::Settings { problem }.into());
+    let expected = format!("file://{}", lake.join("warehouse").display());
+    if config.warehouse != expected {
+        return problem(format!("the warehouse is `{}` and not `lake/warehouse`", config.warehouse));
+    }
+    if config.catalog != (CatalogConfig::Sqlite { path: lake.join("catalog.db") }) {
+        return problem("the catalog is not the SQLite file `lake/catalog.db`".to_string());
+    }
+    let Namespaces { bronze, silver, gold } = &config.namespaces;
+    if [bronze, silver, gold] != ["shop_bronze", "shop_silver", "shop_gold"] {
+        return problem("the namespaces are not `shop_bronze`, `shop_silver` and `shop_gold`".to_string());
+    }
+    if let Some(table) = Table::ALL.iter().find(|table| !config.reads_topic(table.topic())) {
+        return problem(format!("no pattern of `source.kafka.topics` matches `{}`", table.topic()));
+    }
+    let models = pipeline::models(config)?;
+    let made: BTreeSet<String> = models
+        .silver
+        .iter()
+        .map(|model| &model.table)
+        .chain(models.gold.iter().map(|model| &model.table))
+        .map(ToString::to_string)
+        .collect();
+    match Truth::TABLES
+        .iter()
+        .map(|(namespace, name)| format!("{namespace}.{name}"))
+        .find(|table| !made.contains(table))
+    {
+        Some(table) => problem(format!("nothing makes table `{table}`")),
+        None => Ok(()),
+    }
+}
+
+/// A lake may be replaced when the demo made it, or when there is nothing in it.
+fn check_lake(lake: &Path) -> Result<()> {
+    let is_empty = std::fs::read_dir(lake).is_ok_and(|mut entries| entries.next().is_none());
+    if lake.exists() && !is_empty && !lake.join(LAKE_MARK).exists() {
+        return Err(Error::OtherLake { lake: lake.to_path_buf() }.into());
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

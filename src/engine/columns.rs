@@ -136,7 +136,9 @@ fn converts(from: &DataType, to: &DataType) -> bool {
     keeps_order(from, to)
         || match (from, to) {
             (Timestamp(..), Timestamp(..)) | (Time32(_) | Time64(_), Time64(_)) => true,
-            (Utf8 | Binary, Utf8 | Binary) | (FixedSizeBinary(_), Binary) | (Binary, FixedSizeBinary(_)) => true,
+            // What Iceberg calls `binary` is large in its Arrow schema, and not in a file's.
+            (Utf8 | Binary | LargeBinary, Utf8 | Binary | LargeBinary) => true,
+            (FixedSizeBinary(_), Binary | LargeBinary) | (Binary | LargeBinary, FixedSizeBinary(_)) => true,
             (from, to) => from.is_integer() && to.is_integer(),
         }
 }

@@ -58,7 +58,7 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .with_metadata_cache_limit(FOOTER_CACHE_BYTES.min(memory / 8))
             .build_arc()
-            .map_err(|source| Error::from_datafusion(source))?;
+            .map_err(Error::from_datafusion)?;
         Ok(Engine { runtime, config: session_config(memory, threads) })
     }
 

@@ -22,6 +22,9 @@ use crate::table::{At, Lake, Premise, SchemaChange, TableDefinition};
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.inputs";
 
+/// Stands in the marker for an input that has no snapshot yet, as it does in Iceberg's own metadata.
+const NEVER_WRITTEN: i64 = -1;
+
 /// How a gold table is computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoldModel {
@@ -42,7 +45,7 @@ pub struct GoldCommit {
 #[derive(Debug, Clone)]
 pub enum Outcome {
     Refreshed(GoldCommit),
-    /// The inputs are where they were at the last refresh, or one of them was never written to.
+    /// The inputs are where they were at the last refresh, or one that is awaited is not there yet.
     Nothing,
     /// Another builder refreshed meanwhile.
     Yielded,
@@ -168,8 +171,7 @@ pub async fn refresh(
             return Err(Error::InputMissing { table: model.table.clone(), input: name });
         };
         let view = input.view(At::Head)?;
-        let Some(snapshot_id) = view.snapshot_id() else { return Ok(Outcome::Nothing) };
-        inputs.insert(name.clone(), snapshot_id);
+        inputs.insert(name.clone(), view.snapshot_id().unwrap_or(NEVER_WRITTEN));
         engine::register(&session, &name, view).map_err(failed)?;
     }
     let marker = Marker {
@@ -184,7 +186,7 @@ pub async fn refresh(
         return Ok(Outcome::Nothing);
     }
     if let (Some(gold), None) = (&gold, &known)
-        && gold.snapshot_id().is_some()
+        && gold.summary().records != Some(0)
     {
         return Err(Error::Foreign { table: model.table.clone() });
     }

@@ -4,14 +4,16 @@
 //! from this folder, and it holds no rule of its own about records, rows or tables.
 
 mod build;
+mod check;
 mod ingest;
 mod project;
 
 use std::sync::Arc;
 
 pub use build::{BuildReport, Models, build};
+pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
-pub use project::{commit_triggers, engine, models, open_lake, route};
+pub use project::{commit_triggers, engine, models, open_lake, open_storage, route};
 
 use crate::bronze::BronzeCommit;
 use crate::gold::GoldCommit;

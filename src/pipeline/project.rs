@@ -18,9 +18,14 @@ use crate::table::catalog::rest::{RestAuth, RestCatalog, RestOptions};
 use crate::table::catalog::sqlite::SqliteCatalog;
 use crate::table::storage::{AwsOptions, S3Options, Storage, StorageOptions};
 
+/// The clients for the places where files live. None of them is asked for anything yet.
+pub fn open_storage(config: &Config) -> Result<Storage> {
+    Ok(Storage::new(StorageOptions { s3: s3_options(&config.s3) })?)
+}
+
 /// Opens the catalog and the storage. No table is looked at yet.
 pub async fn open_lake(config: &Config, clock: Clock) -> Result<Lake> {
-    let storage = Storage::new(StorageOptions { s3: s3_options(&config.s3) })?;
+    let storage = open_storage(config)?;
     let catalog: Arc<dyn Catalog> = match &config.catalog {
         CatalogConfig::Sqlite { path } => {
             Arc::new(SqliteCatalog::open(&config.name, path, &config.warehouse, storage.clone()).await?)
@@ -89,8 +94,8 @@ fn aws_options(s3: &S3Config) -> AwsOptions {
 /// The query engine under the project's memory budget.
 pub fn engine(config: &Config) -> Result<Engine> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    // What sorts and joins spill belongs to this process alone, and goes with it.
-    let spill_dir = std::env::temp_dir().join(format!("icestream-{}", std::process::id()));
+    // Sorts and joins that spill make a folder of their own in it, and take it away again.
+    let spill_dir = std::env::temp_dir();
     Ok(Engine::new(&EngineOptions { memory_bytes: config.memory_bytes, threads, spill_dir })?)
 }
 
@@ -103,8 +108,8 @@ pub fn route(config: &Config, topic: &str) -> Option<Route> {
         None => topic.rsplit('.').next()?.to_ascii_lowercase().replace('-', "_"),
     };
     let partition = match declared {
-        Some(table) if !table.partition.is_empty() => table.partition.iter().map(ToString::to_string).collect(),
-        _ => vec!["day(_ingested_at)".to_string()],
+        Some(table) => table.partition.iter().map(ToString::to_string).collect(),
+        None => vec!["day(_ingested_at)".to_string()],
     };
     Some(Route {
         topic: topic.to_string(),

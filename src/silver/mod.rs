@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
@@ -202,15 +202,18 @@ impl Marker {
 pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
-    let Some(bronze_snapshot_id) = view.snapshot_id() else { return Ok(Outcome::Nothing) };
+    let Some(bronze_snapshot_id) = view.snapshot_id() else {
+        ensure_empty(lake, engine, model, &view).await?;
+        return Ok(Outcome::Nothing);
+    };
     let silver = lake.table_if_exists(&model.table).await?;
     let known = match &silver {
         Some(silver) => Marker::of(silver)?,
         None => None,
     };
-    // The first run replaces what is there, so there must be nothing.
+    // The first run replaces what is there, so there must be no rows.
     if let (Some(silver), None) = (&silver, &known)
-        && silver.snapshot_id().is_some()
+        && silver.summary().records != Some(0)
     {
         return Err(Error::Foreign { table: model.table.clone() });
     }
@@ -296,17 +299,7 @@ impl<'a> Merge<'a> {
                 None => return Ok(None),
             },
         };
-        for key in &merge.keys {
-            if !columns.iter().any(|column| column.name() == key) {
-                let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
-                return Err(Error::UnknownKey {
-                    table: model.table.clone(),
-                    from: model.from.clone(),
-                    key: key.clone(),
-                    columns: names.join(", "),
-                });
-            }
-        }
+        check_keys_known(model, &merge.keys, &columns)?;
         merge.check_keys().await?;
         let truncation = merge.last_truncation("bronze.history").await?;
         if merge.last_truncation("bronze.new_changes").await?.is_some() {
@@ -326,17 +319,7 @@ impl<'a> Merge<'a> {
         };
         let changes = merge.frame(&fold.sql()).await?;
         merge.session.register_table("changes", changes.into_view()).map_err(|error| failed(error.into()))?;
-        let sql =
-            match &model.sql {
-                Some(sql) => fold::with_system_columns(sql, &merge.keys, model.on_delete == OnDelete::Mark).map_err(
-                    |problem| match problem {
-                        fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
-                        fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },
-                    },
-                )?,
-                None => "SELECT * FROM changes".to_string(),
-            };
-        merge.rows = merge.frame(&sql).await?;
+        merge.rows = merge.frame(&select(model, &merge.keys)?).await?;
         Ok(Some(merge))
     }
 
@@ -410,21 +393,11 @@ impl<'a> Merge<'a> {
     }
 
     fn row_schema(&self) -> Schema {
-        let fields = self.rows.schema().as_arrow().fields().iter().map(|field| {
-            let required = self.keys.iter().any(|key| key == field.name());
-            Field::new(field.name(), field.data_type().clone(), !required)
-        });
-        let merged_at = Field::new("_merged_at", layout::instant(), true);
-        Schema::new(fields.chain([merged_at]).collect::<Vec<_>>())
+        row_schema(&self.rows, &self.keys)
     }
 
     fn definition(&self) -> TableDefinition {
-        TableDefinition {
-            name: self.model.table.clone(),
-            schema: Arc::new(self.row_schema()),
-            partition: Vec::new(),
-            properties: HashMap::new(),
-        }
+        definition(self.model, self.row_schema())
     }
 
     async fn widen(&self, silver: Table) -> Result<Table> {
@@ -520,6 +493,73 @@ impl<'a> Merge<'a> {
         let files = view.files(None).await?;
         Ok(files.into_iter().filter_map(|file| positions.remove(&file.path).map(|rows| (file, rows))).collect())
     }
+}
+
+/// The columns a model's table will have, when the row images of its bronze table have these. No table is looked at.
+pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Result<Schema> {
+    let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
+    let columns: Vec<Arc<Field>> = columns.iter().cloned().collect();
+    check_keys_known(model, &model.keys, &columns)?;
+    let system = [Field::new("_position", DataType::Utf8, true), Field::new("_source_ts", layout::instant(), true)];
+    let deleted = (model.on_delete == OnDelete::Mark).then(|| Field::new("_is_deleted", DataType::Boolean, true));
+    let changes = columns.iter().cloned().chain(system.into_iter().chain(deleted).map(Arc::new));
+    let changes = Schema::new(changes.collect::<Vec<_>>());
+    let changes = MemTable::try_new(Arc::new(changes), vec![Vec::new()]).map_err(|error| failed(error.into()))?;
+    let session = engine.session();
+    session.register_table("changes", Arc::new(changes)).map_err(|error| failed(error.into()))?;
+    let rows = engine::plan(&session, &select(model, &model.keys)?).await.map_err(failed)?;
+    // Types are only made to meet when the plan is laid out for running.
+    rows.clone().create_physical_plan().await.map_err(|error| failed(error.into()))?;
+    Ok(row_schema(&rows, &model.keys))
+}
+
+/// Makes the table of a captured table that had no rows yet, so that gold models can read it. Without known keys it has
+/// to wait for the first message.
+async fn ensure_empty(lake: &Lake, engine: &Engine, model: &SilverModel, bronze: &TableView) -> Result<()> {
+    let Ok(columns) = row_columns(model, bronze) else { return Ok(()) };
+    if !model.keys.is_empty() {
+        let schema = plan(engine, model, &columns.into_iter().collect()).await?;
+        lake.ensure(&definition(model, schema)).await?;
+    }
+    Ok(())
+}
+
+fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
+    TableDefinition {
+        name: model.table.clone(),
+        schema: Arc::new(schema),
+        partition: Vec::new(),
+        properties: HashMap::new(),
+    }
+}
+
+/// The model's SELECT with the columns every silver row carries.
+fn select(model: &SilverModel, keys: &[String]) -> Result<String> {
+    let Some(sql) = &model.sql else { return Ok("SELECT * FROM changes".to_string()) };
+    fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark).map_err(|unfit| match unfit {
+        fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
+        fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },
+    })
+}
+
+fn check_keys_known(model: &SilverModel, keys: &[String], columns: &[Arc<Field>]) -> Result<()> {
+    let Some(key) = keys.iter().find(|key| !columns.iter().any(|column| column.name() == *key)) else { return Ok(()) };
+    let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
+    Err(Error::UnknownKey {
+        table: model.table.clone(),
+        from: model.from.clone(),
+        key: key.clone(),
+        columns: names.join(", "),
+    })
+}
+
+fn row_schema(rows: &DataFrame, keys: &[String]) -> Schema {
+    let fields = rows.schema().as_arrow().fields().iter().map(|field| {
+        let required = keys.iter().any(|key| key == field.name());
+        Field::new(field.name(), field.data_type().clone(), !required)
+    });
+    let merged_at = Field::new("_merged_at", layout::instant(), true);
+    Schema::new(fields.chain([merged_at]).collect::<Vec<_>>())
 }
 
 fn target_name() -> Result<TableName> {

@@ -172,11 +172,11 @@ impl Evolution<'_> {
                     return evolution.refuse(format!("column `{parent}` is not a struct and cannot take a field"));
                 };
                 let inner = evolution.add(inner.fields().to_vec(), column, Some(parent))?;
-                field.field_type = Box::new(Type::Struct(StructType::new(inner)));
+                *field.field_type = Type::Struct(StructType::new(inner));
                 Ok(true)
             }),
             Step::Promote { path, to } => self.edit(fields, path, path, &mut |evolution, field| {
-                field.field_type = Box::new(evolution.promoted(path, field, to)?);
+                *field.field_type = evolution.promoted(path, field, to)?;
                 Ok(true)
             }),
             Step::MakeOptional { path } => self.edit(fields, path, path, &mut |_, field| {
@@ -338,7 +338,7 @@ impl Evolution<'_> {
                     return self.refuse(format!("there is no column `{full_path}`: `{head}` is not a struct"));
                 };
                 let inner = self.edit(inner.fields().to_vec(), rest, full_path, edit)?;
-                field.field_type = Box::new(Type::Struct(StructType::new(inner)));
+                *field.field_type = Type::Struct(StructType::new(inner));
                 true
             }
         };

@@ -8,6 +8,7 @@ mod support;
 #[path = "../support/conformance.rs"]
 mod conformance;
 
+mod cli;
 mod crash;
 mod silver;
 

@@ -50,13 +50,8 @@ fn event() -> impl Strategy<Value = Event> {
         5 => Just(Kind::Update),
         3 => Just(Kind::Delete),
     ];
-    (0..6i32, 1..40u32, kind, 0..9u8, proptest::option::of(0..9u8)).prop_map(|(key, position, kind, name, note)| Event {
-        key,
-        position,
-        kind,
-        name,
-        note,
-    })
+    (0..6i32, 1..40u32, kind, 0..9u8, proptest::option::of(0..9u8))
+        .prop_map(|(key, position, kind, name, note)| Event { key, position, kind, name, note })
 }
 
 /// Events of a source that mostly goes forward: positions rise, some events come late or again.
@@ -301,7 +296,13 @@ async fn of_two_builders_at_once_one_yields() {
     let merged = model("merged", OnDelete::Remove);
     for round in 0..4 {
         for key in 0..5 {
-            parts.push(&Event { key, position: round * 10 + key as u32, kind: Kind::Create, name: round as u8, note: None });
+            parts.push(&Event {
+                key,
+                position: round * 10 + key as u32,
+                kind: Kind::Create,
+                name: round as u8,
+                note: None,
+            });
         }
         parts.commit().await;
         let (one, two) = tokio::join!(

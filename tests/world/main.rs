@@ -9,6 +9,7 @@ mod support;
 #[path = "../support/conformance.rs"]
 mod conformance;
 
+mod kafka;
 mod services;
 
 mod glue {

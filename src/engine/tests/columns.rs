@@ -96,13 +96,13 @@ async fn filters_on_promoted_columns_are_right() {
         let [q, p, c] = types;
         batch([(field(1, "qty", q), qty), (field(2, "price", p), price), (field(3, "cost", c), cost)])
     };
-    let narrow_cost = Decimal128Array::from_iter_values([150, 250, -350, 0, 99, 99_999_999_99, 1]);
+    let narrow_cost = Decimal128Array::from_iter_values([150, 250, -350, 0, 99, 9_999_999_999, 1]);
     let narrow = columns(
         ints([13, 20, -5, 7, 0, 2_000_000_000, 1]),
         Arc::new(Float32Array::from(vec![0.1, 0.5, -2.5, 1e30, 0.0, 3.0, 4.0])),
         Arc::new(narrow_cost.with_precision_and_scale(10, 2).unwrap()),
     );
-    let wide_cost = Decimal128Array::from_iter_values([99_999_999_999_99, 250]);
+    let wide_cost = Decimal128Array::from_iter_values([9_999_999_999_999, 250]);
     let wide = columns(
         longs([5_000_000_000, 6_000_000_000]),
         Arc::new(Float64Array::from(vec![0.1, 1e300])),
@@ -220,7 +220,7 @@ async fn nested_fields_are_found_by_id_too() {
         let expected = if is_whole { vec![first, second] } else { vec![first] };
         let found = rows(&context, "select * from shop.orders order by id").await;
         assert_eq!(
-            found.iter().map(|row| row.replace('-', "-")).collect::<Vec<_>>(),
+            found,
             expected.iter().map(|row| row.replace(": ,", ": -,").replace(": }", ": -}")).collect::<Vec<_>>()
         );
         let sql = "select place['street'], place['geo']['lat'], items[1]['quantity'] from shop.orders where place['postcode'] = 10";

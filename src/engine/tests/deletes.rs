@@ -74,7 +74,7 @@ fn random_deletes(random: &mut StdRng, rows: usize, row_group: usize) -> Vec<u64
         1 => (0..rows_u64).filter(|_| random.random_bool(0.01)).collect(),
         2 => (0..rows_u64).filter(|_| random.random_bool(0.5)).collect(),
         // Whole row groups, and the edges of others.
-        3 => (0..rows_u64).filter(|i| (i / row_group as u64) % 2 == 0).collect(),
+        3 => (0..rows_u64).filter(|i| (i / row_group as u64).is_multiple_of(2)).collect(),
         4 => (0..rows_u64).filter(|i| [0, row_group as u64 - 1].contains(&(i % row_group as u64))).collect(),
         5 => {
             let from = random.random_range(0..rows_u64);

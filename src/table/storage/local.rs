@@ -43,7 +43,7 @@ impl Writer {
         if self.pending_bytes < CHUNK_BYTES {
             return Ok(());
         }
-        let draft = self.advance(|draft| Ok(draft)).await?;
+        let draft = self.advance(Ok).await?;
         self.draft = Some(draft);
         Ok(())
     }

@@ -1,0 +1,315 @@
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{Context, Outcome};
+use crate::config::{Brokers, Config};
+use crate::decode::Format;
+use crate::engine::Engine;
+use crate::error::{Error as AnyError, Kind, Result, Situation};
+use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
+use crate::source::{KafkaConfig, KafkaSource};
+use crate::table::Lake;
+
+const AFTER_HELP_INGEST: &str = "\
+Examples:
+  icestream ingest                 until a signal ends it
+  icestream ingest --drain         everything that is in the topics now
+  icestream ingest --drain --result /airflow/xcom/return.json";
+
+const AFTER_HELP_BUILD: &str = "\
+Examples:
+  icestream build                          every table that is behind
+  icestream build orders revenue_per_day   these only";
+
+const AFTER_HELP_RUN: &str = "\
+Examples:
+  icestream run                    ingest and build, until a signal ends it
+  icestream run --drain            everything that is in the topics now, through to gold";
+
+/// Read Kafka into bronze tables
+///
+/// Reading starts where the tables' own markers stand. A signal (SIGTERM, SIGINT) commits what is read and ends.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP_INGEST)]
+pub struct IngestArgs {
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// Bring silver and gold tables up to date
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP_BUILD)]
+pub struct BuildArgs {
+    /// Tables to build, by name; all when none is named
+    #[arg(value_name = "TABLE")]
+    pub tables: Vec<String>,
+
+    /// Write a JSON summary to this file
+    #[arg(long, value_name = "FILE")]
+    pub result: Option<PathBuf>,
+}
+
+/// Ingest and build, again and again
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP_RUN)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadingArgs {
+    /// Read what is there when it starts, then end
+    #[arg(long)]
+    pub drain: bool,
+
+    /// Write a JSON summary to this file
+    #[arg(long, value_name = "FILE")]
+    pub result: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the project does not say which Kafka brokers to read from")]
+    NoBrokers,
+    #[error("the broker `embedded` is there only while `icestream demo` runs")]
+    EmbeddedBroker,
+    #[error("the project does not say which topics to read")]
+    NoTopics,
+    #[error("there is no model of a table `{name}`")]
+    UnknownModel { name: String, known: String },
+    #[error("cannot write the result to `{}`", path.display())]
+    Result {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl Situation for RunError {
+    fn kind(&self) -> Kind {
+        match self {
+            RunError::Signals(_) => Kind::Bug,
+            _ => Kind::Config,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            RunError::NoBrokers | RunError::EmbeddedBroker => {
+                "set `source.kafka.brokers: \"host:9092\"` in `icestream.yaml`, or ICESTREAM_SOURCE__KAFKA__BROKERS"
+                    .to_string()
+            }
+            RunError::NoTopics => "set `source.kafka.topics: [\"shop.public.*\"]` in `icestream.yaml`".to_string(),
+            RunError::UnknownModel { known, .. } => format!("there are {known}"),
+            RunError::Result { .. } => "check that the folder exists and that this process may write there".to_string(),
+            RunError::Signals(_) => return None,
+        })
+    }
+}
+
+/// What a scheduler is told.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingested: Option<Ingested>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    built: Option<Built>,
+}
+
+#[derive(Debug, Serialize)]
+struct Ingested {
+    rows: u64,
+    rejected: u64,
+    commits: u64,
+    /// The next offset of each partition.
+    offsets: std::collections::BTreeMap<String, i64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Built {
+    silver_merges: u64,
+    silver_rows_written: u64,
+    silver_rows_deleted: u64,
+    gold_refreshes: u64,
+}
+
+impl From<IngestReport> for Ingested {
+    fn from(report: IngestReport) -> Self {
+        Ingested {
+            rows: report.rows,
+            rejected: report.rejected,
+            commits: report.commits,
+            offsets: report.positions.into_iter().map(|(partition, next)| (partition.to_string(), next)).collect(),
+        }
+    }
+}
+
+pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
+    let config = context.config()?;
+    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let report = read(&config, &lake, args.reading.drain, pipeline::unobserved()).await?;
+    let summary = Summary { ingested: Some(report.into()), built: None };
+    finish(&summary, args.reading.result.as_deref(), context)
+}
+
+pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
+    let config = context.config()?;
+    let models = chosen(pipeline::models(&config)?, &args.tables)?;
+    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let engine = pipeline::engine(&config)?;
+    let tally = Tally::default();
+    pipeline::build(&lake, &engine, &models, &tally.observer()).await?;
+    finish(&Summary { ingested: None, built: Some(tally.built()) }, args.result.as_deref(), context)
+}
+
+pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
+    let config = context.config()?;
+    let models = pipeline::models(&config)?;
+    let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
+    let engine = pipeline::engine(&config)?;
+    let tally = Tally::default();
+    let observer = tally.observer();
+    let reading = read(&config, &lake, args.reading.drain, observer.clone());
+    let report = match args.reading.drain {
+        true => reading.await?,
+        // A build that is given up in the middle leaves no trace: the next one does it.
+        false => tokio::select! {
+            ended = reading => ended?,
+            error = build_for_ever(&lake, &engine, &models, &observer, config.build_every) => return Err(error),
+        },
+    };
+    pipeline::build(&lake, &engine, &models, &observer).await?;
+    let summary = Summary { ingested: Some(report.into()), built: Some(tally.built()) };
+    finish(&summary, args.reading.result.as_deref(), context)
+}
+
+/// Builds at intervals. Ends only with an error that trying again will not mend.
+async fn build_for_ever(
+    lake: &Lake,
+    engine: &Engine,
+    models: &Models,
+    observer: &Observer,
+    every: Duration,
+) -> AnyError {
+    loop {
+        tokio::time::sleep(every).await;
+        match pipeline::build(lake, engine, models, observer).await {
+            Ok(_) => {}
+            Err(error) if error.kind().is_retryable() => {
+                tracing::warn!(%error, "tables were not built; trying again at the next interval");
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Reads the project's topics into bronze until the goal is reached or a signal comes.
+async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> Result<IngestReport> {
+    let brokers = match &config.kafka.brokers {
+        None => return Err(RunError::NoBrokers.into()),
+        Some(Brokers::Embedded) => return Err(RunError::EmbeddedBroker.into()),
+        Some(Brokers::At(brokers)) => brokers.clone(),
+    };
+    if config.kafka.topics.is_empty() {
+        return Err(RunError::NoTopics.into());
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let source = KafkaSource::connect(KafkaConfig {
+        brokers,
+        group: config.kafka.group.clone(),
+        topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
+        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
+    })?;
+    let route = |topic: &str| pipeline::route(config, topic);
+    let triggers = pipeline::commit_triggers(config);
+    let mut ingest = Ingest::start(lake, Box::new(source), route, Format::DebeziumJson, triggers, observer).await?;
+    let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
+    let (tell, until) = watch::channel(goal);
+    let listening = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("a signal came: committing what is read");
+        // The receiver is there until reading ends.
+        let _ = tell.send(Until::Now);
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    tokio::select! {
+        ended = ingest.run(until) => ended,
+        never = listening => match never {},
+    }
+}
+
+/// The models of the named tables, or all.
+fn chosen(models: Models, names: &[String]) -> Result<Models> {
+    if names.is_empty() {
+        return Ok(models);
+    }
+    let tables = || {
+        let silver = models.silver.iter().map(|model| &model.table);
+        silver.chain(models.gold.iter().map(|model| &model.table))
+    };
+    for name in names {
+        if !tables().any(|table| table.name() == name || table.to_string() == *name) {
+            let known: Vec<String> = tables().map(|table| format!("`{table}`")).collect();
+            return Err(RunError::UnknownModel { name: name.clone(), known: known.join(", ") }.into());
+        }
+    }
+    let is_named =
+        |table: &crate::ids::TableName| names.iter().any(|name| table.name() == name || table.to_string() == *name);
+    Ok(Models {
+        silver: models.silver.into_iter().filter(|model| is_named(&model.table)).collect(),
+        gold: models.gold.into_iter().filter(|model| is_named(&model.table)).collect(),
+    })
+}
+
+/// Counts what is built.
+#[derive(Clone, Default)]
+struct Tally(Arc<Mutex<Built>>);
+
+impl Tally {
+    fn observer(&self) -> Observer {
+        let built = self.0.clone();
+        Arc::new(move |event| {
+            let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Event::Ingested(_) => {}
+                Event::Merged(commit) => {
+                    built.silver_merges += 1;
+                    built.silver_rows_written += commit.rows_written;
+                    built.silver_rows_deleted += commit.rows_deleted;
+                }
+                Event::Refreshed(_) => built.gold_refreshes += 1,
+            }
+        })
+    }
+
+    fn built(&self) -> Built {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn finish(summary: &Summary, result: Option<&Path>, context: &Context) -> Result<Outcome> {
+    // Numbers and strings always serialise.
+    let text = serde_json::to_string_pretty(summary).unwrap_or_default() + "\n";
+    if let Some(path) = result {
+        let failed = |source| RunError::Result { path: path.to_path_buf(), source };
+        // Whoever waits for the file must not find half of it.
+        let draft = path.with_extension("part");
+        std::fs::write(&draft, &text).and_then(|()| std::fs::rename(&draft, path)).map_err(failed)?;
+    }
+    context.stdout.print(&text)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,305 @@
+//! Plans the SQL of every model over the columns it will meet. No row is read and nothing is written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+
+use super::models;
+use crate::config::{Config, Place, Problem, Sql, TableConfig};
+use crate::engine::{self, Engine};
+use crate::error::{Result, Situation};
+use crate::gold::{self, GoldModel};
+use crate::ids::{TableName, check_part};
+use crate::layout;
+use crate::silver::{self, SilverModel};
+use crate::table::{self, Lake, SchemaChange};
+
+/// What planning the models of a project found.
+#[derive(Debug, Clone, Default)]
+pub struct ModelCheck {
+    /// How many models can be run.
+    pub planned: usize,
+    /// How many read what only the catalog knows, which was not asked.
+    pub skipped: usize,
+    pub problems: Vec<Problem>,
+}
+
+/// Plans every silver model over the declared columns and every gold model over what those give. What no file describes
+/// is looked up in the lake; without a lake it is skipped.
+pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>) -> Result<ModelCheck> {
+    let all = models(config)?;
+    let mut check = Check { config, engine, lake, known: BTreeMap::new(), found: ModelCheck::default() };
+    for table in &config.tables {
+        let name = TableName::new(&config.namespaces.bronze, &table.name).map_err(table::Error::from)?;
+        check.known.insert(name, Known::Planned(layout::bronze_schema(table.shape.as_ref())));
+    }
+    for model in &all.silver {
+        let schema = check.silver(model).await?;
+        check.conclude(&model.table, schema).await?;
+    }
+    for model in &all.gold {
+        check.known.insert(model.table.clone(), Known::Broken);
+    }
+    let readable: Vec<GoldModel> =
+        all.gold.iter().filter(|model| check.parses(&model.table, &model.sql)).cloned().collect();
+    match gold::in_order(&readable) {
+        Ok(ordered) => {
+            for model in ordered {
+                let schema = check.gold(model).await?;
+                check.conclude(&model.table, schema).await?;
+            }
+        }
+        Err(error) => check.found.problems.push(Problem {
+            place: Place::File("sql/gold".into()),
+            path: String::new(),
+            message: told(&error),
+        }),
+    }
+    Ok(check.found)
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    engine: &'a Engine,
+    lake: Option<&'a Lake>,
+    known: BTreeMap<TableName, Known>,
+    found: ModelCheck,
+}
+
+/// What is known of a table before it exists.
+enum Known {
+    Planned(SchemaRef),
+    /// Its model has a problem, and what reads it would only repeat that.
+    Broken,
+    /// Only the catalog could tell.
+    Skipped,
+}
+
+impl Check<'_> {
+    async fn silver(&mut self, model: &SilverModel) -> Result<Known> {
+        if model.sql.as_deref().is_some_and(|sql| !self.parses(&model.table, sql)) {
+            return Ok(Known::Broken);
+        }
+        let Some(columns) = self.image_columns(&model.from).await? else {
+            let (table, from) = (model.table.clone(), model.from.clone());
+            return Ok(self.problem(&model.table, told(&silver::Error::NoColumns { table, from }), None));
+        };
+        match silver::plan(self.engine, model, &columns).await {
+            Ok(schema) => Ok(Known::Planned(Arc::new(schema))),
+            Err(silver::Error::Query { source, .. }) => Ok(self.query_problem(&model.table, &source)),
+            Err(error) => Ok(self.problem(&model.table, told(&error), None)),
+        }
+    }
+
+    /// The columns of a bronze table's row images; `None` where they are JSON text.
+    async fn image_columns(&self, from: &TableName) -> Result<Option<Fields>> {
+        let declared = |table: &&TableConfig| table.name == from.name() && table.shape.is_some();
+        if let Some(shape) = self.config.tables.iter().find(declared).and_then(|table| table.shape.as_ref()) {
+            return Ok(Some(layout::image_fields(shape)));
+        }
+        let Some(lake) = self.lake else { return Ok(None) };
+        let Some(table) = lake.table_if_exists(from).await? else { return Ok(None) };
+        let schema = table.schema()?;
+        Ok(match schema.field_with_name(layout::AFTER).map(|field| field.data_type()) {
+            Ok(DataType::Struct(fields)) => Some(fields.clone()),
+            _ => None,
+        })
+    }
+
+    async fn gold(&mut self, model: &GoldModel) -> Result<Known> {
+        let session = self.engine.session();
+        for input in engine::referenced_tables(&model.sql)? {
+            let schema = match self.known.get(&input) {
+                Some(Known::Planned(schema)) => schema.clone(),
+                Some(Known::Broken) => return Ok(Known::Broken),
+                Some(Known::Skipped) => return Ok(Known::Skipped),
+                None => match self.stored(&input).await? {
+                    Some(schema) => schema,
+                    None if self.lake.is_none() && !self.is_own(&input) => return Ok(Known::Skipped),
+                    None => {
+                        let error = engine::Error::unknown_table(&input, self.known.keys());
+                        return Ok(self.query_problem(&model.table, &error));
+                    }
+                },
+            };
+            register_empty(&session, &input, schema)?;
+        }
+        let planned = match engine::plan(&session, &model.sql).await {
+            Ok(frame) => {
+                let schema = frame.schema().as_arrow().clone();
+                // Types are only made to meet when the plan is laid out for running.
+                frame.create_physical_plan().await.map(|_| schema).map_err(engine::Error::from)
+            }
+            Err(error) => Err(error),
+        };
+        match planned {
+            Ok(schema) => Ok(Known::Planned(Arc::new(schema))),
+            Err(error) => Ok(self.query_problem(&model.table, &error)),
+        }
+    }
+
+    fn is_own(&self, table: &TableName) -> bool {
+        let own = &self.config.namespaces;
+        [&own.bronze, &own.silver, &own.gold].into_iter().any(|namespace| namespace == table.namespace())
+    }
+
+    /// The columns a table has in the lake.
+    async fn stored(&self, name: &TableName) -> Result<Option<SchemaRef>> {
+        match self.lake {
+            Some(lake) => Ok(lake.table_if_exists(name).await?.map(|table| table.schema()).transpose()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the SQL can be read at all, and on its own.
+    fn parses(&mut self, table: &TableName, sql: &str) -> bool {
+        match engine::referenced_tables(sql) {
+            Ok(_) => true,
+            // A silver model reads `changes`, which is nothing to look up; what else it reads is told by `silver`.
+            Err(engine::Error::NotATableName { .. }) if table.namespace() == self.config.namespaces.silver => true,
+            Err(error) => {
+                self.query_problem(table, &error);
+                false
+            }
+        }
+    }
+
+    /// Looks at the columns a model gives: at their names, and at those its table has already.
+    async fn conclude(&mut self, table: &TableName, known: Known) -> Result<()> {
+        let known = match known {
+            Known::Planned(schema) => match self.fits(table, &schema).await? {
+                None => Known::Planned(schema),
+                Some(message) => self.problem(table, message, None),
+            },
+            other => other,
+        };
+        match known {
+            Known::Planned(_) => self.found.planned += 1,
+            Known::Skipped => self.found.skipped += 1,
+            Known::Broken => {}
+        }
+        self.known.insert(table.clone(), known);
+        Ok(())
+    }
+
+    async fn fits(&self, table: &TableName, schema: &Schema) -> Result<Option<String>> {
+        for field in schema.fields() {
+            if check_part(field.name()).is_err() {
+                return Ok(Some(format!(
+                    "the column `{}` has no name that a table can have; add `AS` and a name of lower-case letters, \
+                     digits and underscores",
+                    field.name()
+                )));
+            }
+        }
+        let Some(lake) = self.lake else { return Ok(None) };
+        let Some(stored) = lake.table_if_exists(table).await? else { return Ok(None) };
+        let change = SchemaChange::to_fit(stored.schema()?.as_ref(), schema);
+        Ok(stored.evolve(&change).err().map(|error| told(&error)))
+    }
+
+    fn query_problem(&mut self, table: &TableName, error: &engine::Error) -> Known {
+        match error {
+            engine::Error::Syntax { position, problem } => {
+                let at = position.map(|(line, column)| (line as usize, column as usize));
+                self.problem(table, format!("the SQL has a mistake: {problem}"), at)
+            }
+            _ => {
+                let sql = self.sql_of(table).map(|sql| sql.text.clone()).unwrap_or_default();
+                let at = word_of(error).and_then(|word| locate(&sql, &word));
+                self.problem(table, told(error), at)
+            }
+        }
+    }
+
+    fn sql_of(&self, table: &TableName) -> Option<&Sql> {
+        let silver = self.config.silver.iter().find(|model| model.table == *table).map(|model| &model.sql);
+        silver.or_else(|| self.config.gold.iter().find(|model| model.table == *table).map(|model| &model.sql))
+    }
+
+    /// Notes a problem at a line and column of a model's SQL, or at its beginning.
+    fn problem(&mut self, table: &TableName, message: String, at: Option<(usize, usize)>) -> Known {
+        let place = match self.sql_of(table) {
+            Some(sql) => {
+                let file = sql.file.strip_prefix(&self.config.project_dir).unwrap_or(&sql.file);
+                let (line, column) = at.unwrap_or((1, 1));
+                let file = file.display().to_string().into();
+                Place::At { file, line: sql.first_line + line.saturating_sub(1), column }
+            }
+            // A silver table without a file of its own is what its declared table makes it.
+            None => Place::File(format!("catalog/{}.yaml", table.name()).into()),
+        };
+        self.found.problems.push(Problem { place, path: String::new(), message });
+        Known::Broken
+    }
+}
+
+/// An error and its hint on one line.
+fn told(error: &impl Situation) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
+}
+
+/// What of the SQL an error is about.
+fn word_of(error: &engine::Error) -> Option<String> {
+    match error {
+        engine::Error::UnknownColumn { column, .. } | engine::Error::AmbiguousColumn { column } => Some(column.clone()),
+        engine::Error::UnknownTable { table, .. } => Some(table.clone()),
+        engine::Error::NotATableName { name } => Some(name.clone()),
+        engine::Error::Unplannable { problem } => problem.split('\'').nth(1).map(str::to_string),
+        _ => None,
+    }
+}
+
+/// Line and column of the first place where a word stands for itself, counted from 1.
+fn locate(sql: &str, word: &str) -> Option<(usize, usize)> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let word = word.to_lowercase();
+    for (index, line) in sql.lines().enumerate() {
+        let code = line.split("--").next().unwrap_or_default().to_lowercase();
+        for (start, _) in code.match_indices(&word) {
+            let (before, after) = (&code[..start], &code[start + word.len()..]);
+            if !before.ends_with(is_part) && !after.starts_with(is_part) {
+                return Some((index + 1, before.chars().count() + 1));
+            }
+        }
+    }
+    None
+}
+
+/// Makes a table without rows known to a session.
+fn register_empty(session: &SessionContext, name: &TableName, schema: SchemaRef) -> Result<()> {
+    let table = MemTable::try_new(schema, vec![Vec::new()]).map_err(engine::Error::from)?;
+    let Some(catalog) = session.catalog(engine::session::CATALOG) else { return Ok(()) };
+    let namespace = match catalog.schema(name.namespace()) {
+        Some(namespace) => namespace,
+        None => {
+            let namespace: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
+            catalog.register_schema(name.namespace(), namespace.clone()).map_err(engine::Error::from)?;
+            namespace
+        }
+    };
+    namespace.register_table(name.name().to_string(), Arc::new(table)).map_err(engine::Error::from)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_found_where_it_stands_for_itself() {
+        let sql = "SELECT order_id, -- id\n  \"Id\" FROM a.orders\nWHERE id > 1";
+        for (word, expected) in
+            [("id", Some((2, 4))), ("a.orders", Some((2, 13))), ("order", None), ("WHERE", Some((3, 1)))]
+        {
+            assert_eq!(locate(sql, word), expected, "{word}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `check` plans the SQL of a project's models.
+
+use super::*;
+
+const ORDERS: (&str, &str) = (
+    "catalog/orders.yaml",
+    "key: [id]\ncolumns:\n  - { name: id, type: int }\n  - { name: total, type: \"decimal(10,2)\" }\n  \
+     - { name: status, type: string }\n  - { name: created_at, type: timestamp }\n",
+);
+
+fn project(files: &[(&str, &str)]) -> TempDir {
+    folder_with(&[&[("icestream.yaml", "name: shop"), ORDERS], files].concat())
+}
+
+#[test]
+fn every_problem_of_every_model_is_found_at_its_line() {
+    let project = project(&[
+        ("catalog/plain.yaml", "key: [id]\n"),
+        (
+            "transforms/orders.sql",
+            "/* icestream\nkeys: [id]\n*/\n-- the totl is wrong\nSELECT\n  id,\n  totl\nFROM changes\n",
+        ),
+        ("transforms/a.sql", "/* icestream\nfrom: orders\n*/\nSELECT id, total + status AS x\nFROM changes\n"),
+        ("transforms/b.sql", "/* icestream\nfrom: orders\n*/\nSELECT\n  id,,\nFROM changes\n"),
+        ("transforms/c.sql", "/* icestream\nfrom: orders\n*/\nSELECT id FROM changes ORDER BY id\n"),
+        ("transforms/d.sql", "/* icestream\nfrom: orders\nkeys: [number]\n*/\nSELECT id FROM changes\n"),
+        ("transforms/e.sql", "/* icestream\nfrom: orders\n*/\nSELECT total FROM changes\n"),
+        ("transforms/f.sql", "/* icestream\nfrom: plain\n*/\nSELECT id FROM changes\n"),
+        ("transforms/good.sql", "/* icestream\nfrom: orders\n*/\nSELECT id, total, status FROM changes\n"),
+        ("sql/gold/a.sql", "SELECT status, count(*)\nFROM shop_silver.good\nGROUP BY status\n"),
+        ("sql/gold/b.sql", "SELECT statuss, sum(total) AS total\nFROM shop_silver.good GROUP BY 1\n"),
+        ("sql/gold/c.sql", "SELECT 1 AS one\nFROM shop_silver.goood\n"),
+        ("sql/gold/d.sql", "-- not told twice: what it reads is broken\nSELECT x FROM shop_silver.orders\n"),
+        ("sql/gold/e.sql", "SELECT abs(total + status) AS x FROM shop_silver.good\n"),
+        ("sql/gold/f.sql", "SELECT * FROM\n"),
+        ("sql/gold/g.sql", "SELECT totals FROM shop_gold.h\n"),
+        ("sql/gold/h.sql", "SELECT total FROM shop_silver.good WHERE status = 'paid'\n"),
+    ]);
+    let offline = run(project.path(), "check --offline");
+    insta::assert_snapshot!(offline.error(2), @"
+    error: the models have 13 problems
+      transforms/a.sql:4:1: the query cannot be planned: cannot coerce arithmetic expression Decimal128(10, 2) + Utf8 to valid types
+      transforms/b.sql:5:6: the SQL has a mistake: expected an expression, found ,
+      transforms/c.sql:4:1: silver table `shop_silver.c`: a silver model is a plain SELECT: WITH, ORDER BY and LIMIT have no meaning in it
+      transforms/d.sql:5:1: silver table `shop_silver.d`: its key `number` is not a column of `shop_bronze.orders`; there are `id`, `total`, `status`, `created_at`; name a column of the table as key
+      transforms/e.sql:4:1: silver table `shop_silver.e`: the model does not select its key `id` as it is; add `id` to the SELECT, unchanged
+      transforms/f.sql:4:1: silver table `shop_silver.f`: the rows of `shop_bronze.plain` are JSON text, and a merge needs columns; declare the columns in `catalog/plain.yaml`
+      transforms/orders.sql:7:3: there is no column `totl`; did you mean `total`?
+      sql/gold/f.sql:1:1: the SQL has a mistake: expected identifier, found the end
+      sql/gold/a.sql:1:1: the column `count(*)` has no name that a table can have; add `AS` and a name of lower-case letters, digits and underscores
+      sql/gold/b.sql:1:8: there is no column `statuss`; did you mean `status`?
+      sql/gold/c.sql:2:6: there is no table `shop_silver.goood`; did you mean `shop_silver.good`?
+      sql/gold/e.sql:1:1: the query cannot be planned: cannot coerce arithmetic expression Decimal128(10, 2) + Utf8 to valid types
+      sql/gold/g.sql:1:8: there is no column `totals`; did you mean `total`?
+    ");
+    insta::assert_snapshot!(offline.stdout, @"
+    files      19 files, no problem
+    models     problems
+    ");
+    assert_eq!(run(project.path(), "check").error(2), offline.error(2));
+}
+
+#[test]
+fn models_that_read_each_other_in_a_circle() {
+    let project = project(&[
+        ("sql/gold/a.sql", "SELECT 1 AS x FROM shop_gold.b"),
+        ("sql/gold/b.sql", "SELECT 1 AS x FROM shop_gold.a"),
+    ]);
+    insta::assert_snapshot!(run(project.path(), "check --offline").error(2), @"error: sql/gold: gold models read each other in a circle: `shop_gold.a` reads `shop_gold.b` reads `shop_gold.a`; let one of them read silver tables only");
+}
+
+#[tokio::test]
+async fn what_only_the_catalog_knows_is_looked_up_there() {
+    let (project, _) = project_with_history().await;
+    let write = |path: &str, text: &str| {
+        let path = project.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("sql/gold/quantities.sql", "SELECT note, sum(qty) AS qty FROM shop.orders GROUP BY 1");
+    write("sql/gold/people.sql", "SELECT note FROM crm.people");
+    insta::assert_snapshot!(run(project.path(), "check --offline").error(2), @"error: sql/gold/quantities.sql:1:35: there is no table `shop.orders`; `icestream tables` lists the tables there are");
+    insta::assert_snapshot!(run(project.path(), "check").error(2), @"error: sql/gold/people.sql:1:18: there is no table `crm.people`; `icestream tables` lists the tables there are");
+    std::fs::remove_file(project.path().join("sql/gold/people.sql")).unwrap();
+    let checked = run(project.path(), "check");
+    insta::assert_snapshot!(checked.normal(checked.done()), @"
+    files      2 files, no problem
+    models     1 model, no problem
+    catalog    SQLite catalog `FOLDER/catalog.db`, 1 namespace
+    warehouse  `file://FOLDER/warehouse` can be written to
+    ");
+
+    // A model that no longer fits the table it has made.
+    let orders =
+        "key: [id]\ncolumns: [{ name: id, type: long }, { name: qty, type: int }, { name: note, type: string }]";
+    write("catalog/orders.yaml", orders);
+    run(project.path(), "check").done();
+    write("transforms/orders.sql", "SELECT\n  id, CAST(qty AS string) AS qty, note\nFROM changes\n");
+    insta::assert_snapshot!(run(project.path(), "check").error(2), @"error: transforms/orders.sql:1:1: table `shop.orders`: column `qty` cannot go from int to string");
+}
+
+#[test]
+fn a_model_over_what_nobody_can_look_up_is_skipped() {
+    let project = project(&[("sql/gold/people.sql", "SELECT note FROM crm.people")]);
+    insta::assert_snapshot!(run(project.path(), "check --offline").done(), @"
+    files      3 files, no problem
+    models     1 model, no problem; 1 not looked at: only the catalog knows what they read
+    ");
+}
