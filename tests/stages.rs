@@ -1,5 +1,7 @@
 //! The first three stages put together: a log, its records decoded, and batches of bronze rows.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

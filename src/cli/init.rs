@@ -83,11 +83,11 @@ pub async fn run(args: InitArgs, context: &Context) -> Result<Outcome> {
 
 fn name_of(folder: &Path) -> Result<String> {
     let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let last = full.components().filter_map(|part| match part {
+    let mut parts = full.components().filter_map(|part| match part {
         std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
         _ => None,
     });
-    let last = last.last().unwrap_or_default();
+    let last = parts.next_back().unwrap_or_default();
     let name = legal_name(&last);
     match check_part(&name) {
         Ok(()) => Ok(name),

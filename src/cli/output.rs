@@ -304,7 +304,7 @@ type Sink = BufWriter<Box<dyn Write + Send>>;
 /// Rows in one of the formats.
 enum RowWriter {
     Table { grid: Grid, schema: SchemaRef, sink: Sink, width: Width },
-    Csv { writer: arrow::csv::Writer<Sink>, schema: SchemaRef },
+    Csv { writer: Box<arrow::csv::Writer<Sink>>, schema: SchemaRef },
     Json { writer: arrow::json::Writer<Sink, LineDelimited> },
     Parquet { writer: Box<ArrowWriter<Sink>> },
 }
@@ -326,7 +326,7 @@ impl RowWriter {
             }
             RowFormat::Csv => {
                 let writer = arrow::csv::WriterBuilder::new().with_header(true).build(sink);
-                let mut writer = RowWriter::Csv { writer, schema: schema.clone() };
+                let mut writer = RowWriter::Csv { writer: Box::new(writer), schema: schema.clone() };
                 // The header is written with the first batch, and a result without rows has a header too.
                 writer.write(&RecordBatch::new_empty(schema))?;
                 writer
@@ -633,8 +633,7 @@ mod tests {
         let to = Destination { format, file: None };
         let rows = futures::stream::iter(batches.into_iter().map(Ok::<_, OutputError>));
         futures::executor::block_on(write_rows(&to, schema, rows, limit, &stdout)).unwrap();
-        let content = sink.0.lock().unwrap().clone();
-        content
+        sink.0.lock().unwrap().clone()
     }
 
     fn text(format: RowFormat) -> String {

@@ -1,5 +1,6 @@
 //! Everything that needs no service: `cargo test`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 #[path = "../support/mod.rs"]

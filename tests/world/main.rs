@@ -1,6 +1,7 @@
 //! Everything that needs services: object storage, Glue, a REST catalog, other engines. `tests/run` starts them and says
 //! where they are in `ICESTREAM_SERVICES_FILE`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 #[path = "../support/mod.rs"]
