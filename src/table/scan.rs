@@ -5,7 +5,7 @@
 //! and for files.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef as ArrowSchemaRef;
@@ -14,6 +14,8 @@ use iceberg::spec::{
     DataContentType, DataFile, DataFileFormat, ManifestContentType, ManifestFile, Schema, SchemaRef, SnapshotRef,
     TableMetadata,
 };
+
+use tokio::sync::OnceCell;
 
 use super::error::{Error, Result};
 use super::statistics::{FileStatistics, ManifestStatistics};
@@ -49,6 +51,15 @@ struct Inner {
     arrow_schema: ArrowSchemaRef,
     /// Only files of commits after this sequence number.
     after: Option<i64>,
+    loaded: Loaded,
+}
+
+/// What was read of the snapshot so far. It never changes, and most views are asked more than once.
+#[derive(Default)]
+struct Loaded {
+    list: OnceCell<Vec<ManifestFile>>,
+    files: Mutex<HashMap<String, Arc<Vec<ScanFile>>>>,
+    deletes: OnceCell<DeleteIndex>,
 }
 
 /// A data file of a snapshot, with the delete files that apply to it.
@@ -136,6 +147,7 @@ impl TableView {
             schema,
             arrow_schema,
             after: None,
+            loaded: Loaded::default(),
         })))
     }
 
@@ -151,6 +163,7 @@ impl TableView {
             schema: inner.schema.clone(),
             arrow_schema: inner.arrow_schema.clone(),
             after: Some(sequence_number),
+            loaded: Loaded::default(),
         }))
     }
 
@@ -201,16 +214,17 @@ impl TableView {
 
     /// The data files that may hold matching rows, in the order of their manifests.
     pub async fn files(&self, prune: Option<&dyn Prune>) -> Result<Vec<ScanFile>> {
-        let Some(snapshot) = &self.0.snapshot else { return Ok(Vec::new()) };
-        let list = manifest::load_list(&self.0.table, self.0.storage.file_io(), snapshot, &self.0.metadata).await?;
-        let (data, deletes): (Vec<ManifestFile>, Vec<ManifestFile>) = list
-            .into_iter()
-            .filter(manifest::may_hold_live_files)
+        let (data, deletes): (Vec<ManifestFile>, Vec<ManifestFile>) = self
+            .list()
+            .await?
+            .iter()
+            .filter(|manifest| manifest::may_hold_live_files(manifest))
             .filter(|manifest| {
                 // A file is never younger than the manifest that lists it.
                 manifest.content == ManifestContentType::Deletes
                     || self.0.after.is_none_or(|after| manifest.sequence_number > after)
             })
+            .cloned()
             .partition(|manifest| manifest.content == ManifestContentType::Data);
         let data = self.prune_manifests(data, prune);
         let mut files = self.data_files(data).await?;
@@ -227,8 +241,7 @@ impl TableView {
 
     /// How many data and delete manifests a plan has to look at.
     pub async fn manifest_counts(&self) -> Result<(usize, usize)> {
-        let Some(snapshot) = &self.0.snapshot else { return Ok((0, 0)) };
-        let list = manifest::load_list(&self.0.table, self.0.storage.file_io(), snapshot, &self.0.metadata).await?;
+        let list = self.list().await?;
         let data = list.iter().filter(|manifest| manifest.content == ManifestContentType::Data).count();
         Ok((data, list.len() - data))
     }
@@ -243,6 +256,13 @@ impl TableView {
         super::deletes::read(&self.0.table, &self.0.storage, files).await
     }
 
+    async fn list(&self) -> Result<&[ManifestFile]> {
+        let inner = &self.0;
+        let Some(snapshot) = &inner.snapshot else { return Ok(&[]) };
+        let load = || manifest::load_list(&inner.table, inner.storage.file_io(), snapshot, &inner.metadata);
+        Ok(inner.loaded.list.get_or_try_init(load).await?)
+    }
+
     fn prune_manifests(&self, manifests: Vec<ManifestFile>, prune: Option<&dyn Prune>) -> Vec<ManifestFile> {
         let Some(prune) = prune else { return manifests };
         let keep = prune.keep(&ManifestStatistics::new(self, &manifests));
@@ -253,16 +273,25 @@ impl TableView {
     }
 
     async fn data_files(&self, manifests: Vec<ManifestFile>) -> Result<Vec<ScanFile>> {
-        let per_manifest: Vec<Vec<ScanFile>> = stream::iter(manifests)
-            .map(|manifest_file| {
-                let view = self.clone();
+        let per_manifest: Vec<Arc<Vec<ScanFile>>> = stream::iter(manifests)
+            .map(|manifest_file| async move {
+                if let Some(files) = self.loaded_files().get(&manifest_file.manifest_path) {
+                    return Ok::<_, Error>(files.clone());
+                }
+                let (view, path) = (self.clone(), manifest_file.manifest_path.clone());
                 // Avro decoding is work: let it use every core.
-                spawned(async move { view.data_files_of(&manifest_file).await })
+                let files = Arc::new(spawned(async move { view.data_files_of(&manifest_file).await }).await?);
+                self.loaded_files().insert(path, files.clone());
+                Ok(files)
             })
             .buffered(MANIFESTS_AT_ONCE)
             .try_collect()
             .await?;
-        Ok(per_manifest.into_iter().flatten().collect())
+        Ok(per_manifest.iter().flat_map(|files| files.iter().cloned()).collect())
+    }
+
+    fn loaded_files(&self) -> MutexGuard<'_, HashMap<String, Arc<Vec<ScanFile>>>> {
+        self.0.loaded.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn data_files_of(&self, manifest_file: &ManifestFile) -> Result<Vec<ScanFile>> {
@@ -296,8 +325,11 @@ impl TableView {
     }
 
     async fn attach_deletes(&self, manifests: Vec<ManifestFile>, files: &mut [ScanFile]) -> Result<()> {
-        let deletes = load_deletes(&self.0.table, &self.0.storage, manifests).await?;
-        let index = DeleteIndex::new(&self.0.table, deletes)?;
+        let load = async || {
+            let deletes = load_deletes(&self.0.table, &self.0.storage, manifests).await?;
+            DeleteIndex::new(&self.0.table, deletes)
+        };
+        let index = self.0.loaded.deletes.get_or_try_init(load).await?;
         for file in files {
             file.deletes = index.applying_to(file);
         }
