@@ -139,24 +139,26 @@ pub(super) async fn write(
     rows: &[(ScanFile, RoaringTreemap)],
 ) -> Result<Vec<WrittenFile>> {
     let by_partition = target.properties.get("write.delete.granularity").is_some_and(|value| value == "partition");
-    let mut groups: Vec<Vec<&(ScanFile, RoaringTreemap)>> = Vec::new();
+    // By index: with references in them the compiler could not tell that the future may go to another thread.
+    let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut group_of: HashMap<(i32, Struct), usize> = HashMap::new();
-    for entry in rows.iter().filter(|(_, positions)| !positions.is_empty()) {
+    for (index, (file, _)) in rows.iter().enumerate().filter(|(_, (_, positions))| !positions.is_empty()) {
         if by_partition {
-            let key = (entry.0.spec_id, entry.0.data.partition().clone());
+            let key = (file.spec_id, file.data.partition().clone());
             match group_of.get(&key) {
-                Some(group) => groups[*group].push(entry),
+                Some(group) => groups[*group].push(index),
                 None => {
                     group_of.insert(key, groups.len());
-                    groups.push(vec![entry]);
+                    groups.push(vec![index]);
                 }
             }
         } else {
-            groups.push(vec![entry]);
+            groups.push(vec![index]);
         }
     }
     stream::iter(groups)
-        .map(|mut group| async move {
+        .map(|group| async move {
+            let mut group: Vec<&(ScanFile, RoaringTreemap)> = group.into_iter().map(|index| &rows[index]).collect();
             // The specification wants rows sorted by path, then position.
             group.sort_by(|left, right| left.0.path.cmp(&right.0.path));
             let first = &group[0].0;

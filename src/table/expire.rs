@@ -64,7 +64,15 @@ pub(super) async fn run(table: &Table, expiry: &Expiry) -> Result<Expired> {
                 return Ok(Expired { snapshots: doomed, deleted_files });
             }
             Err(Swap::Lost | Swap::Busy(_)) => {}
-            Err(Swap::Failed(error)) => return Err(error),
+            // A REST server compares the head's snapshot only, and refuses to forget what somebody has it forget already.
+            Err(Swap::Failed(error)) => {
+                let refused_at = table.metadata_location().to_string();
+                table.refresh().await?;
+                if table.metadata_location() == refused_at {
+                    return Err(error);
+                }
+                continue;
+            }
             // Expiring is idempotent: whatever happened, the next look at the head says what is left to do. Files of
             // snapshots that did go are orphans then.
             Err(Swap::Unknown(error)) => {

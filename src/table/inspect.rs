@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iceberg::spec::{DataContentType, ManifestContentType, TableMetadata};
 
 use super::error::Result;
-use super::{Table, manifest, schema};
+use super::{Table, manifest, partition, schema};
 
 /// One snapshot of a table's history.
 #[derive(Debug, Clone)]
@@ -101,10 +101,11 @@ pub(super) async fn files(table: &Table) -> Result<Vec<FileRow>> {
             }
             let file = &entry.data_file;
             let partition = match spec {
-                Some(spec) if !spec.is_unpartitioned() => {
-                    spec.partition_to_path(file.partition(), metadata.current_schema().clone())
+                Some(spec) => {
+                    let fields = partition::described(spec, metadata.current_schema(), file.partition()).into_iter();
+                    fields.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("/")
                 }
-                _ => String::new(),
+                None => String::new(),
             };
             let content = match (manifest_file.content, file.content_type()) {
                 (ManifestContentType::Data, _) => "data",

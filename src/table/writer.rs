@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, Date32Array, Int64Array, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -15,10 +13,8 @@ use futures::future::BoxFuture;
 use iceberg::arrow::arrow_primitive_to_literal;
 use iceberg::io::{FileIO, FileWrite};
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, PrimitiveType, SchemaRef, Struct,
-    Transform, Type,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, SchemaRef, Struct, Transform, Type,
 };
-use iceberg::transform::{BoxedTransformFunction, create_transform_function};
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
@@ -29,7 +25,7 @@ use uuid::Uuid;
 
 use super::error::{Error, Result};
 use super::storage::situation;
-use super::{metrics, schema};
+use super::{metrics, partition, schema};
 use crate::ids::TableName;
 
 /// At most this many files are open at once; past it the fullest is closed. Each holds a row group in memory.
@@ -323,31 +319,8 @@ struct Partitioner {
 struct PartitionColumn {
     /// The path to the source column, outermost first.
     source: Vec<String>,
-    transform: PartitionTransform,
+    transform: Transform,
     result: Type,
-}
-
-enum PartitionTransform {
-    /// The day of a time. The crate's own puts the last split second of a day before 1970 into the next one.
-    DayOfTime,
-    Crate(BoxedTransformFunction),
-}
-
-impl PartitionTransform {
-    fn apply(&self, source: ArrayRef) -> Result<ArrayRef, String> {
-        match self {
-            PartitionTransform::Crate(function) => {
-                function.transform(source).map_err(|error| error.message().to_string())
-            }
-            PartitionTransform::DayOfTime => {
-                const DAY_US: i64 = 86_400_000_000;
-                let micros = cast(&source, &DataType::Int64).map_err(|error| error.to_string())?;
-                let micros = micros.as_any().downcast_ref::<Int64Array>().ok_or("a time is not a number")?;
-                let days = micros.iter().map(|at| at.map(|at| at.div_euclid(DAY_US) as i32));
-                Ok(Arc::new(Date32Array::from_iter(days)))
-            }
-        }
-    }
 }
 
 impl Partitioner {
@@ -367,19 +340,12 @@ impl Partitioner {
                 .field_type;
             let result =
                 field.transform.result_type(source_type).map_err(|error| refuse(error.message().to_string()))?;
-            let is_time =
-                matches!(source_type.as_ref(), Type::Primitive(PrimitiveType::Timestamp | PrimitiveType::Timestamptz));
-            let transform = match field.transform {
-                Transform::Day if is_time => PartitionTransform::DayOfTime,
-                transform => PartitionTransform::Crate(
-                    create_transform_function(&transform).map_err(|error| refuse(error.message().to_string()))?,
-                ),
-            };
             let source: Vec<String> = source.split('.').map(str::to_string).collect();
             let empty = RecordBatch::new_empty(arrow_schema.clone());
-            let values = transform.apply(column_at(&empty, &source).map_err(refuse)?).map_err(refuse)?;
+            let values = partition::transformed(field.transform, &column_at(&empty, &source).map_err(refuse)?)
+                .map_err(|error| refuse(error.message().to_string()))?;
             sort_fields.push(SortField::new(values.data_type().clone()));
-            fields.push(PartitionColumn { source, transform, result });
+            fields.push(PartitionColumn { source, transform: field.transform, result });
         }
         let converter = RowConverter::new(sort_fields).map_err(|error| refuse(error.to_string()))?;
         Ok(Partitioner { fields, converter })
@@ -390,7 +356,8 @@ impl Partitioner {
         let mut values = Vec::with_capacity(self.fields.len());
         for field in &self.fields {
             let source = column_at(batch, &field.source).map_err(refuse)?;
-            values.push(field.transform.apply(source).map_err(refuse)?);
+            let of_field = partition::transformed(field.transform, &source);
+            values.push(of_field.map_err(|error| refuse(error.message().to_string()))?);
         }
         let rows = self.converter.convert_columns(&values).map_err(|error| refuse(error.to_string()))?;
         let mut order: Vec<OwnedRow> = Vec::new();
@@ -426,15 +393,15 @@ impl Partitioner {
     }
 
     /// A folder name for people. Readers take partition values from metadata, so anything a URL or a file system could
-    /// read in two ways is replaced.
+    /// read in two ways is replaced, and what is too long for one is cut.
     fn folder(&self, target: &WriteTarget, partition: &Struct) -> String {
-        target
-            .spec
-            .partition_to_path(partition, target.schema.clone())
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "_-=./".contains(c) { c } else { '_' })
-            .collect::<String>()
-            .replace("..", "__")
+        const LONGEST: usize = 100;
+        let plain = |text: String| -> String {
+            let plain = text.chars().map(|c| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' });
+            plain.take(LONGEST).collect()
+        };
+        let fields = partition::described(&target.spec, &target.schema, partition).into_iter();
+        fields.map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect::<Vec<_>>().join("/")
     }
 }
 

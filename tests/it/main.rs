@@ -6,12 +6,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/canonical.rs"]
+mod canonical;
+
 #[path = "../support/conformance.rs"]
 mod conformance;
+
+#[path = "../support/subject.rs"]
+mod subject;
 
 mod cli;
 mod crash;
 mod silver;
+mod traps;
 
 mod sqlite {
     crate::conformance!(crate::support::sqlite_world());

@@ -14,8 +14,16 @@ COMMAND is one of
     delete NS.TABLE FILTER      copy-on-write delete, such as "id = 3"
     set-property NS.TABLE KEY VALUE
     add-column NS.TABLE NAME TYPE
+    rename-column NS.TABLE NAME NEW
+    drop-column NS.TABLE NAME
+    widen NS.TABLE NAME TYPE
+    partition-by NS.TABLE COLUMN TRANSFORM
+    tag NS.TABLE NAME           the current snapshot
+    roll-back NS.TABLE SNAPSHOT
     expire NS.TABLE             all snapshots no branch or tag points to
-All but read print {"metadata_location", "snapshot_id"}.
+    session                     reads commands from stdin, each a line with a JSON list of the words
+                                above, until stdin ends
+All but read print {"metadata_location", "snapshot_id"}; in a session, {"error"} when it fails.
 """
 
 import argparse
@@ -113,12 +121,42 @@ def append(table, file):
     table.append(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
+def parsed(type_):
+    wanted = {"id": 1, "name": "x", "type": type_, "required": False}
+    return NestedField.model_validate(wanted).field_type
+
+
 def add_column(table, name, type_):
-    types = Schema.model_validate(
-        {"type": "struct", "fields": [{"id": 1, "name": name, "type": type_, "required": False}]}
-    )
     with table.update_schema() as update:
-        update.add_column(name, types.fields[0].field_type)
+        update.add_column(name, parsed(type_))
+
+
+def rename_column(table, name, new):
+    with table.update_schema() as update:
+        update.rename_column(name, new)
+
+
+def drop_column(table, name):
+    with table.update_schema() as update:
+        update.delete_column(name)
+
+
+def widen(table, name, type_):
+    with table.update_schema() as update:
+        update.update_column(name, field_type=parsed(type_))
+
+
+def partition_by(table, column, transform):
+    with table.update_spec() as update:
+        update.add_field(column, parse_transform(transform))
+
+
+def tag(table, name):
+    table.manage_snapshots().create_tag(table.current_snapshot().snapshot_id, name).commit()
+
+
+def roll_back(table, snapshot):
+    table.manage_snapshots().rollback_to_snapshot(int(snapshot)).commit()
 
 
 def set_property(table, key, value):
@@ -142,8 +180,30 @@ CHANGES = {
     "delete": lambda table, row_filter: table.delete(row_filter),
     "set-property": set_property,
     "add-column": add_column,
+    "rename-column": rename_column,
+    "drop-column": drop_column,
+    "widen": widen,
+    "partition-by": partition_by,
+    "tag": tag,
+    "roll-back": roll_back,
     "expire": expire,
 }
+
+
+def run(catalog, command, name, *rest):
+    if command == "create":
+        table = create(catalog, name, *rest)
+    else:
+        table = catalog.load_table(name)
+    if command == "read":
+        return read(table)
+    if command in CHANGES:
+        CHANGES[command](table, *rest)
+    snapshot = table.refresh().current_snapshot()
+    return {
+        "metadata_location": table.metadata_location,
+        "snapshot_id": snapshot and snapshot.snapshot_id,
+    }
 
 
 def main():
@@ -156,27 +216,23 @@ def main():
     parser.add_argument("--properties")
     parser.add_argument("--services")
     parser.add_argument("--type", choices=["glue", "rest"])
-    parser.add_argument("command", choices=["create", "read", *CHANGES])
-    parser.add_argument("table")
+    parser.add_argument("command", choices=["create", "read", "session", *CHANGES])
+    parser.add_argument("table", nargs="?")
     parser.add_argument("argument", nargs="*")
     arguments = parser.parse_args()
 
     catalog = load_catalog(arguments.name, **catalog_properties(arguments))
-    if arguments.command == "create":
-        table = create(catalog, arguments.table, *arguments.argument)
-    else:
-        table = catalog.load_table(arguments.table)
-    if arguments.command == "read":
-        answer = read(table)
-    else:
-        if arguments.command in CHANGES:
-            CHANGES[arguments.command](table, *arguments.argument)
-        snapshot = table.refresh().current_snapshot()
-        answer = {
-            "metadata_location": table.metadata_location,
-            "snapshot_id": snapshot and snapshot.snapshot_id,
-        }
-    sys.stdout.write(canonical.as_text(answer) + "\n")
+    if arguments.command != "session":
+        answer = run(catalog, arguments.command, arguments.table, *arguments.argument)
+        sys.stdout.write(canonical.as_text(answer) + "\n")
+        return
+    for line in sys.stdin:
+        try:
+            answer = run(catalog, *json.loads(line))
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(canonical.as_text(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

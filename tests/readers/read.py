@@ -3,10 +3,10 @@
     read.py --engine pyiceberg|duckdb|chdb|spark --tables FILE [--count-only]
 
 FILE: {"s3": {"endpoint", "access_key", "secret_key", "region"} | null,
-       "tables": [{"name", "metadata_location", "columns": [...] | null}]}
+       "tables": [{"name", "metadata_location", "columns": [...] | null, "filter": text | null}]}
 Output: {"engine", "version", "tables": [{"name", "columns", "rows"} or {"name", "error"}]}; with
 --count-only "count" stands in place of "rows". Types for the canonical form come from the metadata
-file, values only from the engine.
+file, values only from the engine. A filter is a condition in SQL that all engines asked understand.
 
 Known gaps, each reported as the table's error unless said otherwise: pyiceberg has no equality
 deletes; Spark has no `time`; chdb has no deletion vectors, only whole seconds in `time`, and answers
@@ -65,6 +65,10 @@ def quoted(names, mark='"'):
     return ", ".join(mark + name.replace(mark, mark * 2) + mark for name in names)
 
 
+def where(condition):
+    return f" WHERE {condition}" if condition else ""
+
+
 def literal(text):
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
@@ -81,18 +85,19 @@ class PyIceberg:
             "s3.region": s3["region"],
         }
 
-    def scan(self, location, columns):
+    def scan(self, location, columns, condition):
+        from pyiceberg.expressions import AlwaysTrue
         from pyiceberg.table import StaticTable
 
         return StaticTable.from_metadata(location, self.properties or {}).scan(
-            selected_fields=tuple(columns)
+            row_filter=condition or AlwaysTrue(), selected_fields=tuple(columns)
         )
 
-    def rows(self, location, columns):
-        return self.scan(location, columns).to_arrow().select(columns)
+    def rows(self, location, columns, condition):
+        return self.scan(location, columns, condition).to_arrow().select(columns)
 
-    def count(self, location, columns):
-        return self.scan(location, columns).count()
+    def count(self, location, columns, condition):
+        return self.scan(location, columns, condition).count()
 
 
 class DuckDb:
@@ -115,16 +120,16 @@ class DuckDb:
                 f"USE_SSL {endpoint.scheme == 'https'})"
             )
 
-    def query(self, what, location):
+    def query(self, what, location, condition):
         return self.connection.execute(
-            f"SELECT {what} FROM iceberg_scan({literal(local_path(location))})"
+            f"SELECT {what} FROM iceberg_scan({literal(local_path(location))}){where(condition)}"
         ).to_arrow_table()
 
-    def rows(self, location, columns):
-        return self.query(quoted(columns), location)
+    def rows(self, location, columns, condition):
+        return self.query(quoted(columns), location, condition)
 
-    def count(self, location, columns):
-        return self.query("count(*)", location)[0][0].as_py()
+    def count(self, location, columns, condition):
+        return self.query("count(*)", location, condition)[0][0].as_py()
 
 
 class ClickHouse:
@@ -135,7 +140,7 @@ class ClickHouse:
         self.query = chdb.query
         self.version = self.query("SELECT version()", "TSVRaw").bytes().decode().strip()
 
-    def select(self, what, location):
+    def select(self, what, location, condition):
         folder, file = local_path(location).rsplit("/metadata/", 1)
         at = f"SETTINGS iceberg_metadata_file_path = {literal('metadata/' + file)}"
         if location.startswith("s3"):
@@ -145,74 +150,86 @@ class ClickHouse:
         else:
             source = f"icebergLocal({literal(folder + '/')}, {at})"
         return self.query(
-            f"SELECT {what} FROM {source} SETTINGS session_timezone = 'UTC', "
+            f"SELECT {what} FROM {source}{where(condition)} SETTINGS session_timezone = 'UTC', "
             "output_format_arrow_string_as_string = 0",
             "ArrowTable",
         )
 
-    def rows(self, location, columns):
-        return self.select(quoted(columns), location)
+    def rows(self, location, columns, condition):
+        return self.select(quoted(columns), location, condition)
 
-    def count(self, location, columns):
-        return self.select("count()", location)[0][0].as_py()
+    def count(self, location, columns, condition):
+        return self.select("count()", location, condition)[0][0].as_py()
+
+
+def spark_session(catalog, catalog_settings, with_aws=False):
+    """Spark with one Iceberg catalog, whose pointers are in an SQLite database."""
+    from pyspark.sql import SparkSession
+
+    wanted = ["iceberg-spark-runtime", "sqlite-jdbc"] + (["iceberg-aws-bundle"] if with_aws else [])
+    jars = [jar for name in wanted for jar in JARS.glob(f"{name}-*.jar")]
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    settings = {
+        "spark.jars": ",".join(map(str, jars)),
+        "spark.ui.enabled": "false",
+        "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.defaultCatalog": catalog,
+        "spark.sql.extensions": (
+            "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
+        ),
+    }
+    catalog_settings = {
+        "": "org.apache.iceberg.spark.SparkCatalog",
+        "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+        "clients": "1",
+        "jdbc.schema-version": "V1",
+        "io-impl": "org.apache.iceberg.hadoop.HadoopFileIO",
+        **catalog_settings,
+    }
+    builder = SparkSession.builder.master("local[2]")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    for key, value in catalog_settings.items():
+        builder = builder.config(f"spark.sql.catalog.{catalog}.{key}".rstrip("."), value)
+    return builder.getOrCreate()
 
 
 class Spark:
     def __init__(self, s3):
-        from pyspark.sql import SparkSession
-
-        wanted = ["iceberg-spark-runtime", "sqlite-jdbc"] + (["iceberg-aws-bundle"] if s3 else [])
-        jars = [jar for name in wanted for jar in JARS.glob(f"{name}-*.jar")]
-        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-        settings = {
-            "spark.jars": ",".join(map(str, jars)),
-            "spark.ui.enabled": "false",
-            "spark.driver.memory": "1g",
-            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.shuffle.partitions": "1",
-            "spark.sql.defaultCatalog": "read",
-            "spark.sql.catalog.read": "org.apache.iceberg.spark.SparkCatalog",
-            "spark.sql.catalog.read.catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
-            "spark.sql.catalog.read.uri": "jdbc:sqlite::memory:",
-            "spark.sql.catalog.read.clients": "1",
-            "spark.sql.catalog.read.jdbc.schema-version": "V1",
-            "spark.sql.catalog.read.warehouse": "file:///nowhere",
-            "spark.sql.catalog.read.io-impl": "org.apache.iceberg.hadoop.HadoopFileIO",
-            "spark.sql.extensions": (
-                "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
-            ),
-        }
+        settings = {"uri": "jdbc:sqlite::memory:", "warehouse": "file:///nowhere"}
         if s3:
             settings |= {
-                "spark.sql.catalog.read.io-impl": "org.apache.iceberg.io.ResolvingFileIO",
-                "spark.sql.catalog.read.s3.endpoint": s3["endpoint"],
-                "spark.sql.catalog.read.s3.path-style-access": "true",
-                "spark.sql.catalog.read.s3.access-key-id": s3["access_key"],
-                "spark.sql.catalog.read.s3.secret-access-key": s3["secret_key"],
-                "spark.sql.catalog.read.client.region": s3["region"],
+                "io-impl": "org.apache.iceberg.io.ResolvingFileIO",
+                "s3.endpoint": s3["endpoint"],
+                "s3.path-style-access": "true",
+                "s3.access-key-id": s3["access_key"],
+                "s3.secret-access-key": s3["secret_key"],
+                "client.region": s3["region"],
             }
-        builder = SparkSession.builder.master("local[2]")
-        for key, value in settings.items():
-            builder = builder.config(key, value)
-        self.session = builder.getOrCreate()
+        self.session = spark_session("read", settings, with_aws=bool(s3))
         self.version = self.session.version
         self.session.sql("CREATE NAMESPACE read.tables")
-        self.registered = 0
+        self.registered = {}
 
-    def table(self, location, columns):
-        self.registered += 1
-        name = f"read.tables.t{self.registered}"
-        self.session.sql(
-            f"CALL read.system.register_table(table => '{name}', metadata_file => {literal(location)})"
-        )
-        return self.session.table(name).selectExpr(*(quoted([c], "`") for c in columns))
+    def table(self, location, columns, condition):
+        name = self.registered.get(location)
+        if name is None:
+            name = self.registered[location] = f"read.tables.t{len(self.registered)}"
+            self.session.sql(
+                f"CALL read.system.register_table(table => '{name}', metadata_file => {literal(location)})"
+            )
+        table = self.session.table(name)
+        table = table.where(condition) if condition else table
+        return table.selectExpr(*(quoted([c], "`") for c in columns))
 
-    def rows(self, location, columns):
-        return self.table(location, columns).toArrow()
+    def rows(self, location, columns, condition):
+        return self.table(location, columns, condition).toArrow()
 
-    def count(self, location, columns):
-        return self.table(location, columns).count()
+    def count(self, location, columns, condition):
+        return self.table(location, columns, condition).count()
 
 
 ENGINES = {"pyiceberg": PyIceberg, "duckdb": DuckDb, "chdb": ClickHouse, "spark": Spark}
@@ -222,9 +239,11 @@ def read(engine, table, s3, count_only):
     location = table["metadata_location"]
     types = column_types(read_metadata(location, s3))
     columns = table.get("columns") or list(types)
+    condition = table.get("filter")
     if count_only:
-        return {"name": table["name"], "columns": columns, "count": engine.count(location, columns)}
-    arrow_table = engine.rows(location, columns)
+        count = engine.count(location, columns, condition)
+        return {"name": table["name"], "columns": columns, "count": count}
+    arrow_table = engine.rows(location, columns, condition)
     if arrow_table.column_names != columns:
         raise ValueError(f"asked for columns {columns}, got {arrow_table.column_names}")
     rows = canonical.sorted_rows(arrow_table, types)

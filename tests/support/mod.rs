@@ -34,10 +34,20 @@ impl World {
     }
 
     pub async fn create_with(&self, name: &str, partition: &[&str], properties: &[(&str, &str)]) -> Table {
+        self.create_as(name, schema(), partition, properties).await
+    }
+
+    pub async fn create_as(
+        &self,
+        name: &str,
+        schema: Schema,
+        partition: &[&str],
+        properties: &[(&str, &str)],
+    ) -> Table {
         self.lake
             .create(&TableDefinition {
                 name: self.table(name),
-                schema: Arc::new(schema()),
+                schema: Arc::new(schema),
                 partition: partition.iter().map(|field| field.to_string()).collect(),
                 properties: properties.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             })
@@ -99,7 +109,8 @@ pub async fn read_at(table: &Table, at: At) -> BTreeMap<i64, i64> {
     found
 }
 
-/// Every live row as (file, position, id, qty), by a reader that shares no code with the product's.
+/// Every live row as (file, position, id, qty), by a reader that shares no code with the product's. A file without the
+/// column `qty` has it null.
 pub async fn live_rows(table: &Table, at: At) -> Vec<(ScanFile, u64, i64, i64)> {
     let view = table.view(at).unwrap();
     let files = view.files(None).await.unwrap();
@@ -111,9 +122,12 @@ pub async fn live_rows(table: &Table, at: At) -> Vec<(ScanFile, u64, i64, i64)> 
         let mut position = 0u64;
         for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
             let batch = batch.unwrap();
-            let longs = |name: &str| {
-                let column = cast(batch.column_by_name(name).unwrap(), &DataType::Int64).unwrap();
-                column.as_any().downcast_ref::<Int64Array>().unwrap().clone()
+            let longs = |name: &str| match batch.column_by_name(name) {
+                Some(column) => {
+                    let column = cast(column, &DataType::Int64).unwrap();
+                    column.as_any().downcast_ref::<Int64Array>().unwrap().clone()
+                }
+                None => Int64Array::new_null(batch.num_rows()),
             };
             let (ids, qtys) = (longs("id"), longs("qty"));
             for row in 0..batch.num_rows() {

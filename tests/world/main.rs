@@ -7,10 +7,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/canonical.rs"]
+mod canonical;
+
 #[path = "../support/conformance.rs"]
 mod conformance;
 
+#[path = "../support/proxy.rs"]
+mod proxy;
+
+#[path = "../support/subject.rs"]
+mod subject;
+
+mod faults;
+mod foreign;
 mod kafka;
+mod readers;
 mod services;
 
 mod glue {

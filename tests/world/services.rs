@@ -24,6 +24,7 @@ pub struct Services {
     pub rest_uri: String,
     pub rest_warehouse: String,
     pub rest_credential: Option<String>,
+    pub rest_command: Vec<String>,
     pub python: PathBuf,
 }
 
@@ -35,6 +36,13 @@ pub fn services() -> Services {
 
 pub fn services_file() -> PathBuf {
     std::env::var_os("ICESTREAM_SERVICES_FILE").expect("run these tests with `tests/run`").into()
+}
+
+impl Services {
+    /// The same services with object storage at another address.
+    pub fn with_s3_at(&self, endpoint: &str) -> Services {
+        Services { s3_endpoint: endpoint.to_string(), ..self.clone() }
+    }
 }
 
 pub fn storage(services: &Services) -> Storage {
@@ -79,10 +87,14 @@ pub async fn rest_lake(services: &Services, uri: &str) -> Lake {
         Some(credential) => RestAuth::OAuth2 { credential: credential.clone(), scope: None, server: None },
         None => RestAuth::None,
     };
+    try_rest_lake(services, uri, auth).await.unwrap()
+}
+
+pub async fn try_rest_lake(services: &Services, uri: &str, auth: RestAuth) -> icestream::table::error::Result<Lake> {
     let options =
         RestOptions { uri: uri.to_string(), warehouse: Some(services.rest_warehouse.clone()), prefix: None, auth };
-    let catalog = RestCatalog::open(options, Clock::system()).await.unwrap();
-    Lake::new(Arc::new(catalog), storage(services), Clock::system())
+    let catalog = RestCatalog::open(options, Clock::system()).await?;
+    Ok(Lake::new(Arc::new(catalog), storage(services), Clock::system()))
 }
 
 pub async fn glue_world() -> World {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use iceberg::spec::{
     DataContentType, DataFile, MAIN_BRANCH, ManifestContentType, ManifestEntry, ManifestFile, Operation, PartitionSpec,
-    PartitionSpecRef, SchemaRef, Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Struct,
-    Summary, TableMetadata,
+    PartitionSpecRef, SchemaRef, Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary, TableMetadata,
 };
 use iceberg::{TableRequirement, TableUpdate};
 
 use super::premise::{broken, marker, marker_keys};
-use super::totals::Totals;
+use super::totals::{Changes, Totals};
 use super::{COMMIT_ID, Change, Commit, Kind};
 use crate::table::Table;
 use crate::table::catalog::Head;
@@ -149,13 +148,13 @@ async fn build_snapshot(
     fail::fail_point!("commit-after-manifests");
     let added: Vec<ManifestFile> = commit.manifests.written.clone().unwrap_or_default();
 
-    let mut collector = SnapshotSummaryCollector::default();
+    let mut changes = Changes::default();
     for (file, spec_id) in &removed {
-        collector.remove_file(file, schema.clone(), spec_of(change, metadata, *spec_id)?);
+        changes.remove(file, *spec_id);
         totals.add(file, -1);
     }
     for file in &change.add {
-        collector.add_file(&file.file, schema.clone(), spec_of(change, metadata, file.spec_id)?);
+        changes.add(&file.file, file.spec_id);
         totals.add(&file.file, 1);
     }
 
@@ -175,7 +174,7 @@ async fn build_snapshot(
         }
     }
     properties.extend(markers.iter().cloned());
-    properties.extend(collector.build());
+    changes.write_to(&mut properties);
     totals.write_to(&mut properties);
     properties.insert(COMMIT_ID.to_string(), commit.commit_id.to_string());
     properties.insert("engine-name".to_string(), "icestream".to_string());

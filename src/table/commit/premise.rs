@@ -118,8 +118,12 @@ pub(in crate::table) fn marker(metadata: &TableMetadata, key: &str) -> Option<St
         if let Some(value) = current.summary().additional_properties.get(key) {
             return Some(value.clone());
         }
-        let parent = current.parent_snapshot_id()?;
-        snapshot = metadata.snapshot_by_id(parent);
+        snapshot = match current.parent_snapshot_id() {
+            Some(parent) => metadata.snapshot_by_id(parent),
+            // The first commit has no parent. A later one without has lost it: pyiceberg's expiry takes it away.
+            None if current.sequence_number() > 1 => None,
+            None => return None,
+        };
     }
     metadata.properties().get(key).cloned()
 }

@@ -1,8 +1,10 @@
-//! The six `total-*` entries of a snapshot's summary, which the crate computes only for itself.
+//! What a snapshot's summary counts: the six `total-*` entries, and what the commit itself added and removed.
+//!
+//! The crate computes the totals only for itself; its count of changes panics at partition values it cannot write as text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use iceberg::spec::{DataContentType, DataFile, ManifestFile, Snapshot};
+use iceberg::spec::{DataContentType, DataFile, ManifestFile, Snapshot, Struct};
 
 use crate::ids::TableName;
 use crate::table::error::Result;
@@ -91,6 +93,60 @@ impl Totals {
         ];
         for (key, value) in Self::KEYS.into_iter().zip(values) {
             summary.insert(key.to_string(), value.to_string());
+        }
+    }
+}
+
+/// What one commit adds and removes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    counts: HashMap<&'static str, u64>,
+    partitions: HashSet<(i32, Struct)>,
+}
+
+impl Changes {
+    pub(super) fn add(&mut self, file: &DataFile, spec_id: i32) {
+        let keys = match file.content_type() {
+            DataContentType::Data => ["added-data-files", "", "added-records"],
+            DataContentType::PositionDeletes => {
+                ["added-delete-files", "added-position-delete-files", "added-position-deletes"]
+            }
+            DataContentType::EqualityDeletes => {
+                ["added-delete-files", "added-equality-delete-files", "added-equality-deletes"]
+            }
+        };
+        self.count(file, spec_id, keys, "added-files-size");
+    }
+
+    pub(super) fn remove(&mut self, file: &DataFile, spec_id: i32) {
+        let keys = match file.content_type() {
+            DataContentType::Data => ["deleted-data-files", "", "deleted-records"],
+            DataContentType::PositionDeletes => {
+                ["removed-delete-files", "removed-position-delete-files", "removed-position-deletes"]
+            }
+            DataContentType::EqualityDeletes => {
+                ["removed-delete-files", "removed-equality-delete-files", "removed-equality-deletes"]
+            }
+        };
+        self.count(file, spec_id, keys, "removed-files-size");
+    }
+
+    fn count(&mut self, file: &DataFile, spec_id: i32, [files, kind, rows]: [&'static str; 3], bytes: &'static str) {
+        for (key, count) in [(files, 1), (kind, 1), (rows, file.record_count()), (bytes, file.file_size_in_bytes())] {
+            *self.counts.entry(key).or_default() += count;
+        }
+        if !file.partition().fields().is_empty() {
+            self.partitions.insert((spec_id, file.partition().clone()));
+        }
+    }
+
+    /// Counts of nothing are left out.
+    pub(super) fn write_to(&self, summary: &mut HashMap<String, String>) {
+        let counts = self.counts.iter().filter(|(key, _)| !key.is_empty()).map(|(key, count)| (*key, *count));
+        for (key, count) in counts.chain([("changed-partition-count", self.partitions.len() as u64)]) {
+            if count > 0 {
+                summary.insert(key.to_string(), count.to_string());
+            }
         }
     }
 }
