@@ -20,6 +20,8 @@ pub enum NameError {
     NotTwoParts { text: String },
     #[error("`{part}` is not a valid name: use lower-case letters, digits and underscores, starting with a letter")]
     Characters { part: String },
+    #[error("a column cannot be called `{name}`: Iceberg keeps that name for itself")]
+    Reserved { name: String },
     #[error("the name starting with `{start}` has {length} characters; 255 is the most")]
     TooLong { start: String, length: usize },
 }
@@ -39,6 +41,18 @@ impl TableName {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// Names that Iceberg gives to columns of its own. Engines refuse tables whose top-level columns have them.
+const RESERVED_COLUMNS: [&str; 7] =
+    ["_file", "_pos", "_deleted", "_spec_id", "_partition", "_row_id", "_last_updated_sequence_number"];
+
+/// Checks the name of a top-level column that we create.
+pub fn check_column(name: &str) -> Result<(), NameError> {
+    if RESERVED_COLUMNS.contains(&name) {
+        return Err(NameError::Reserved { name: name.to_string() });
+    }
+    check_part(name)
 }
 
 /// Checks one part of a name (a namespace, a table or a column that we create).
@@ -81,5 +95,6 @@ mod tests {
             assert!(bad.parse::<TableName>().is_err(), "{bad} should be refused");
         }
         assert!(TableName::new("a", "x".repeat(256)).is_err());
+        assert!(check_column("_partition").is_err() && check_column("_topic_partition").is_ok());
     }
 }

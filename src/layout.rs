@@ -11,7 +11,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use crate::row::{Column, RowShape};
 
 pub const TOPIC: &str = "_topic";
-pub const PARTITION: &str = "_partition";
+/// Not `_partition`: Iceberg keeps that name for itself, and Spark refuses a table that has it.
+pub const PARTITION: &str = "_topic_partition";
 pub const OFFSET: &str = "_offset";
 /// The broker's time of the record.
 pub const TIMESTAMP: &str = "_timestamp";

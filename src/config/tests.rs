@@ -402,7 +402,7 @@ fn problems_of_tables() {
           catalog/orders.yaml:3:41 partition[2]: there is no bronze or declared column `_ingestd_at`; did you mean `_ingested_at`?
           catalog/orders.yaml:3:72 partition[4]: `hour(at)` and `day(at)` are both times of one column; keep the finer one
           catalog/orders.yaml:3:88 partition[6]: `id` is there already
-          catalog/orders.yaml:3:92 partition[7]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`, `_error`, `_raw`
+          catalog/orders.yaml:3:92 partition[7]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_topic_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`, `_error`, `_raw`
         "
     );
     insta::assert_snapshot!(

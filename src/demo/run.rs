@@ -394,7 +394,7 @@ async fn compare_bronze(
 ) -> Result<Comparison> {
     let name = TableName::new(&config.namespaces.bronze, table.name()).map_err(crate::table::Error::from)?;
     let sql = format!(
-        "SELECT _partition AS partition, count(*) AS rows, count(DISTINCT _offset) AS offsets FROM {name} GROUP BY _partition"
+        "SELECT _topic_partition AS partition, count(*) AS rows, count(DISTINCT _offset) AS offsets FROM {name} GROUP BY _topic_partition"
     );
     let batches = rows(lake, engine, &name, &sql).await?;
     let found = text_rows(&batches, &["partition", "rows", "offsets"])

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics, project_schema};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileGroupPartitioner, FileScanConfigBuilder};
+use datafusion::datasource::listing::{FileRange, PartitionedFile};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
@@ -36,7 +36,7 @@ pub const FILE_COLUMN: &str = "_file";
 pub const POSITION_COLUMN: &str = "_pos";
 
 /// Below this many bytes a partition of its own costs more than it saves: a single file is then read by one task.
-const SPLIT_MIN_BYTES: usize = 1024 * 1024;
+const SPLIT_MIN_BYTES: u64 = 1024 * 1024;
 
 /// Reads a table: its live rows, and for each, on request, where it lies.
 pub struct IcebergTableProvider {
@@ -204,14 +204,45 @@ fn enough_for(files: &mut Vec<ScanFile>, limit: u64, rows: impl Fn(&ScanFile) ->
     }
 }
 
-/// Spreads files over partitions of equal bytes, cutting files where that helps; a row group belongs to the part that
-/// holds its first byte.
+/// Spreads files over partitions of about equal bytes, cutting files where that helps. A row group belongs to the part
+/// that holds its first byte, so a cut near the edge of a file would only move a whole row group to the wrong side.
 fn partitions(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
-    let split = FileGroupPartitioner::new()
-        .with_target_partitions(target)
-        .with_repartition_file_min_size(SPLIT_MIN_BYTES)
-        .repartition_file_groups(&[FileGroup::new(files.clone())]);
-    split.unwrap_or_else(|| FileGroup::new(files).split_files(target))
+    let total: u64 = files.iter().map(|file| file.object_meta.size).sum();
+    if target < 2 || total < SPLIT_MIN_BYTES {
+        return FileGroup::new(files).split_files(target);
+    }
+    let share = total.div_ceil(target as u64);
+    let slack = SPLIT_MIN_BYTES.min(share / 8);
+    let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new()];
+    let mut filled = 0;
+    for file in files {
+        let end = file.object_meta.size;
+        let mut start = 0;
+        loop {
+            let (left, room) = (end - start, share.saturating_sub(filled));
+            let is_last = groups.len() == target;
+            if !is_last && room <= slack {
+                groups.push(Vec::new());
+                filled = 0;
+                continue;
+            }
+            let fits = is_last || left <= room + slack;
+            let until = if fits { end } else { start + room };
+            let mut part = file.clone();
+            if start > 0 || until < end {
+                part.range = Some(FileRange { start: start as i64, end: until as i64 });
+            }
+            if let Some(group) = groups.last_mut() {
+                group.push(part);
+            }
+            filled += until - start;
+            start = until;
+            if fits {
+                break;
+            }
+        }
+    }
+    groups.into_iter().filter(|group| !group.is_empty()).map(FileGroup::new).collect()
 }
 
 /// Statistics for DataFusion's planner, made from those of the manifests.
@@ -291,5 +322,34 @@ fn merge(total: Statistics, file: &Statistics) -> Statistics {
         num_rows: total.num_rows.add(&file.num_rows),
         total_byte_size: Precision::Absent,
         column_statistics: columns.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_even_and_hold_every_byte_once() {
+        const MIB: u64 = 1 << 20;
+        let check = |sizes: &[u64], target: usize, expected: &str| {
+            let files: Vec<PartitionedFile> =
+                sizes.iter().enumerate().map(|(i, size)| PartitionedFile::new(i.to_string(), *size)).collect();
+            let groups = partitions(files, target);
+            let part = |file: &PartitionedFile| match &file.range {
+                Some(range) => format!("{}[{}..{}]", file.path(), range.start as u64 / MIB, range.end as u64 / MIB),
+                None => file.path().to_string(),
+            };
+            let shown: Vec<String> =
+                groups.iter().map(|group| group.iter().map(part).collect::<Vec<_>>().join(" ")).collect();
+            assert_eq!(shown.join(" | "), expected, "{sizes:?} over {target}");
+        };
+        check(&[10 * MIB, 10 * MIB + 5, 10 * MIB, 10 * MIB], 2, "0 1 | 2 3");
+        check(&[10 * MIB + 5, 10 * MIB, 10 * MIB, 10 * MIB - 5], 2, "0 1 | 2 3");
+        check(&[100 * MIB], 4, "0[0..25] | 0[25..50] | 0[50..75] | 0[75..100]");
+        check(&[30 * MIB, 10 * MIB], 2, "0[0..20] | 0[20..30] 1");
+        check(&[10, 10, 10], 2, "0 1 | 2");
+        check(&[5 * MIB], 1, "0");
+        check(&[], 2, "");
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, Place, Problem, Sql, TableConfig};
 use crate::engine::{self, Engine};
 use crate::error::{Result, Situation};
 use crate::gold::{self, GoldModel};
-use crate::ids::{TableName, check_part};
+use crate::ids::{TableName, check_column};
 use crate::layout;
 use crate::silver::{self, SilverModel};
 use crate::table::{self, Lake, SchemaChange};
@@ -188,7 +188,7 @@ impl Check<'_> {
 
     async fn fits(&self, table: &TableName, schema: &Schema) -> Result<Option<String>> {
         for field in schema.fields() {
-            if check_part(field.name()).is_err() {
+            if check_column(field.name()).is_err() {
                 return Ok(Some(format!(
                     "the column `{}` has no name that a table can have; add `AS` and a name of lower-case letters, \
                      digits and underscores",

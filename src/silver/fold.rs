@@ -137,9 +137,9 @@ pub(super) fn doomed_sql(keys: &[&str]) -> String {
 pub(super) fn null_keys_sql(keys: &[&str]) -> String {
     let missing: Vec<String> = keys.iter().map(|key| format!("{} IS NULL", key_value(key))).collect();
     format!(
-        "SELECT count(*) AS count, first_value(_topic ORDER BY _topic, _partition, _offset) AS topic, \
-         first_value(_partition ORDER BY _topic, _partition, _offset) AS partition, \
-         first_value(_offset ORDER BY _topic, _partition, _offset) AS first_offset \
+        "SELECT count(*) AS count, first_value(_topic ORDER BY _topic, _topic_partition, _offset) AS topic, \
+         first_value(_topic_partition ORDER BY _topic, _topic_partition, _offset) AS partition, \
+         first_value(_offset ORDER BY _topic, _topic_partition, _offset) AS first_offset \
          FROM bronze.new_changes WHERE {IS_CHANGE} AND ({}) HAVING count(*) > 0",
         missing.join(" OR ")
     )

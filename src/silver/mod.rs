@@ -338,7 +338,7 @@ impl<'a> Merge<'a> {
     /// The names in the first message key there is; `None` when there is no change yet.
     async fn keys_of_messages(&self) -> Result<Option<Vec<String>>> {
         let sql = "SELECT _key FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') \
-             ORDER BY _key IS NULL, _partition, _offset LIMIT 1";
+             ORDER BY _key IS NULL, _topic_partition, _offset LIMIT 1";
         let no_keys = || Error::NoKeys { table: self.model.table.clone(), from: self.model.from.clone() };
         let batches = self.rows_of(sql).await?;
         let Some(key) = texts(&batches, 0).into_iter().next() else { return Ok(None) };

@@ -48,7 +48,7 @@ pub use schema::{EvolvedSchema, SchemaChange};
 pub use writer::{DataWriter, WrittenFile};
 
 use crate::clock::Clock;
-use crate::ids::{TableName, check_part};
+use crate::ids::{TableName, check_column};
 use catalog::{Catalog, Head, NewTable};
 use storage::Storage;
 use writer::WriteTarget;
@@ -161,7 +161,7 @@ impl Lake {
 fn new_table(definition: &TableDefinition) -> Result<NewTable> {
     let table = &definition.name;
     for field in definition.schema.fields() {
-        check_part(field.name())?;
+        check_column(field.name())?;
     }
     let schema = schema::from_arrow(table, &definition.schema)?;
     let partition_spec = partition::parse(table, &schema, &definition.partition)?;

@@ -11,7 +11,7 @@ use iceberg::spec::{
 };
 
 use super::error::{Error, Result};
-use crate::ids::TableName;
+use crate::ids::{TableName, check_column};
 
 /// An ordered list of changes to a table's columns. Nested columns are named by their path, `after.status`.
 ///
@@ -222,8 +222,10 @@ impl Evolution<'_> {
                 show(&wanted)
             ));
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        if parent.is_none() {
+            check_column(column.name())?;
+        }
+        let id = self.take_id();
         let mut field = NestedField::optional(id, column.name(), self.renumber(wanted));
         if let Some(doc) = column.metadata().get("doc") {
             field = field.with_doc(doc);

@@ -134,7 +134,7 @@ impl Project {
         for table in Table::ALL {
             let name = TableName::new("shop_bronze", table.name()).unwrap();
             let sql = format!(
-                "SELECT _partition AS p, count(*) AS n, count(DISTINCT _offset) AS o FROM {name} GROUP BY _partition"
+                "SELECT _topic_partition AS p, count(*) AS n, count(DISTINCT _offset) AS o FROM {name} GROUP BY _topic_partition"
             );
             let found = self.rows(&name, &["p", "n", "o"], &sql).await;
             let expected: BTreeMap<String, u64> = truth

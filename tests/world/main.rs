@@ -19,6 +19,7 @@ mod proxy;
 #[path = "../support/subject.rs"]
 mod subject;
 
+mod demo;
 mod faults;
 mod foreign;
 mod kafka;

@@ -1,0 +1,92 @@
+//! The lake that the demo leaves, read by other engines from its catalog file: all say what `icestream query` says.
+
+use std::path::Path;
+use std::process::Command;
+
+use icestream::clock::Clock;
+use icestream::config::Config;
+use icestream::demo::run as demo;
+use icestream::pipeline;
+use icestream::table::Table;
+use serde_json::{Value, json};
+
+use crate::canonical::{columns, select, sorted};
+use crate::services::services;
+
+fn icestream(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_icestream")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_engines_agree_with_icestream_query_on_the_demos_lake() {
+    let folder = tempfile::tempdir().unwrap();
+    demo::prepare(folder.path()).unwrap();
+    let project = folder.path().to_str().unwrap();
+    icestream(&["demo", "--events", "20000", "--dir", project]);
+
+    // By its catalog file, under the project's name.
+    let counted =
+        icestream(&["--project", project, "query", "--format", "csv", "select count(*) as n from shop_silver.orders"]);
+    let orders: usize = counted.lines().nth(1).unwrap().parse().unwrap();
+    let by_catalog = python(&[
+        "pyiceberg_catalog.py",
+        "--name",
+        "shop",
+        "--uri",
+        &format!("sqlite:///{project}/lake/catalog.db"),
+        "--warehouse",
+        &format!("file://{project}/lake/warehouse"),
+        "read",
+        "shop_silver.orders",
+    ]);
+    assert_eq!(by_catalog["rows"].as_array().or(by_catalog["tables"][0]["rows"].as_array()).unwrap().len(), orders);
+
+    // Every table, row by row.
+    let config = Config::load(folder.path(), &Default::default(), &[]).unwrap();
+    let lake = pipeline::open_lake(&config, Clock::system()).await.unwrap();
+    let mut tables: Vec<Table> = Vec::new();
+    for namespace in ["shop_bronze", "shop_silver", "shop_gold"] {
+        for name in lake.tables(namespace).await.unwrap() {
+            tables.push(lake.table(&name).await.unwrap());
+        }
+    }
+    assert_eq!(tables.len(), 11);
+    for engine in ["pyiceberg", "duckdb", "spark"] {
+        let answer = read(engine, folder.path(), &tables);
+        for (table, answer) in tables.iter().zip(answer["tables"].as_array().unwrap()) {
+            let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{engine}: {answer}"));
+            let ours = select(table, None).await;
+            assert!(sorted(rows.clone()) == ours, "{engine} reads {} otherwise", table.name());
+            assert_eq!(ours.len(), if table.name().to_string() == "shop_silver.orders" { orders } else { ours.len() });
+        }
+    }
+}
+
+fn read(engine: &str, folder: &Path, tables: &[Table]) -> Value {
+    let asked: Vec<Value> = tables
+        .iter()
+        .map(|table| {
+            json!({
+                "name": table.name().to_string(),
+                "metadata_location": table.metadata_location(),
+                "columns": columns(table),
+            })
+        })
+        .collect();
+    let file = folder.join(format!("{engine}.json"));
+    std::fs::write(&file, json!({ "s3": null, "tables": asked }).to_string()).unwrap();
+    python(&["read.py", "--engine", engine, "--tables", file.to_str().unwrap()])
+}
+
+fn python(arguments: &[&str]) -> Value {
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/readers/");
+    let output = Command::new(services().python)
+        .arg(format!("{scripts}{}", arguments[0]))
+        .args(&arguments[1..])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
+}
