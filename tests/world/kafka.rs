@@ -247,15 +247,7 @@ async fn transactions_leave_gaps_and_aborted_records_stay_out() {
         records.iter().for_each(|record| project.send(record, &producer));
         producer.commit_transaction(patience).unwrap();
     }
-    // A drain ends where the log was stable when it started, and a broker may still be writing the last markers then.
-    let sold: u64 = Table::ALL.iter().map(|table| shop.truth().bronze_rows(*table)).sum();
-    let mut read = 0;
-    for _ in 0..10 {
-        read += project.verb(&["run", "--drain"])["ingested"]["rows"].as_u64().unwrap();
-        if read >= sold {
-            break;
-        }
-    }
+    project.verb(&["run", "--drain"]);
     project.check(&shop).await;
     let again = project.verb(&["run", "--drain"]);
     assert_eq!(again["ingested"]["rows"], 0);
