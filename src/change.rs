@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use crate::offsets::{OffsetRange, TopicPartition};
+use crate::row::RowShape;
 
 /// One record as the source gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub struct ChangeEvent {
     pub before: Option<Bytes>,
     /// The row after, as JSON text of one object.
     pub after: Option<Bytes>,
+    /// The columns of the images, where the record itself says them.
+    pub shape: Option<Arc<RowShape>>,
 }
 
 /// A record that could not be made a change event, with the reason. It becomes a bronze row all the same.

@@ -387,6 +387,7 @@ mod tests {
             source: Some("{\"table\":\"orders\"}".to_string()),
             before: before.map(image),
             after: after.map(image),
+            shape: None,
         })
     }
 

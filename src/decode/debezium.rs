@@ -81,6 +81,7 @@ pub(super) fn decode(record: RawRecord) -> Decoded {
             source: source.rest,
             before,
             after,
+            shape: None,
         }),
         Err(reason) => Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
     }

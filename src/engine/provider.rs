@@ -1,7 +1,6 @@
 //! An Iceberg table at one snapshot, for DataFusion.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,19 +15,20 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use roaring::RoaringTreemap;
+use tokio::sync::Mutex;
 
 use super::columns::FieldIdAdapterFactory;
 use super::data_file::{DataFile, DataFileReaderFactory};
 use super::prune::{FilterPrune, keep_locations};
 use super::source::IcebergSource;
 use crate::table::error::{Error as TableError, Result as TableResult};
-use crate::table::{Prune, ScanFile, TableView};
+use crate::table::{DeletedPositions, Prune, ScanFile, TableView};
 
 /// The location of the file a row is in.
 pub const FILE_COLUMN: &str = "_file";
@@ -43,12 +43,20 @@ pub struct IcebergTableProvider {
     view: TableView,
     schema: SchemaRef,
     with_positions: bool,
+    deleted: Mutex<Deleted>,
+}
+
+/// Which rows of files are gone, as far as that was read. Within a snapshot it does not change.
+#[derive(Default)]
+struct Deleted {
+    positions: DeletedPositions,
+    reservation: Option<Arc<MemoryReservation>>,
 }
 
 impl IcebergTableProvider {
     pub fn new(view: TableView) -> Self {
         let schema = view.arrow_schema();
-        IcebergTableProvider { view, schema, with_positions: false }
+        IcebergTableProvider { view, schema, with_positions: false, deleted: Mutex::default() }
     }
 
     /// The same rows with two more columns: [`FILE_COLUMN`] and [`POSITION_COLUMN`].
@@ -62,7 +70,40 @@ impl IcebergTableProvider {
         }
         let fields = schema.fields().iter().cloned().chain(position_fields());
         let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()));
-        Ok(IcebergTableProvider { view, schema, with_positions: true })
+        Ok(IcebergTableProvider { view, schema, with_positions: true, deleted: Mutex::default() })
+    }
+
+    /// The deleted positions of those files that have any, and the memory they take.
+    async fn deleted(
+        &self,
+        files: &[ScanFile],
+        session: &dyn Session,
+    ) -> Result<(DeletedPositions, Option<Arc<MemoryReservation>>)> {
+        let with_deletes: Vec<&ScanFile> = files.iter().filter(|file| !file.deletes.is_empty()).collect();
+        if with_deletes.is_empty() {
+            return Ok((DeletedPositions::new(), None));
+        }
+        let mut known = self.deleted.lock().await;
+        let unknown = with_deletes.iter().filter(|file| !known.positions.contains_key(&file.path));
+        let unknown: Vec<ScanFile> = unknown.map(|file| (*file).clone()).collect();
+        if !unknown.is_empty() {
+            let mut read = self.view.deleted_positions(&unknown).await.map_err(external)?;
+            let held: usize = read.values().map(|positions| positions.serialized_size()).sum();
+            let reservation = known.reservation.get_or_insert_with(|| {
+                let consumer = MemoryConsumer::new(format!("deleted positions of {}", self.view.name()));
+                Arc::new(consumer.register(&session.runtime_env().memory_pool))
+            });
+            reservation.try_grow(held)?;
+            for file in unknown {
+                let positions = read.remove(&file.path).unwrap_or_default();
+                known.positions.insert(file.path, positions);
+            }
+        }
+        let of_file = |file: &&ScanFile| {
+            let positions = known.positions.get(&file.path).filter(|positions| !positions.is_empty())?;
+            Some((file.path.clone(), positions.clone()))
+        };
+        Ok((with_deletes.iter().filter_map(of_file).collect(), known.reservation.clone()))
     }
 
     fn table_schema(&self) -> TableSchema {
@@ -121,12 +162,7 @@ impl TableProvider for IcebergTableProvider {
         if self.with_positions {
             files = keep_locations(filters, files, session)?;
         }
-        let with_deletes: Vec<ScanFile> = files.iter().filter(|file| !file.deletes.is_empty()).cloned().collect();
-        let mut deleted = match with_deletes.is_empty() {
-            true => HashMap::new(),
-            false => self.view.deleted_positions(&with_deletes).await.map_err(external)?,
-        };
-        deleted.retain(|_, positions| !positions.is_empty());
+        let (deleted, reservation) = self.deleted(&files, session).await?;
         let rows = |file: &ScanFile| live_rows(file, deleted.get(&file.path));
         files.retain(|file| rows(file) > 0);
         if let (true, Some(limit)) = (filters.is_empty(), limit) {
@@ -143,16 +179,6 @@ impl TableProvider for IcebergTableProvider {
             return Ok(Arc::new(EmptyExec::new(project_schema(&self.schema, projection)?)));
         }
 
-        let held: usize = deleted.values().map(|positions| positions.serialized_size()).sum();
-        let reservation = match held {
-            0 => None,
-            held => {
-                let consumer = MemoryConsumer::new(format!("deleted positions of {}", self.view.name()));
-                let reservation = consumer.register(&session.runtime_env().memory_pool);
-                reservation.try_grow(held)?;
-                Some(reservation)
-            }
-        };
         let statistics = FileStatistics::new(&self.view, &self.schema, projection, &files);
         let mut total: Option<Statistics> = None;
         let mut planned = Vec::with_capacity(files.len());

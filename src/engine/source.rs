@@ -68,8 +68,8 @@ impl IcebergSource {
         self
     }
 
-    pub(crate) fn with_reservation(mut self, reservation: Option<MemoryReservation>) -> Self {
-        self.reservation = reservation.map(Arc::new);
+    pub(crate) fn with_reservation(mut self, reservation: Option<Arc<MemoryReservation>>) -> Self {
+        self.reservation = reservation;
         self
     }
 

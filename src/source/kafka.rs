@@ -354,7 +354,7 @@ impl Source for KafkaSource {
         } else {
             self.check_trouble().await?;
         }
-        Ok(Fetched { records, positions: self.assigned.take_moved() })
+        Ok(Fetched { records, positions: self.assigned.take_moved(), ..Fetched::default() })
     }
 
     async fn end_offsets(&mut self) -> Result<Positions> {

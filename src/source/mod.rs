@@ -47,6 +47,10 @@ pub struct Fetched {
     /// The partitions that were read further. Their positions pass offsets that hold no record, such as transaction
     /// markers, so that they and not the records tell when an end offset is reached.
     pub positions: Positions,
+    /// Partitions that became this process's to read. They are read once they are assigned.
+    pub gained: Vec<TopicPartition>,
+    /// Partitions that are no longer this process's to read. Nothing more comes from them.
+    pub lost: Vec<TopicPartition>,
 }
 
 /// A log that can be read from given offsets.
