@@ -5,9 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::{Error as _, IgnoredAny};
 
 /// Why a walk over an object ended early.
 #[derive(Debug)]
@@ -19,17 +17,53 @@ pub(crate) enum Stopped<E> {
 }
 
 /// Calls `visit` with the name and the JSON text of each field of the object that `text` is, in order.
+///
+/// The whole text is checked, nested values too.
 pub(crate) fn each_field<'a, E>(
     text: &'a str,
     mut visit: impl FnMut(Cow<'a, str>, &'a str) -> Result<(), E>,
 ) -> Result<(), Stopped<E>> {
-    let mut refused = None;
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let walked = reader.deserialize_map(Walk { visit: &mut visit, refused: &mut refused }).and_then(|()| reader.end());
-    match (walked, refused) {
-        (_, Some(error)) => Err(Stopped::Field(error)),
-        (Err(error), None) => Err(Stopped::Syntax(error)),
-        (Ok(()), None) => Ok(()),
+    let syntax = || Stopped::Syntax(complaint(text));
+    let mut reader = Reader { text, at: 0 };
+    reader.space();
+    reader.expect(b'{').ok_or_else(syntax)?;
+    reader.space();
+    if reader.peek() == Some(b'}') {
+        reader.at += 1;
+    } else {
+        loop {
+            let name = reader.name().ok_or_else(syntax)?;
+            let start = reader.at;
+            reader.value().ok_or_else(syntax)?;
+            let value = text.get(start..reader.at).ok_or_else(syntax)?;
+            visit(name, value).map_err(Stopped::Field)?;
+            reader.space();
+            match reader.next().ok_or_else(syntax)? {
+                b',' => reader.space(),
+                b'}' => break,
+                _ => return Err(syntax()),
+            }
+        }
+    }
+    reader.space();
+    if reader.at == text.len() { Ok(()) } else { Err(syntax()) }
+}
+
+/// Whether `text` is one JSON value.
+pub(crate) fn is_value(text: &str) -> bool {
+    let mut reader = Reader { text, at: 0 };
+    reader.space();
+    reader.value().is_some() && {
+        reader.space();
+        reader.at == text.len()
+    }
+}
+
+/// What is wrong with a text that is not JSON, in the words of a parser that keeps track of lines.
+fn complaint(text: &str) -> serde_json::Error {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Err(error) => error,
+        Ok(_) => serde_json::Error::custom("it is not one object"),
     }
 }
 
@@ -44,6 +78,9 @@ pub(crate) fn string(json: &str) -> Option<Cow<'_, str>> {
 
 /// The same JSON without the white space around its tokens.
 pub(crate) fn compact(json: &str) -> String {
+    if !json.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
+        return json.to_string();
+    }
     let mut text = String::with_capacity(json.len());
     let (mut in_string, mut escaped, mut copied) = (false, false, 0);
     for (index, byte) in json.bytes().enumerate() {
@@ -75,6 +112,11 @@ pub(crate) fn push_field(object: &mut String, name: &str, value: &str) {
 /// Appends `text` as a JSON string.
 pub(crate) fn push_string(json: &mut String, text: &str) {
     json.push('"');
+    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
+        json.push_str(text);
+        json.push('"');
+        return;
+    }
     for character in text.chars() {
         match character {
             '"' => json.push_str("\\\""),
@@ -86,38 +128,201 @@ pub(crate) fn push_string(json: &mut String, text: &str) {
     json.push('"');
 }
 
-struct Walk<'w, F, E> {
-    visit: &'w mut F,
-    refused: &'w mut Option<E>,
+/// Walks over JSON text and keeps nothing of it. Each step gives nothing where the text is not JSON.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
 }
 
-impl<'de, F, E> Visitor<'de> for Walk<'_, F, E>
-where
-    F: FnMut(Cow<'de, str>, &'de str) -> Result<(), E>,
-{
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = map.next_key()? {
-            let value: &'de RawValue = map.next_value()?;
-            if let Err(error) = (self.visit)(name, value.get()) {
-                *self.refused = Some(error);
-                return Err(A::Error::custom("refused"));
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.next()? == byte).then_some(())
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\t' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    /// A field's name, up to where its value starts.
+    fn name(&mut self) -> Option<Cow<'a, str>> {
+        let start = self.at;
+        let is_plain = self.string()?;
+        let quoted = self.text.get(start..self.at)?;
+        let name = match is_plain {
+            true => Cow::Borrowed(quoted.get(1..quoted.len() - 1)?),
+            false => Cow::Owned(serde_json::from_str(quoted).ok()?),
+        };
+        self.space();
+        self.expect(b':')?;
+        self.space();
+        Some(name)
+    }
+
+    fn value(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'{' | b'[' => self.nested(),
+            _ => self.scalar(),
+        }
+    }
+
+    /// An object or an array. Its depth costs memory and no stack.
+    fn nested(&mut self) -> Option<()> {
+        let mut objects: Vec<bool> = Vec::new();
+        loop {
+            match self.peek()? {
+                open @ (b'{' | b'[') => {
+                    let is_object = open == b'{';
+                    self.at += 1;
+                    self.space();
+                    if self.peek()? == if is_object { b'}' } else { b']' } {
+                        self.at += 1;
+                    } else {
+                        objects.push(is_object);
+                        if is_object {
+                            self.name()?;
+                        }
+                        continue;
+                    }
+                }
+                _ => self.scalar()?,
+            }
+            loop {
+                let Some(is_object) = objects.last().copied() else { return Some(()) };
+                self.space();
+                match (self.next()?, is_object) {
+                    (b',', true) => {
+                        self.space();
+                        self.name()?;
+                        break;
+                    }
+                    (b',', false) => {
+                        self.space();
+                        break;
+                    }
+                    (b'}', true) | (b']', false) => {
+                        objects.pop();
+                    }
+                    _ => return None,
+                }
             }
         }
-        Ok(())
+    }
+
+    fn scalar(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'"' => self.string().map(drop),
+            b't' => self.word("true"),
+            b'f' => self.word("false"),
+            b'n' => self.word("null"),
+            _ => self.number(),
+        }
+    }
+
+    fn word(&mut self, word: &str) -> Option<()> {
+        let end = self.at + word.len();
+        (self.text.as_bytes().get(self.at..end)? == word.as_bytes()).then(|| self.at = end)
+    }
+
+    /// A string; whether it is free of escapes.
+    fn string(&mut self) -> Option<bool> {
+        self.expect(b'"')?;
+        let bytes = self.text.as_bytes();
+        let mut is_plain = true;
+        loop {
+            // Eight bytes at a time, until one of them has a meaning.
+            while let Some(eight) = bytes.get(self.at..self.at + 8) {
+                let word = u64::from_le_bytes(eight.try_into().ok()?);
+                let special = is_zero(word ^ (EACH * u64::from(b'"')))
+                    | is_zero(word ^ (EACH * u64::from(b'\\')))
+                    | is_below_space(word);
+                if special != 0 {
+                    self.at += special.trailing_zeros() as usize / 8;
+                    break;
+                }
+                self.at += 8;
+            }
+            match self.next()? {
+                b'"' => return Some(is_plain),
+                b'\\' => {
+                    is_plain = false;
+                    match self.next()? {
+                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
+                        b'u' => {
+                            let digits = bytes.get(self.at..self.at + 4)?;
+                            digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                            self.at += 4;
+                        }
+                        _ => return None,
+                    }
+                }
+                0..0x20 => return None,
+                _ => {}
+            }
+        }
+    }
+
+    fn number(&mut self) -> Option<()> {
+        if self.peek()? == b'-' {
+            self.at += 1;
+        }
+        match self.next()? {
+            b'0' => {}
+            b'1'..=b'9' => self.digits(),
+            _ => return None,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.next()?.is_ascii_digit().then_some(())?;
+            self.digits();
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.next()?.is_ascii_digit().then_some(())?;
+            self.digits();
+        }
+        Some(())
+    }
+
+    fn digits(&mut self) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
     }
 }
 
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+/// One in each of eight bytes.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The high bit of the first byte of eight that is zero, and maybe of some behind it.
+fn is_zero(word: u64) -> u64 {
+    word.wrapping_sub(EACH) & !word & (EACH << 7)
+}
+
+/// The same for bytes below a space, which are control characters.
+fn is_below_space(word: u64) -> u64 {
+    word.wrapping_sub(EACH * 0x20) & !word & (EACH << 7)
+}
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
     use super::*;
 
     fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
@@ -166,5 +371,80 @@ mod tests {
         push_field(&mut object, "a\"\\\u{1}ä", "1");
         push_field(&mut object, "b", "[]");
         assert_eq!(object, r#"{"a\"\\\u0001ä":1,"b":[]"#);
+    }
+
+    proptest! {
+        /// Whatever the text, the walk takes it for an object exactly when a full parser does, and gives its fields.
+        #[test]
+        fn a_walk_agrees_with_a_parser(text in any_text()) {
+            let mut found = Vec::new();
+            let walked = each_field::<()>(&text, |name, value| {
+                found.push((name.into_owned(), value.to_string()));
+                Ok(())
+            });
+            let parsed = serde_json::from_str::<Ordered>(&text);
+            prop_assert_eq!(walked.is_ok(), parsed.is_ok(), "{}", text);
+            if let Ok(Ordered(expected)) = parsed {
+                prop_assert_eq!(found, expected);
+            }
+            prop_assert_eq!(is_value(&text), serde_json::from_str::<&RawValue>(&text).is_ok(), "{}", text);
+        }
+    }
+
+    /// Objects, and objects with a character changed, left out or put in.
+    fn any_text() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_string()),
+            Just("true".to_string()),
+            "-?(0|[1-9][0-9]{0,9})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?",
+            "\"([a-zA-Zä☕ ,:\\[\\]{}]|\\\\[\"\\\\/bfnrt]|\\\\u00[0-7][0-9a-f]){0,20}\"",
+        ];
+        let value = leaf.prop_recursive(3, 20, 4, |inner| {
+            let field = ("\"[a-z]{0,9}\" ?", inner.clone()).prop_map(|(name, value)| format!("{name}:{value}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(|values| format!("[{}]", values.join(", "))),
+                prop::collection::vec(field, 0..4).prop_map(|fields| format!("{{{}}}", fields.join(","))),
+            ]
+        });
+        let noise =
+            prop_oneof![Just(None), (any::<prop::sample::Index>(), "[\\x00-\\x7f]?", any::<bool>()).prop_map(Some)];
+        (prop::collection::vec(value, 0..4), noise).prop_map(|(values, noise)| {
+            let fields: Vec<String> =
+                values.iter().enumerate().map(|(i, value)| format!("\"f{i}\" : {value}")).collect();
+            let mut text = format!("{{{}}}", fields.join(" ,"));
+            if let Some((index, put, take)) = noise {
+                let at = index.index(text.chars().count());
+                let mut characters: Vec<char> = text.chars().collect();
+                if take {
+                    characters.remove(at);
+                }
+                characters.splice(at..at, put.chars());
+                text = characters.into_iter().collect();
+            }
+            text
+        })
+    }
+
+    /// The fields of an object, as serde_json reads them.
+    struct Ordered(Vec<(String, String)>);
+
+    impl<'de> serde::Deserialize<'de> for Ordered {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Fields;
+            impl<'de> serde::de::Visitor<'de> for Fields {
+                type Value = Ordered;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+                fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
+                    let mut fields = Vec::new();
+                    while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                        fields.push((name, value.get().to_string()));
+                    }
+                    Ok(Ordered(fields))
+                }
+            }
+            deserializer.deserialize_map(Fields)
+        }
     }
 }

@@ -228,7 +228,7 @@ fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
         return Err(format!("{{\"base64\":\"{}\"}}", base64(bytes)));
     };
     let text = text.trim_ascii();
-    if serde_json::from_str::<&serde_json::value::RawValue>(text).is_err() {
+    if !json::is_value(text) {
         let mut kept = String::new();
         json::push_string(&mut kept, text);
         return Err(kept);

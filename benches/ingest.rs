@@ -1,0 +1,351 @@
+//! How fast change events become committed bronze rows.
+//!
+//!     cargo bench --bench ingest -- --json ingest.json [--messages 500000] [--rounds 5]
+//!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json kafka.json [--messages 5000000]
+//!
+//! The first form stays on one thread and in memory: records of about 1 KB are decoded, made columns and encoded as
+//! Parquet, which is what a core has to do for a row. The second fills a topic of four partitions at a real broker and
+//! drains it into a bronze table of typed columns; `tests/services/kafka/up` starts a broker. Rows per second count from
+//! the first question to the broker to the last commit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use icestream::batch::ChangeBatchBuilder;
+use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome};
+use icestream::change::RawRecord;
+use icestream::clock::Clock;
+use icestream::decode::{Format, decode};
+use icestream::ids::TableName;
+use icestream::layout::bronze_schema;
+use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, unobserved};
+use icestream::row::{Column, RowShape};
+use icestream::source::{KafkaConfig, KafkaSource};
+use icestream::table::Lake;
+use icestream::table::catalog::sqlite::SqliteCatalog;
+use icestream::table::storage::{Storage, StorageOptions};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const PARTITIONS: i32 = 4;
+/// Rows of a commit, where the broker does not decide.
+const BATCH_ROWS: usize = 250_000;
+
+/// An order line as a shop's table may well have it.
+const COLUMNS: &[(&str, &str)] = &[
+    ("id", "long"),
+    ("customer_id", "long"),
+    ("product_id", "long"),
+    ("quantity", "int"),
+    ("unit_price", "decimal(12,2)"),
+    ("status", "string"),
+    ("email", "string"),
+    ("shipping_address", "string"),
+    ("note", "string"),
+    ("is_gift", "boolean"),
+    ("weight", "double"),
+    ("placed_at", "timestamptz"),
+    ("updated_at", "timestamp"),
+    ("ship_on", "date"),
+];
+
+struct Options {
+    brokers: Option<String>,
+    json: Option<PathBuf>,
+    messages: u64,
+    rounds: usize,
+}
+
+fn options() -> Result<Options, Failure> {
+    let mut options = Options { brokers: None, json: None, messages: 500_000, rounds: 5 };
+    let mut messages = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--brokers" => options.brokers = Some(value()?),
+            "--json" => options.json = Some(value()?.into()),
+            "--messages" => messages = Some(value()?.parse()?),
+            "--rounds" => options.rounds = value()?.parse()?,
+            // Cargo's own.
+            "--bench" => {}
+            other => return Err(format!("unknown option {other}").into()),
+        }
+    }
+    let usual = if options.brokers.is_some() { 5_000_000 } else { 500_000 };
+    options.messages = messages.unwrap_or(usual);
+    Ok(options)
+}
+
+fn main() -> Result<(), Failure> {
+    let options = options()?;
+    let report = match &options.brokers {
+        Some(brokers) => {
+            let threads = std::thread::available_parallelism()?.get();
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+            runtime.block_on(from_kafka(&options, brokers))?
+        }
+        None => {
+            // One thread does all the work, so that wall clock is processor time.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(in_memory(&options))?
+        }
+    };
+    if let Some(path) = options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(())
+}
+
+fn shape() -> Result<Arc<RowShape>, Failure> {
+    let columns = COLUMNS.iter().map(|(name, column_type)| Ok(Column::new(name, column_type.parse()?, None)?));
+    Ok(Arc::new(RowShape { columns: columns.collect::<Result<_, Failure>>()? }))
+}
+
+/// A key and a payload of about 1 KB, as Debezium's PostgreSQL connector sends them without schema blocks.
+fn event(number: u64, random: &mut StdRng) -> (String, String) {
+    const WORDS: [&str; 8] = ["north", "river", "stone", "market", "garden", "harbour", "chapel", "mill"];
+    const STATUS: [&str; 4] = ["pending", "paid", "shipped", "delivered"];
+    let mut word = || WORDS[random.random_range(0..WORDS.len())];
+    let address = format!("{number} {} {} street, {}field, flat {}", word(), word(), word(), number % 97);
+    let note = format!(
+        "leave it behind the {} at the {} \\\"{}\\\" gate, and ring the bell of number {}",
+        word(),
+        word(),
+        word(),
+        number % 13
+    );
+    let (customer, product) = (random.random_range(0..1_000_000), random.random_range(0..50_000));
+    let (ms, lsn) = (1_767_225_600_000 + number, 26_800_000 + number * 96);
+    let price: [u8; 3] = [random.random_range(0..100), random.random(), random.random()];
+    let price = base64(&price);
+    let (quantity, weight) = (random.random_range(1..20), f64::from(random.random_range(1..5_000)) / 100.0);
+    let after = format!(
+        r#"{{"id":{number},"customer_id":{customer},"product_id":{product},"quantity":{quantity},"unit_price":"{price}","status":"{}","email":"customer{customer}@example.com","shipping_address":"{address}","note":"{note}","is_gift":{},"weight":{weight},"placed_at":"2026-01-01T{:02}:{:02}:{:02}.{:06}Z","updated_at":{}123,"ship_on":{}}}"#,
+        STATUS[(number % 4) as usize],
+        number % 9 == 0,
+        number / 3600 % 24,
+        number / 60 % 60,
+        number % 60,
+        number % 1_000_000,
+        ms,
+        20_454 + number % 30
+    );
+    let source = format!(
+        r#"{{"version":"3.0.8.Final","connector":"postgresql","name":"shop","ts_ms":{ms},"snapshot":"false","db":"shop","sequence":"[\"{}\",\"{lsn}\"]","ts_us":{ms}456,"ts_ns":{ms}456000,"schema":"public","table":"order_lines","txId":{},"lsn":{lsn},"xmin":null}}"#,
+        lsn - 48,
+        700 + number / 3
+    );
+    let handled = ms + 35;
+    let payload = format!(
+        r#"{{"before":null,"after":{after},"source":{source},"transaction":null,"op":"c","ts_ms":{handled},"ts_us":{handled}111,"ts_ns":{handled}111222}}"#
+    );
+    (format!(r#"{{"id":{number}}}"#), payload)
+}
+
+fn base64(bytes: &[u8; 3]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]);
+    (0..4).map(|digit| char::from(ALPHABET[(group >> (18 - 6 * digit) & 63) as usize])).collect()
+}
+
+async fn lake(folder: &std::path::Path) -> Result<Lake, Failure> {
+    let storage = Storage::new(StorageOptions::default())?;
+    let warehouse = format!("file://{}/warehouse", folder.display());
+    let catalog = SqliteCatalog::open("bench", folder.join("catalog.db"), warehouse, storage.clone()).await?;
+    Ok(Lake::new(Arc::new(catalog), storage, Clock::system()))
+}
+
+async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
+    let topic: Arc<str> = "shop.public.order_lines".into();
+    let mut random = StdRng::seed_from_u64(1);
+    let mut bytes = 0;
+    let records: Vec<RawRecord> = (0..options.messages)
+        .map(|number| {
+            let (key, payload) = event(number, &mut random);
+            bytes += payload.len();
+            RawRecord {
+                topic: topic.clone(),
+                partition: (number % PARTITIONS as u64) as i32,
+                offset: (number / PARTITIONS as u64) as i64,
+                timestamp_ms: Some(1_767_225_600_000 + number as i64),
+                key: Some(Bytes::from(key)),
+                payload: Some(Bytes::from(payload)),
+            }
+        })
+        .collect();
+    println!("{} messages of {} bytes", records.len(), bytes / records.len());
+    let shape = shape()?;
+    let folder = tempfile::tempdir()?;
+    let lake = lake(folder.path()).await?;
+    let mut parts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 0..=options.rounds {
+        let started = Instant::now();
+        for record in &records {
+            std::hint::black_box(decode(record.clone(), Format::DebeziumJson));
+        }
+        let decoded = started.elapsed().as_secs_f64();
+
+        let definition = BronzeDefinition {
+            name: TableName::new("bench", format!("round_{round}"))?,
+            schema: bronze_schema(Some(&shape)),
+            partition: vec!["day(_ingested_at)".to_string()],
+            properties: BTreeMap::new(),
+        };
+        let mut table = BronzeTable::open(&lake, &definition).await?;
+        let mut builder = ChangeBatchBuilder::new(Some(shape.clone()), 0, Clock::system());
+        let (mut batch_seconds, mut write_seconds, mut rows, mut file_bytes) = (0.0, 0.0, 0, 0);
+        for chunk in records.chunks(BATCH_ROWS) {
+            let started = Instant::now();
+            for record in chunk {
+                builder.push(decode(record.clone(), Format::DebeziumJson))?;
+            }
+            let batch = builder.finish()?;
+            batch_seconds += started.elapsed().as_secs_f64();
+            let started = Instant::now();
+            let Outcome::Committed(commit) = table.commit(&batch).await? else { return Err("lost a race".into()) };
+            write_seconds += started.elapsed().as_secs_f64();
+            rows += commit.rows;
+            file_bytes += commit.bytes;
+            if commit.counts.rejected > 0 {
+                return Err(format!("{} rows were rejected", commit.counts.rejected).into());
+            }
+        }
+        if rows != options.messages {
+            return Err(format!("{rows} rows of {} messages", options.messages).into());
+        }
+        if round == 0 {
+            println!("{} bytes a row in Parquet", file_bytes / rows);
+            continue;
+        }
+        for (part, seconds) in [
+            ("decode", decoded),
+            ("decode_and_columns", batch_seconds),
+            ("parquet_and_commit", write_seconds),
+            ("all", batch_seconds + write_seconds),
+        ] {
+            parts.entry(part).or_default().push(seconds);
+        }
+    }
+    let mut report = serde_json::Map::new();
+    for (part, mut seconds) in parts {
+        let rounds = seconds.clone();
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+        let rate = options.messages as f64 / median;
+        println!("{part:20} {rate:12.0} rows/s  {:6.0} ns a row", 1e9 / rate);
+        report.insert(
+            part.to_string(),
+            serde_json::json!({ "seconds": median, "rows_per_second": rate, "rounds": rounds }),
+        );
+    }
+    Ok(serde_json::json!({
+        "messages": options.messages, "bytes_per_message": bytes / records.len(), "threads": 1, "parts": report,
+    }))
+}
+
+async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Value, Failure> {
+    let topic = format!("bench{}.public.order_lines", uuid::Uuid::new_v4().simple());
+    let bytes = fill(brokers, &topic, options.messages).await?;
+    println!("{} messages of {bytes} bytes in {topic}", options.messages);
+    let shape = shape()?;
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        let folder = tempfile::tempdir()?;
+        let lake = lake(folder.path()).await?;
+        let (started, processor) = (Instant::now(), processor_seconds()?);
+        let source = KafkaSource::connect(KafkaConfig {
+            brokers: brokers.to_string(),
+            group: format!("{topic}-{round}"),
+            topics: vec![topic.clone()],
+            properties: BTreeMap::new(),
+            queue_bytes: 64 << 20,
+        })?;
+        let route = |topic: &str| {
+            Some(Route {
+                topic: topic.to_string(),
+                table: TableName::new("bench", "order_lines").ok()?,
+                shape: Some(shape.clone()),
+                partition: vec!["day(_ingested_at)".to_string()],
+                properties: BTreeMap::new(),
+            })
+        };
+        let triggers = CommitTriggers { every: Duration::from_secs(10), rows: 500_000, bytes: 256 << 20 };
+        let mut ingest = Ingest::start(&lake, Box::new(source), route, Format::DebeziumJson, triggers, unobserved())
+            .await
+            .map_err(|error| error.to_string())?;
+        let end = ingest.end().await.map_err(|error| error.to_string())?;
+        let (_until, until) = watch::channel(Until::Reached(end));
+        let result = ingest.run(until).await.map_err(|error| error.to_string())?;
+        let (wall, processor) = (started.elapsed().as_secs_f64(), processor_seconds()? - processor);
+        if result.rows != options.messages || result.rejected > 0 {
+            return Err(format!("{} rows, {} rejected, of {}", result.rows, result.rejected, options.messages).into());
+        }
+        let rate = options.messages as f64 / wall;
+        println!("{rate:12.0} rows/s  wall {wall:6.2} s  cpu {processor:6.2} s  {} commits", result.commits);
+        rounds.push(serde_json::json!({
+            "rows_per_second": rate, "wall_seconds": wall, "cpu_seconds": processor, "commits": result.commits,
+        }));
+    }
+    Ok(serde_json::json!({
+        "messages": options.messages, "bytes_per_message": bytes, "partitions": PARTITIONS, "compression": "lz4",
+        "threads": std::thread::available_parallelism()?.get(), "rounds": rounds,
+    }))
+}
+
+/// Fills the topic, unless it is there, and says how long its payloads are.
+async fn fill(brokers: &str, topic: &str, messages: u64) -> Result<usize, Failure> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    // The events' times are those of their own story, and retention goes by them.
+    let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    for made in admin.create_topics(&[new], &AdminOptions::new()).await? {
+        made.map_err(|(topic, code)| format!("{topic}: {code}"))?;
+    }
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("compression.type", "lz4")
+        .set("linger.ms", "50")
+        .set("batch.size", "1000000")
+        .set("queue.buffering.max.kbytes", "200000")
+        .create()?;
+    let mut random = StdRng::seed_from_u64(1);
+    let mut bytes = 0;
+    for number in 0..messages {
+        let (key, payload) = event(number, &mut random);
+        bytes += payload.len();
+        let mut record =
+            BaseRecord::to(topic).partition((number % PARTITIONS as u64) as i32).key(&key).payload(&payload);
+        while let Err((error, back)) = producer.send(record) {
+            if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
+                return Err(error.into());
+            }
+            record = back;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    producer.flush(Duration::from_secs(120))?;
+    Ok(bytes / messages.max(1) as usize)
+}
+
+/// Processor time of all threads that are alive, to the nanosecond where the system tells it.
+fn processor_seconds() -> Result<f64, Failure> {
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let Ok(times) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        nanoseconds += times.split_whitespace().next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
