@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use icestream::batch::ChangeBatchBuilder;
 use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome};
-use icestream::change::RawRecord;
+use icestream::change::{ChangeCounts, RawRecord};
 use icestream::clock::Clock;
 use icestream::decode::{Format, decode};
 use icestream::ids::TableName;
 use icestream::layout::bronze_schema;
+use icestream::offsets::OffsetRange;
 use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, unobserved};
 use icestream::row::{Column, RowShape};
 use icestream::source::{KafkaConfig, KafkaSource};
@@ -42,7 +43,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const PARTITIONS: i32 = 4;
 /// Rows of a commit, where the broker does not decide.
-const BATCH_ROWS: usize = 250_000;
+const COMMIT_ROWS: usize = 250_000;
+/// Rows that are made columns at once, as a lane does it.
+const CHUNK_ROWS: usize = 8_192;
 
 /// An order line as a shop's table may well have it.
 const COLUMNS: &[(&str, &str)] = &[
@@ -122,7 +125,7 @@ fn event(number: u64, random: &mut StdRng) -> (String, String) {
     let mut word = || WORDS[random.random_range(0..WORDS.len())];
     let address = format!("{number} {} {} street, {}field, flat {}", word(), word(), word(), number % 97);
     let note = format!(
-        "leave it behind the {} at the {} \\\"{}\\\" gate, and ring the bell of number {}",
+        "leave it behind the {} at the {} \\\"{}\\\" gate, and ring the bell of number {}; the dog of the neighbours is loud and means no harm, and whoever brings the parcel is welcome to a coffee in the kitchen",
         word(),
         word(),
         word(),
@@ -208,15 +211,27 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
         let mut table = BronzeTable::open(&lake, &definition).await?;
         let mut builder = ChangeBatchBuilder::new(Some(shape.clone()), 0, Clock::system());
         let (mut batch_seconds, mut write_seconds, mut rows, mut file_bytes) = (0.0, 0.0, 0, 0);
-        for chunk in records.chunks(BATCH_ROWS) {
-            let started = Instant::now();
-            for record in chunk {
-                builder.push(decode(record.clone(), Format::DebeziumJson))?;
+        for commit in records.chunks(COMMIT_ROWS) {
+            let (mut ranges, mut counts) = (BTreeMap::<_, OffsetRange>::new(), ChangeCounts::default());
+            for chunk in commit.chunks(CHUNK_ROWS) {
+                let started = Instant::now();
+                for record in chunk {
+                    builder.push(decode(record.clone(), Format::DebeziumJson))?;
+                }
+                let batch = builder.finish()?;
+                batch_seconds += started.elapsed().as_secs_f64();
+                for (partition, range) in batch.ranges {
+                    ranges.entry(partition).and_modify(|known| known.next = range.next).or_insert(range);
+                }
+                counts += batch.counts;
+                let started = Instant::now();
+                table.stage(&batch.rows).await?;
+                write_seconds += started.elapsed().as_secs_f64();
             }
-            let batch = builder.finish()?;
-            batch_seconds += started.elapsed().as_secs_f64();
             let started = Instant::now();
-            let Outcome::Committed(commit) = table.commit(&batch).await? else { return Err("lost a race".into()) };
+            let Outcome::Committed(commit) = table.commit(&ranges, counts).await? else {
+                return Err("lost a race".into());
+            };
             write_seconds += started.elapsed().as_secs_f64();
             rows += commit.rows;
             file_bytes += commit.bytes;
@@ -283,7 +298,8 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
                 properties: BTreeMap::new(),
             })
         };
-        let triggers = CommitTriggers { every: Duration::from_secs(10), rows: 500_000, bytes: 256 << 20 };
+        let triggers =
+            CommitTriggers { every: Duration::from_secs(10), rows: 500_000, bytes: 1 << 30, memory: 1 << 30 };
         let mut ingest = Ingest::start(&lake, Box::new(source), route, Format::DebeziumJson, triggers, unobserved())
             .await
             .map_err(|error| error.to_string())?;

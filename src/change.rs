@@ -4,6 +4,7 @@
 //! client, a JSON library's tree or an Iceberg type.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
@@ -145,4 +146,16 @@ pub struct ChangeCounts {
     pub heartbeats: u64,
     pub transactions: u64,
     pub schema_changes: u64,
+}
+
+impl AddAssign for ChangeCounts {
+    fn add_assign(&mut self, other: Self) {
+        let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes } = other;
+        self.changes += changes;
+        self.rejected += rejected;
+        self.tombstones += tombstones;
+        self.heartbeats += heartbeats;
+        self.transactions += transactions;
+        self.schema_changes += schema_changes;
+    }
 }

@@ -1,7 +1,7 @@
 //! Commits batches of change rows to bronze tables, each range of offsets once.
 //!
-//! In comes a `ChangeBatch`, out goes a committed snapshot whose marker says the next offset of every partition. It does
-//! not know how records were read or decoded.
+//! In come the rows of batches, as they are built, and then the ranges of offsets they stand for; out goes a committed
+//! snapshot whose marker says the next offset of every partition. It does not know how records were read or decoded.
 //!
 //! **Rows and marker are one commit.** **A range is committed only on top of the offset it starts at**: when another
 //! owner got there first, the staged files are thrown away and the caller reads on from the marker; when offsets are
@@ -9,13 +9,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use crate::change::{ChangeBatch, ChangeCounts};
+use crate::change::ChangeCounts;
 use crate::error::{Kind, Situation};
 use crate::ids::TableName;
 use crate::offsets::{self, Contiguity, OffsetRange, Offsets, OffsetsError, TopicPartition};
-use crate::table::{Broken, Lake, Premise, SchemaChange, Table, TableDefinition};
+use crate::table::{Broken, DataWriter, Lake, Premise, SchemaChange, Table, TableDefinition};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -72,9 +73,10 @@ pub struct BronzeDefinition {
 }
 
 /// One bronze table, open for commits.
-#[derive(Debug)]
 pub struct BronzeTable {
     table: Table,
+    /// Rows on their way into the next commit.
+    staged: Option<DataWriter>,
 }
 
 /// A batch that is durable.
@@ -121,7 +123,7 @@ impl BronzeTable {
                 Err(error) => return Err(error.into()),
             };
         }
-        Ok(BronzeTable { table })
+        Ok(BronzeTable { table, staged: None })
     }
 
     pub fn name(&self) -> &TableName {
@@ -142,20 +144,55 @@ impl BronzeTable {
         Offsets::parse(text).map_err(|source| Error::Marker { table: self.name().clone(), source })
     }
 
-    /// Writes the rows and commits them with the offsets they stand for.
-    pub async fn commit(&mut self, batch: &ChangeBatch) -> Result<Outcome> {
-        let ranges: Vec<(TopicPartition, OffsetRange)> = batch
-            .ranges
+    /// Writes rows into files that the next commit names. They are nobody's until then.
+    pub async fn stage(&mut self, rows: &RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let mut writer = match self.staged.take() {
+            Some(writer) => writer,
+            None => self.table.writer(None)?,
+        };
+        if let Err(error) = writer.write(rows).await {
+            writer.discard().await;
+            return Err(error.into());
+        }
+        self.staged = Some(writer);
+        Ok(())
+    }
+
+    /// How much memory the staged rows take that are not in a file yet.
+    pub fn staged_bytes(&self) -> usize {
+        self.staged.as_ref().map_or(0, DataWriter::buffered_bytes)
+    }
+
+    /// Throws away what is staged.
+    pub async fn discard(&mut self) {
+        if let Some(writer) = self.staged.take() {
+            writer.discard().await;
+        }
+    }
+
+    /// Takes up what others have committed.
+    pub async fn refresh(&mut self) -> Result<()> {
+        Ok(self.table.refresh().await?)
+    }
+
+    /// Commits what is staged with the offsets that it stands for. Nothing is staged afterwards, whatever the outcome.
+    pub async fn commit(
+        &mut self,
+        ranges: &BTreeMap<TopicPartition, OffsetRange>,
+        counts: ChangeCounts,
+    ) -> Result<Outcome> {
+        let ranges: Vec<(TopicPartition, OffsetRange)> = ranges
             .iter()
             .filter(|(_, range)| range.next > range.from)
             .map(|(partition, range)| (partition.clone(), *range))
             .collect();
-        let mut writer = self.table.writer(None)?;
-        if let Err(error) = writer.write(&batch.rows).await {
-            writer.discard().await;
-            return Err(error.into());
-        }
-        let files = writer.finish().await?;
+        let files = match self.staged.take() {
+            Some(writer) => writer.finish().await?,
+            None => Vec::new(),
+        };
         let (rows, bytes) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
         let premise = Premise::new().marker(offsets::MARKER, {
             let ranges = ranges.clone();
@@ -175,7 +212,7 @@ impl BronzeTable {
                     table: self.name().clone(),
                     snapshot_id: committed.snapshot_id,
                     offsets,
-                    counts: batch.counts,
+                    counts,
                     rows,
                     bytes,
                 }))

@@ -27,7 +27,8 @@ const SEED: u64 = 42;
 const START_US: i64 = 1_767_225_600_000_000;
 
 /// The embedded broker keeps little, and the shop waits for what is not durable yet: commit often.
-const TRIGGERS: CommitTriggers = CommitTriggers { every: Duration::from_millis(250), rows: 50_000, bytes: 16 << 20 };
+const TRIGGERS: CommitTriggers =
+    CommitTriggers { every: Duration::from_millis(250), rows: 50_000, bytes: 16 << 20, memory: 256 << 20 };
 
 /// The sample project, for folders that have none.
 const SAMPLE: [(&str, &str); 11] = [

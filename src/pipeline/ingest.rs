@@ -1,29 +1,57 @@
 //! Reads a source into bronze tables until told to stop.
 //!
-//! **The source is never read past what memory may hold**: batches are committed by time, rows or bytes, whichever comes
-//! first, and nothing is fetched meanwhile. **The source is told of a position only after it is durable.**
+//! Each table has a lane (`lane.rs`) that decodes, writes and commits beside the others. This file deals the records out,
+//! says when to commit, and follows how far the tables are.
+//!
+//! **What is in flight is bounded**: nothing is fetched while the lanes hold as many bytes of records as they may, and
+//! the table with the most rows staged commits early when all of them together take too much memory. **The source is told
+//! of a position only after it is durable.** **A table that fails does not hold the others up**: what may mend itself is
+//! tried again from the table's own marker, and what will not stops that table alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::sync::watch;
+use futures::stream::{self, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::lane::{Lane, Report, Work};
 use super::{Event, Observer};
 use crate::batch::ChangeBatchBuilder;
-use crate::bronze::{BronzeDefinition, BronzeTable, Outcome};
-use crate::change::ChangeBatch;
+use crate::bronze::{BronzeDefinition, BronzeTable};
+use crate::change::RawRecord;
 use crate::clock::Clock;
-use crate::decode::{self, Format};
-use crate::error::Result;
+use crate::decode::Format;
+use crate::error::{Error, Kind, Result, Situation};
 use crate::ids::TableName;
 use crate::layout::bronze_schema;
 use crate::offsets::{Offsets, Positions, TopicPartition};
 use crate::row::RowShape;
-use crate::source::{FetchLimits, Source, Start};
+use crate::source::{FetchLimits, Fetched, Source, Start};
 use crate::table::Lake;
+
+/// Records are handed to a lane when there are so many of them, or so many bytes: few enough that their columns stay in
+/// a processor's cache, and enough that a hand-over costs nothing.
+const CHUNK_ROWS: usize = 8_192;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// How many chunks a lane may have waiting.
+const CHUNKS_WAITING: usize = 4;
+
+/// Tables opened at the same time.
+const OPENED_AT_ONCE: usize = 16;
+
+/// How long a failed table waits until it is tried again: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// How often a drain tries a table again, which has an end and somebody waiting for it.
+const DRAIN_TRIES: u32 = 6;
+
+/// How long to look for records before looking up.
+const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
 
 /// Which topics go to which bronze table, and how.
 #[derive(Debug, Clone)]
@@ -35,12 +63,14 @@ pub struct Route {
     pub properties: BTreeMap<String, String>,
 }
 
-/// A batch is committed when any of these is reached.
+/// A table's rows are committed when any of these is reached.
 #[derive(Debug, Clone)]
 pub struct CommitTriggers {
     pub every: Duration,
     pub rows: usize,
     pub bytes: usize,
+    /// What all tables together may hold in memory: half of it as records, half as rows that are not in a file yet.
+    pub memory: usize,
 }
 
 /// When to stop. Changing it takes effect at the next fetch.
@@ -62,93 +92,176 @@ pub struct IngestReport {
     pub positions: Positions,
 }
 
+#[derive(Debug, thiserror::Error)]
+enum IngestError {
+    #[error("the task that writes table `{table}` has ended")]
+    LaneEnded { table: TableName },
+}
+
+impl Situation for IngestError {
+    fn kind(&self) -> Kind {
+        Kind::Bug
+    }
+}
+
 /// A source on its way into bronze tables.
-pub struct Ingest {
+pub struct Ingest<'a> {
     source: Box<dyn Source>,
-    tables: Vec<IngestTable>,
+    lake: &'a Lake,
+    route: Box<dyn Fn(&str) -> Option<Route> + Send + Sync + 'a>,
+    tables: Vec<Table>,
     /// The table of each topic, as an index.
     by_topic: BTreeMap<Arc<str>, usize>,
     triggers: CommitTriggers,
     format: Format,
-    clock: Clock,
     observer: Observer,
     /// How far the source was read.
     read: Positions,
     /// How far bronze is durable.
     durable: Positions,
     report: IngestReport,
+    /// Why tables could not be opened. Their topics are not read.
+    refused: Vec<Error>,
+    tell: mpsc::UnboundedSender<(usize, Report)>,
+    reports: mpsc::UnboundedReceiver<(usize, Report)>,
 }
 
-struct IngestTable {
-    bronze: BronzeTable,
-    shape: Option<Arc<RowShape>>,
+/// What is known of a lane, from this side.
+struct Table {
+    name: TableName,
     topics: BTreeSet<Arc<str>>,
-    builder: ChangeBatchBuilder,
+    work: mpsc::Sender<Work>,
+    task: JoinHandle<()>,
+    /// Read and not handed over.
+    pending: Pending,
+    /// Handed over, and not decoded yet.
+    bytes_waiting: usize,
+    bytes_staged: usize,
+    /// What the next commit makes durable.
+    uncommitted: Uncommitted,
+    is_committing: bool,
+    /// Partitions that wait until the table says how far they are.
+    joining: BTreeSet<TopicPartition>,
+    state: State,
+    failures: u32,
 }
 
-impl IngestTable {
-    fn fresh_builder(&self, clock: &Clock) -> ChangeBatchBuilder {
-        ChangeBatchBuilder::new(self.shape.clone(), 0, clock.clone())
+#[derive(Default)]
+struct Pending {
+    records: Vec<RawRecord>,
+    positions: Positions,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Uncommitted {
+    rows: usize,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+enum State {
+    Reading,
+    /// Asked how far it is. Nothing is read for it meanwhile.
+    Opening,
+    /// To be asked at this time, after it failed.
+    Waiting(Instant),
+    Stopped(Error),
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.positions.is_empty()
     }
 }
 
-impl Ingest {
+impl Table {
+    fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped(_))
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.state, State::Reading)
+    }
+
+    fn has_uncommitted(&self) -> bool {
+        self.uncommitted.since.is_some()
+    }
+
+    /// Hands over what is pending, if the lane has room for it.
+    fn hand_over(&mut self) -> bool {
+        if self.pending.is_empty() {
+            return true;
+        }
+        // One place stays free for a commit.
+        if self.work.capacity() < 2 {
+            return false;
+        }
+        let Pending { records, positions, bytes } = std::mem::take(&mut self.pending);
+        let sent = self.work.try_send(Work::Records { records, positions, bytes }).is_ok();
+        if sent {
+            self.bytes_waiting += bytes;
+        }
+        sent
+    }
+
+    fn begin_commit(&mut self) {
+        if !self.is_committing && self.is_reading() && self.hand_over() && self.work.try_send(Work::Commit).is_ok() {
+            self.is_committing = true;
+            self.uncommitted = Uncommitted::default();
+        }
+    }
+
+    /// Asks the lane how far its table is. It forgets everything else.
+    fn reopen(&mut self) {
+        self.pending = Pending::default();
+        self.uncommitted = Uncommitted::default();
+        self.is_committing = false;
+        match self.work.try_send(Work::Reopen) {
+            Ok(()) => self.state = State::Opening,
+            // Its queue is full of what it will skip.
+            Err(_) => self.state = State::Waiting(Instant::now() + RETRY_FIRST),
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<'a> Ingest<'a> {
     /// Opens the tables of every topic the source has, and takes up reading where their markers stand.
     pub async fn start(
-        lake: &Lake,
+        lake: &'a Lake,
         mut source: Box<dyn Source>,
-        route: impl Fn(&str) -> Option<Route>,
+        route: impl Fn(&str) -> Option<Route> + Send + Sync + 'a,
         format: Format,
         triggers: CommitTriggers,
         observer: Observer,
     ) -> Result<Self> {
-        let clock = lake.clock().clone();
-        let mut tables: Vec<IngestTable> = Vec::new();
-        let mut by_topic: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         let partitions = source.partitions().await?;
-        for partition in &partitions {
-            if by_topic.contains_key(&partition.topic) {
-                continue;
-            }
-            let Some(route) = route(&partition.topic) else { continue };
-            let index = match tables.iter().position(|table| *table.bronze.name() == route.table) {
-                Some(index) => index,
-                None => {
-                    let definition = BronzeDefinition {
-                        name: route.table.clone(),
-                        schema: bronze_schema(route.shape.as_deref()),
-                        partition: route.partition.clone(),
-                        properties: route.properties.clone(),
-                    };
-                    let bronze = BronzeTable::open(lake, &definition).await?;
-                    let builder = ChangeBatchBuilder::new(route.shape.clone(), 0, clock.clone());
-                    tables.push(IngestTable { bronze, shape: route.shape, topics: BTreeSet::new(), builder });
-                    tables.len() - 1
-                }
-            };
-            tables[index].topics.insert(partition.topic.clone());
-            by_topic.insert(partition.topic.clone(), index);
-        }
+        let (tell, reports) = mpsc::unbounded_channel();
         let mut ingest = Ingest {
             source,
-            tables,
-            by_topic,
+            lake,
+            route: Box::new(route),
+            tables: Vec::new(),
+            by_topic: BTreeMap::new(),
             triggers,
             format,
-            clock,
             observer,
             read: Positions::new(),
             durable: Positions::new(),
             report: IngestReport::default(),
+            refused: Vec::new(),
+            tell,
+            reports,
         };
-        for index in 0..ingest.tables.len() {
-            let offsets = ingest.tables[index].bronze.offsets()?;
-            let of_table: Vec<TopicPartition> = partitions
-                .iter()
-                .filter(|partition| ingest.by_topic.get(&partition.topic) == Some(&index))
-                .cloned()
-                .collect();
-            ingest.assign(index, &of_table, &offsets).await?;
+        for (index, offsets) in ingest.open(&partitions).await? {
+            let of_table = ingest.of_table(index, &partitions);
+            ingest.take_up(index, &of_table, &offsets).await?;
         }
         Ok(ingest)
     }
@@ -158,8 +271,88 @@ impl Ingest {
         Ok(self.source.end_offsets().await?)
     }
 
+    /// Opens the tables of topics that were not known before. Gives those that are new, and how far they are.
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(usize, Offsets)>> {
+        let mut routes: Vec<(Route, BTreeSet<Arc<str>>)> = Vec::new();
+        for TopicPartition { topic, .. } in partitions {
+            if self.by_topic.contains_key(topic) {
+                continue;
+            }
+            let Some(route) = (self.route)(topic) else { continue };
+            if let Some(index) = self.tables.iter().position(|table| table.name == route.table) {
+                self.tables[index].topics.insert(topic.clone());
+                self.by_topic.insert(topic.clone(), index);
+                continue;
+            }
+            match routes.iter_mut().find(|(known, _)| known.table == route.table) {
+                Some((_, topics)) => drop(topics.insert(topic.clone())),
+                None => routes.push((route, [topic.clone()].into())),
+            }
+        }
+        let lake = self.lake;
+        let opened = stream::iter(routes).map(|(route, topics)| async move {
+            let definition = BronzeDefinition {
+                name: route.table.clone(),
+                schema: bronze_schema(route.shape.as_deref()),
+                partition: route.partition.clone(),
+                properties: route.properties.clone(),
+            };
+            let bronze = BronzeTable::open(lake, &definition).await?;
+            let offsets = bronze.offsets()?;
+            Ok::<_, Error>((route, topics, bronze, offsets))
+        });
+        let opened: Vec<_> = opened.buffered(OPENED_AT_ONCE).collect().await;
+        let mut found = Vec::new();
+        for opened in opened {
+            let (route, topics, bronze, offsets) = match opened {
+                Ok(opened) => opened,
+                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "a table cannot be opened; the others go on");
+                    self.refused.push(error);
+                    continue;
+                }
+            };
+            let index = self.tables.len();
+            self.by_topic.extend(topics.iter().map(|topic| (topic.clone(), index)));
+            let (name, shape, clock): (_, _, Clock) = (route.table, route.shape, lake.clock().clone());
+            let lane = Lane::new(bronze, move || ChangeBatchBuilder::new(shape.clone(), 0, clock.clone()), self.format);
+            let (work, inbox) = mpsc::channel(CHUNKS_WAITING + 1);
+            let tell = self.tell.clone();
+            // Nobody listens any more when reading has ended.
+            let task = tokio::spawn(lane.run(inbox, move |report| drop(tell.send((index, report)))));
+            self.tables.push(Table {
+                name,
+                topics,
+                work,
+                task,
+                pending: Pending::default(),
+                bytes_waiting: 0,
+                bytes_staged: 0,
+                uncommitted: Uncommitted::default(),
+                is_committing: false,
+                joining: BTreeSet::new(),
+                state: State::Reading,
+                failures: 0,
+            });
+            found.push((index, offsets));
+        }
+        Ok(found)
+    }
+
+    fn of_table(&self, index: usize, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        let topics = &self.tables[index].topics;
+        partitions.iter().filter(|partition| topics.contains(&partition.topic)).cloned().collect()
+    }
+
     /// Reads a table's partitions from its marker on.
-    async fn assign(&mut self, index: usize, partitions: &[TopicPartition], offsets: &Offsets) -> Result<()> {
+    async fn assign(
+        &mut self,
+        index: usize,
+        partitions: &[TopicPartition],
+        offsets: &Offsets,
+        afresh: bool,
+    ) -> Result<()> {
         let starts: BTreeMap<TopicPartition, Start> = partitions
             .iter()
             .map(|partition| {
@@ -170,135 +363,297 @@ impl Ingest {
                 (partition.clone(), start)
             })
             .collect();
-        for (partition, from) in self.source.assign(&starts).await? {
-            self.tables[index].builder.start(partition.clone(), from)?;
-            self.read.insert(partition.clone(), from);
-            self.durable.insert(partition, from);
-        }
+        let positions = self.source.assign(&starts).await?;
+        self.read.extend(positions.clone());
+        self.durable.extend(positions.clone());
+        let table = &mut self.tables[index];
+        // The lane is idle or skips what is queued, so that there is room soon. Without an answer it has ended.
+        let _ = table.work.send(Work::Start { positions, afresh }).await;
+        table.state = State::Reading;
         Ok(())
+    }
+
+    /// Starts to read a table. One that cannot be read from where it stands is stopped alone.
+    async fn take_up(&mut self, index: usize, partitions: &[TopicPartition], offsets: &Offsets) -> Result<()> {
+        match self.assign(index, partitions, offsets, true).await {
+            Err(error) if error.kind() == Kind::Unavailable => Err(error),
+            Err(error) => {
+                self.stop(index, error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Reads and commits until `until` says otherwise.
     pub async fn run(mut self, mut until: watch::Receiver<Until>) -> Result<IngestReport> {
-        let mut oldest: Option<Instant> = None;
+        let mut is_told = true;
         loop {
             let goal = until.borrow_and_update().clone();
-            let is_done = match &goal {
-                Until::Forever => false,
-                Until::Now => true,
-                Until::Reached(positions) => {
-                    positions.iter().all(|(partition, end)| self.read.get(partition).is_none_or(|next| next >= end))
-                }
+            let is_read = self.is_read(&goal);
+            self.look_after_tables(is_read);
+            if is_read && self.is_settled(&goal) && self.is_durable(&goal) {
+                return self.finish();
+            }
+            let limits = FetchLimits {
+                records: CHUNK_ROWS.min(self.triggers.rows.max(1)),
+                bytes: CHUNK_BYTES.min(self.triggers.bytes.max(1)),
+                wait: LOOK_UP_EVERY,
             };
-            if is_done {
-                self.commit().await?;
-                // A commit may have found that another owner was faster, and gone back.
-                if goal == Until::Now || self.reached(&goal) {
-                    self.report.positions = self.durable;
-                    return Ok(self.report);
+            let may_fetch = !is_read && self.bytes_in_flight() < self.triggers.memory / 2;
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                report = self.reports.recv() => {
+                    // There is a sender as long as there is this.
+                    if let Some((index, report)) = report {
+                        self.hear(index, report, &goal).await?;
+                    }
                 }
-                oldest = None;
+                changed = until.changed(), if is_told => is_told = changed.is_ok(),
+                fetched = self.source.fetch(limits), if may_fetch => self.deal(fetched?).await?,
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Whether nothing more needs to be read.
+    fn is_read(&self, goal: &Until) -> bool {
+        match goal {
+            Until::Forever => self.tables.iter().all(Table::is_stopped) && !self.tables.is_empty(),
+            Until::Now => true,
+            Until::Reached(ends) => self.reaches(&self.read, ends),
+        }
+    }
+
+    fn is_durable(&self, goal: &Until) -> bool {
+        match goal {
+            Until::Reached(ends) => self.reaches(&self.durable, ends),
+            _ => true,
+        }
+    }
+
+    /// Partitions of other owners, and of tables that have stopped, are nobody's concern here.
+    fn reaches(&self, positions: &Positions, ends: &Positions) -> bool {
+        ends.iter().all(|(partition, end)| {
+            let is_stopped = self.by_topic.get(&partition.topic).is_none_or(|index| self.tables[*index].is_stopped());
+            is_stopped || positions.get(partition).is_none_or(|next| next >= end)
+        })
+    }
+
+    /// Whether everything read is durable or given up.
+    fn is_settled(&self, goal: &Until) -> bool {
+        self.tables.iter().all(|table| match table.state {
+            State::Reading => table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing,
+            // Nothing of it is staged, and whoever reads next starts from its marker.
+            State::Opening | State::Waiting(_) => *goal == Until::Now,
+            State::Stopped(_) => true,
+        })
+    }
+
+    fn bytes_in_flight(&self) -> usize {
+        self.tables.iter().map(|table| table.bytes_waiting + table.pending.bytes).sum()
+    }
+
+    /// Commits what is due, and asks tables again that have waited long enough.
+    fn look_after_tables(&mut self, is_read: bool) {
+        let now = Instant::now();
+        for table in &mut self.tables {
+            if table.task.is_finished() && !table.is_stopped() {
+                table.state = State::Stopped(IngestError::LaneEnded { table: table.name.clone() }.into());
+            }
+            if let State::Waiting(at) = table.state
+                && at <= now
+            {
+                table.reopen();
+            }
+            let Uncommitted { rows, bytes, since } = &table.uncommitted;
+            let is_due = *rows >= self.triggers.rows
+                || *bytes >= self.triggers.bytes
+                || since.is_some_and(|since| since.elapsed() >= self.triggers.every);
+            if since.is_some() && (is_due || is_read || !table.joining.is_empty()) {
+                table.begin_commit();
+            } else if !table.joining.is_empty() && table.is_reading() && !table.is_committing {
+                table.reopen();
+            }
+        }
+        let staged: usize = self.tables.iter().map(|table| table.bytes_staged).sum();
+        if staged > self.triggers.memory / 2
+            && let Some(largest) = self.tables.iter_mut().max_by_key(|table| table.bytes_staged)
+            && largest.has_uncommitted()
+        {
+            tracing::debug!(table = %largest.name, staged, "committing early to free memory");
+            largest.begin_commit();
+        }
+    }
+
+    /// When something has to be done even if nothing happens.
+    fn next_wake(&self) -> Instant {
+        let due = |table: &Table| match (&table.state, table.uncommitted.since) {
+            (State::Waiting(at), _) => Some(*at),
+            (State::Reading, Some(since)) if !table.is_committing => Some(since + self.triggers.every),
+            _ => None,
+        };
+        // What is due and cannot be done yet waits for a lane, which will tell.
+        let (soonest, latest) = (Instant::now() + LOOK_UP_EVERY / 20, Instant::now() + LOOK_UP_EVERY * 5);
+        self.tables.iter().filter_map(due).min().map_or(latest, |wake| wake.clamp(soonest, latest))
+    }
+
+    /// Deals records out to their tables.
+    async fn deal(&mut self, fetched: Fetched) -> Result<()> {
+        let Fetched { records, positions, gained, lost } = fetched;
+        for record in records {
+            let Some(index) = self.by_topic.get(&record.topic) else { continue };
+            let table = &mut self.tables[*index];
+            if !table.is_reading() {
                 continue;
             }
-            self.fetch(oldest).await?;
-            if oldest.is_none() && self.tables.iter().any(|table| table.builder.has_progress()) {
-                oldest = Some(Instant::now());
-            }
-            if self.is_due(oldest) {
-                self.commit().await?;
-                oldest = None;
+            let bytes = record.payload.as_ref().map_or(0, |payload| payload.len())
+                + record.key.as_ref().map_or(0, |key| key.len());
+            table.pending.bytes += bytes;
+            table.pending.records.push(record);
+            table.uncommitted.rows += 1;
+            table.uncommitted.bytes += bytes;
+            if table.pending.records.len() >= CHUNK_ROWS || table.pending.bytes >= CHUNK_BYTES {
+                table.hand_over();
             }
         }
-    }
-
-    fn reached(&self, goal: &Until) -> bool {
-        match goal {
-            Until::Reached(positions) => {
-                positions.iter().all(|(partition, end)| self.durable.get(partition).is_none_or(|next| next >= end))
-            }
-            _ => false,
-        }
-    }
-
-    fn is_due(&self, oldest: Option<Instant>) -> bool {
-        let (rows, bytes) = self
-            .tables
-            .iter()
-            .fold((0, 0), |(rows, bytes), table| (rows + table.builder.rows(), bytes + table.builder.bytes()));
-        rows >= self.triggers.rows
-            || bytes >= self.triggers.bytes
-            || oldest.is_some_and(|oldest| oldest.elapsed() >= self.triggers.every)
-    }
-
-    async fn fetch(&mut self, oldest: Option<Instant>) -> Result<()> {
-        const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
-        let left = oldest.map_or(LOOK_UP_EVERY, |oldest| self.triggers.every.saturating_sub(oldest.elapsed()));
-        let limits = FetchLimits {
-            records: 10_000.min(self.triggers.rows.max(1)),
-            bytes: (16 << 20).min(self.triggers.bytes.max(1)),
-            wait: left.min(LOOK_UP_EVERY),
-        };
-        let fetched = self.source.fetch(limits).await?;
-        for record in fetched.records {
-            let Some(index) = self.by_topic.get(&record.topic) else { continue };
-            self.tables[*index].builder.push(decode::decode(record, self.format))?;
-        }
-        for (partition, next) in fetched.positions {
-            if let Some(index) = self.by_topic.get(&partition.topic) {
-                self.tables[*index].builder.advance(&partition, next);
+        let now = Instant::now();
+        for (partition, next) in positions {
+            let Some(index) = self.by_topic.get(&partition.topic) else { continue };
+            let table = &mut self.tables[*index];
+            if table.is_reading() {
+                table.uncommitted.since.get_or_insert(now);
+                table.pending.positions.insert(partition.clone(), next);
                 self.read.insert(partition, next);
             }
         }
+        self.lose(&lost);
+        self.gain(gained).await
+    }
+
+    /// What was read of these partitions is committed with the next commit, or found to be another owner's by then.
+    fn lose(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.read.remove(partition);
+            self.durable.remove(partition);
+            if let Some(index) = self.by_topic.get(&partition.topic) {
+                let table = &mut self.tables[*index];
+                table.joining.remove(partition);
+                table.begin_commit();
+            }
+        }
+    }
+
+    async fn gain(&mut self, partitions: Vec<TopicPartition>) -> Result<()> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let mut rest = partitions.clone();
+        for (index, offsets) in self.open(&partitions).await? {
+            let of_table = self.of_table(index, &partitions);
+            rest.retain(|partition| !of_table.contains(partition));
+            self.take_up(index, &of_table, &offsets).await?;
+        }
+        for partition in rest {
+            if let Some(index) = self.by_topic.get(&partition.topic) {
+                self.tables[*index].joining.insert(partition);
+            }
+        }
         Ok(())
     }
 
-    /// Commits every table that has something, all at once.
-    async fn commit(&mut self) -> Result<()> {
-        let mut batches: Vec<Option<ChangeBatch>> = Vec::with_capacity(self.tables.len());
-        for table in &mut self.tables {
-            batches.push(if table.builder.has_progress() { Some(table.builder.finish()?) } else { None });
-        }
-        let commits = self.tables.iter_mut().zip(&batches).map(|(table, batch)| async move {
-            match batch {
-                Some(batch) => table.bronze.commit(batch).await.map(Some),
-                None => Ok(None),
+    async fn hear(&mut self, index: usize, report: Report, goal: &Until) -> Result<()> {
+        match report {
+            Report::Took { bytes, staged } => {
+                let table = &mut self.tables[index];
+                table.bytes_waiting = table.bytes_waiting.saturating_sub(bytes);
+                table.bytes_staged = staged;
+                if table.pending.records.len() >= CHUNK_ROWS || table.pending.bytes >= CHUNK_BYTES {
+                    table.hand_over();
+                }
             }
-        });
-        let outcomes = join_all(commits).await;
-        let mut advanced = Positions::new();
-        let mut behind = Vec::new();
-        // What is durable is told before an error of another table ends the run.
-        let mut first_error = None;
-        for (index, (outcome, batch)) in outcomes.into_iter().zip(batches).enumerate() {
-            match outcome {
-                Ok(None) => {}
-                Ok(Some(Outcome::Committed(commit))) => {
-                    for (partition, range) in batch.iter().flat_map(|batch| &batch.ranges) {
-                        advanced.insert(partition.clone(), range.next);
-                    }
+            Report::Committed { commit, reached } => {
+                let table = &mut self.tables[index];
+                (table.is_committing, table.bytes_staged, table.failures) = (false, 0, 0);
+                let mine = |(partition, _): &(TopicPartition, i64)| self.durable.contains_key(partition);
+                let advanced: Positions = reached.into_iter().filter(mine).collect();
+                self.durable.extend(advanced.clone());
+                if !advanced.is_empty() {
+                    self.source.durable(&advanced).await;
+                }
+                if let Some(commit) = commit {
                     self.report.rows += commit.rows;
                     self.report.rejected += commit.counts.rejected;
                     self.report.commits += 1;
+                    let joining: Vec<TopicPartition> =
+                        std::mem::take(&mut self.tables[index].joining).into_iter().collect();
+                    let offsets = commit.offsets.clone();
                     (self.observer)(&Event::Ingested(commit));
+                    if !joining.is_empty()
+                        && let Err(error) = self.assign(index, &joining, &offsets, false).await
+                    {
+                        self.stop(index, error);
+                    }
                 }
-                Ok(Some(Outcome::Behind(offsets))) => behind.push((index, offsets)),
-                Err(error) => first_error = first_error.or(Some(error)),
             }
-        }
-        if !advanced.is_empty() {
-            self.durable.extend(advanced.clone());
-            self.source.durable(&advanced).await;
-        }
-        if let Some(error) = first_error {
-            return Err(error.into());
-        }
-        for (index, offsets) in behind {
-            let topics = &self.tables[index].topics;
-            let partitions: Vec<TopicPartition> =
-                self.read.keys().filter(|partition| topics.contains(&partition.topic)).cloned().collect();
-            self.tables[index].builder = self.tables[index].fresh_builder(&self.clock);
-            self.assign(index, &partitions, &offsets).await?;
+            Report::At(offsets) => {
+                let table = &mut self.tables[index];
+                table.pending = Pending::default();
+                table.uncommitted = Uncommitted::default();
+                (table.is_committing, table.bytes_staged) = (false, 0);
+                let joining = std::mem::take(&mut table.joining);
+                let mut partitions: BTreeSet<TopicPartition> = self.read.keys().cloned().collect();
+                partitions.extend(joining);
+                let partitions = self.of_table(index, &partitions.into_iter().collect::<Vec<_>>());
+                if let Err(error) = self.assign(index, &partitions, &offsets, true).await {
+                    self.fail(index, error, goal);
+                }
+            }
+            Report::Failed(error) => self.fail(index, error, goal),
         }
         Ok(())
+    }
+
+    /// Waits with a table, or stops it, whichever its error asks for.
+    fn fail(&mut self, index: usize, error: Error, goal: &Until) {
+        let table = &mut self.tables[index];
+        if table.is_stopped() {
+            return;
+        }
+        table.pending = Pending::default();
+        table.uncommitted = Uncommitted::default();
+        (table.is_committing, table.bytes_staged) = (false, 0);
+        table.failures += 1;
+        let may_wait = *goal == Until::Forever || table.failures < DRAIN_TRIES;
+        if !error.kind().is_retryable() || !may_wait {
+            return self.stop(index, error);
+        }
+        let wait = RETRY_FIRST.saturating_mul(1 << (table.failures - 1).min(10)).min(RETRY_MOST);
+        tracing::warn!(table = %table.name, %error, wait_ms = wait.as_millis() as u64, "a table failed; trying again");
+        table.state = State::Waiting(Instant::now() + wait);
+    }
+
+    fn stop(&mut self, index: usize, error: Error) {
+        let table = &mut self.tables[index];
+        tracing::error!(table = %table.name, %error, "a table has stopped; the others go on");
+        table.pending = Pending::default();
+        table.uncommitted = Uncommitted::default();
+        table.is_committing = false;
+        table.state = State::Stopped(error);
+    }
+
+    /// The report, or the first error that stopped a table.
+    fn finish(&mut self) -> Result<IngestReport> {
+        let stopped = self.tables.iter_mut().map(|table| std::mem::replace(&mut table.state, State::Reading));
+        let mut errors = std::mem::take(&mut self.refused);
+        errors.extend(stopped.filter_map(|state| if let State::Stopped(error) = state { Some(error) } else { None }));
+        if !errors.is_empty() {
+            // What a retry may mend is worth less to know than what it will not.
+            errors.sort_by_key(|error| error.kind() == Kind::Unavailable);
+            return Err(errors.swap_remove(0));
+        }
+        self.report.positions = std::mem::take(&mut self.durable);
+        Ok(std::mem::take(&mut self.report))
     }
 }

@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod ingest;
+mod lane;
 mod project;
 
 use std::sync::Arc;

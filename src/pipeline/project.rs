@@ -156,11 +156,12 @@ pub fn models(config: &Config) -> Result<Models> {
 
 /// When a batch is committed.
 pub fn commit_triggers(config: &Config) -> CommitTriggers {
-    // Batches in memory may take a quarter of the budget: the rest is for the source's queue, writers and merges.
-    let bytes = config.commit.bytes.min(config.memory_bytes / 4);
+    // What is being read may take half of the budget: the rest is for the source's queue and for merges.
+    let memory = config.memory_bytes / 2;
     CommitTriggers {
         every: config.commit.every,
         rows: usize::try_from(config.commit.rows).unwrap_or(usize::MAX),
-        bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+        bytes: usize::try_from(config.commit.bytes).unwrap_or(usize::MAX),
+        memory: usize::try_from(memory).unwrap_or(usize::MAX),
     }
 }

@@ -183,7 +183,8 @@ impl Parts {
         if self.builder.has_progress() {
             let batch = self.builder.finish().unwrap();
             assert_eq!(batch.counts.rejected, 0);
-            let outcome = self.bronze.commit(&batch).await.unwrap();
+            self.bronze.stage(&batch.rows).await.unwrap();
+            let outcome = self.bronze.commit(&batch.ranges, batch.counts).await.unwrap();
             assert!(matches!(outcome, bronze::Outcome::Committed(_)));
         }
     }
