@@ -59,6 +59,17 @@ pub enum Encoding {
     Iso,
     /// Base64 of bytes; for a decimal, of its unscaled big-endian two's complement (`decimal.handling.mode=precise`).
     Base64,
+    /// Any JSON value, kept as its text: arrays, maps and structs.
+    Json,
+    /// Milliseconds since midnight (`io.debezium.time.Time`), which become `HH:MM:SS.mmm`.
+    TimeMillis,
+    /// Microseconds since midnight (`io.debezium.time.MicroTime`), which become `HH:MM:SS.uuuuuu`.
+    TimeMicros,
+    /// Nanoseconds since midnight (`io.debezium.time.NanoTime`), which become `HH:MM:SS.nnnnnnnnn`.
+    TimeNanos,
+    /// A decimal that no decimal type holds, as plain digits: base64 of its unscaled two's complement, with the scale of
+    /// the column or, where there is none, of each value (`io.debezium.data.VariableScaleDecimal`).
+    Digits { scale: Option<u32> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +123,15 @@ impl ColumnType {
             ColumnType::Timestamp => &[Encoding::Micros, Encoding::Millis, Encoding::Nanos, Encoding::Iso],
             ColumnType::Timestamptz => &[Encoding::Iso, Encoding::Micros, Encoding::Millis, Encoding::Nanos],
             ColumnType::Binary => &[Encoding::Base64],
+            ColumnType::String => &[
+                Encoding::Native,
+                Encoding::Json,
+                Encoding::Nanos,
+                Encoding::TimeMillis,
+                Encoding::TimeMicros,
+                Encoding::TimeNanos,
+                Encoding::Digits { scale: None },
+            ],
             _ => &[Encoding::Native],
         }
     }
@@ -130,7 +150,11 @@ impl Column {
     /// A column whose encoding is given, or the usual one of its type.
     pub fn new(name: &str, column_type: ColumnType, encoding: Option<Encoding>) -> Result<Self, ShapeError> {
         let encoding = encoding.unwrap_or(column_type.encodings()[0]);
-        if !column_type.encodings().contains(&encoding) {
+        let listed = match encoding {
+            Encoding::Digits { .. } => Encoding::Digits { scale: None },
+            other => other,
+        };
+        if !column_type.encodings().contains(&listed) {
             return Err(ShapeError::EncodingMismatch { column_type, encoding });
         }
         Ok(Column { name: name.to_string(), column_type, encoding, doc: None })
@@ -189,7 +213,7 @@ impl fmt::Display for ColumnType {
 }
 
 impl Encoding {
-    pub const NAMES: &'static str = "native, days, millis, micros, nanos, iso, base64";
+    pub const NAMES: &'static str = "native, days, millis, micros, nanos, iso, base64, json, time-millis, time-micros, time-nanos, digits, digits(SCALE)";
 }
 
 impl FromStr for Encoding {
@@ -204,7 +228,18 @@ impl FromStr for Encoding {
             "nanos" => Encoding::Nanos,
             "iso" => Encoding::Iso,
             "base64" => Encoding::Base64,
-            _ => return Err(ShapeError::UnknownEncoding { text: text.to_string() }),
+            "json" => Encoding::Json,
+            "time-millis" => Encoding::TimeMillis,
+            "time-micros" => Encoding::TimeMicros,
+            "time-nanos" => Encoding::TimeNanos,
+            "digits" => Encoding::Digits { scale: None },
+            other => {
+                let scale = other.strip_prefix("digits(").and_then(|rest| rest.strip_suffix(')'));
+                match scale.and_then(|scale| scale.trim().parse().ok()) {
+                    Some(scale) => Encoding::Digits { scale: Some(scale) },
+                    None => return Err(ShapeError::UnknownEncoding { text: text.to_string() }),
+                }
+            }
         })
     }
 }
@@ -219,6 +254,12 @@ impl fmt::Display for Encoding {
             Encoding::Nanos => "nanos",
             Encoding::Iso => "iso",
             Encoding::Base64 => "base64",
+            Encoding::Json => "json",
+            Encoding::TimeMillis => "time-millis",
+            Encoding::TimeMicros => "time-micros",
+            Encoding::TimeNanos => "time-nanos",
+            Encoding::Digits { scale: None } => "digits",
+            Encoding::Digits { scale: Some(scale) } => return write!(f, "digits({scale})"),
         })
     }
 }
@@ -244,5 +285,19 @@ mod tests {
         }
         let error = Column::new("placed_on", ColumnType::Date, Some(Encoding::Micros)).unwrap_err();
         insta::assert_snapshot!(error, @"a date cannot be encoded as `micros`; it can be `days`, `iso`");
+        let error = Column::new("total", ColumnType::Long, Some(Encoding::Digits { scale: Some(2) })).unwrap_err();
+        insta::assert_snapshot!(error, @"a long cannot be encoded as `digits(2)`; it can be `native`");
+        assert!(Column::new("total", ColumnType::String, Some(Encoding::Digits { scale: Some(2) })).is_ok());
+        for bad in ["", "digits(", "digits(-1)", "digits(x)", "digits2", "JSON"] {
+            assert!(bad.parse::<Encoding>().is_err(), "{bad} should be refused");
+        }
+    }
+
+    #[test]
+    fn an_encoding_reads_back_from_its_own_text() {
+        let words = Encoding::NAMES.split(", ").map(|word| word.replace("SCALE", "20"));
+        for word in words {
+            assert_eq!(word.parse::<Encoding>().unwrap().to_string(), word);
+        }
     }
 }

@@ -60,6 +60,80 @@ pub(super) fn from_bytes(bytes: &[u8], sent_scale: i64, precision: u8, scale: i8
     rescale(i128::from_be_bytes(wide), sent_scale, precision, scale)
 }
 
+/// Plain digits of an unscaled number of any length, with `scale` of them behind the point.
+///
+/// PostgreSQL counts a negative scale down from 2048, and sends a number that long. No source has a scale above 1000, so
+/// that zeros at such a number's end say nothing.
+pub(super) fn text_of_bytes(bytes: &[u8], scale: i64) -> Result<String, Inexact> {
+    /// More than PostgreSQL's numeric, the longest there is, has on both sides of its point.
+    const MOST_DIGITS: usize = 150_000;
+    let first = *bytes.first().ok_or(Inexact::NotANumber)?;
+    let is_negative = first & 0x80 != 0;
+    if bytes.len() > MOST_DIGITS / 2 || scale.unsigned_abs() > MOST_DIGITS as u64 {
+        return Err(Inexact::Digits);
+    }
+    let mut text = digits(magnitude(bytes, is_negative));
+    if scale < 0 && text != "0" {
+        text.extend(std::iter::repeat_n('0', scale.unsigned_abs() as usize));
+    }
+    if let Ok(behind @ 1..) = usize::try_from(scale) {
+        if text.len() <= behind {
+            text.insert_str(0, &"0".repeat(behind + 1 - text.len()));
+        }
+        text.insert(text.len() - behind, '.');
+        if behind > 1000 {
+            text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+        }
+    }
+    if is_negative {
+        text.insert(0, '-');
+    }
+    Ok(text)
+}
+
+/// The magnitude of a number in two's complement, in groups of 32 bits, the most significant first.
+fn magnitude(bytes: &[u8], is_negative: bool) -> Vec<u32> {
+    let mut groups: Vec<u32> = bytes
+        .rchunks(4)
+        .map(|group| {
+            let extended = if is_negative { u32::MAX } else { 0 };
+            group.iter().fold(extended, |value, byte| value << 8 | u32::from(*byte))
+        })
+        .collect();
+    if is_negative {
+        let mut carry = true;
+        for group in &mut groups {
+            (*group, carry) = (!*group).overflowing_add(u32::from(carry));
+        }
+    }
+    groups.reverse();
+    groups
+}
+
+/// The decimal digits of a number, nine at a time from its end.
+fn digits(mut groups: Vec<u32>) -> String {
+    const NINE: u64 = 1_000_000_000;
+    let mut from_end: Vec<u32> = Vec::with_capacity(groups.len() * 32 / 29 + 1);
+    let mut start = 0;
+    while start < groups.len() {
+        let mut rest = 0u64;
+        for group in &mut groups[start..] {
+            let value = rest << 32 | u64::from(*group);
+            (*group, rest) = ((value / NINE) as u32, value % NINE);
+        }
+        from_end.push(rest as u32);
+        while groups.get(start) == Some(&0) {
+            start += 1;
+        }
+    }
+    let mut text = String::with_capacity(from_end.len() * 9);
+    for nine in from_end.iter().rev() {
+        text.push_str(&format!("{nine:09}"));
+    }
+    let leading = text.bytes().take_while(|digit| *digit == b'0').count().min(text.len().saturating_sub(1));
+    text.split_off(leading)
+}
+
 fn rescale(unscaled: i128, sent_scale: i64, precision: u8, scale: i8) -> Result<i128, Inexact> {
     let shift = i64::from(scale).saturating_sub(sent_scale);
     if unscaled == 0 || shift == 0 {
@@ -150,6 +224,38 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_any_length_is_written_out() {
+        let check = |bytes: &[u8], scale, expected: Result<&str, Inexact>| {
+            assert_eq!(text_of_bytes(bytes, scale), expected.map(str::to_string), "{bytes:?} {scale}");
+        };
+        check(&[0x04, 0xe2], 2, Ok("12.50"));
+        check(&[0xfb, 0x1e], 2, Ok("-12.50"));
+        check(&[0x05], 3, Ok("0.005"));
+        check(&[0xfb], 1, Ok("-0.5"));
+        check(&[0x00], 0, Ok("0"));
+        check(&[0x00], 2, Ok("0.00"));
+        check(&[0x00], -3, Ok("0"));
+        check(&[0x0c], -3, Ok("12000"));
+        check(&[0x80], 0, Ok("-128"));
+        check(&[0x80, 0, 0, 0], 0, Ok("-2147483648"));
+        check(&[0xff, 0xff, 0xff, 0xff, 0xff], 0, Ok("-1"));
+        check(&[0xff, 0, 0, 0, 0], 0, Ok("-4294967296"));
+        check(&[0x3b, 0x9a, 0xca, 0x00], 0, Ok("1000000000"));
+        check(&i128::MIN.to_be_bytes(), 0, Ok(&i128::MIN.to_string()));
+        check(
+            &[&[0x01][..], &[0; 32]].concat(),
+            0,
+            Ok("115792089237316195423570985008687907853269984665640564039457584007913129639936"),
+        );
+        check(&[0x01, 0x90], 2046, Ok(&format!("0.{}4", "0".repeat(2043))));
+        check(&[0x0a], 1001, Ok(&format!("0.{}1", "0".repeat(999))));
+        check(&[], 0, Err(Inexact::NotANumber));
+        check(&[1], i64::MIN, Err(Inexact::Digits));
+        check(&[1], i64::MAX, Err(Inexact::Digits));
+        check(&[0x7f; 80_000], 0, Err(Inexact::Digits));
+    }
+
+    #[test]
     fn a_scale_of_its_own_is_carried_over_exactly() {
         let check = |unscaled: i64, sent_scale, expected| {
             assert_eq!(from_bytes(&unscaled.to_be_bytes(), sent_scale, 10, 2), expected, "{unscaled} {sent_scale}");
@@ -163,5 +269,13 @@ mod tests {
         check(1, -1000, Err(Inexact::Digits));
         check(1, i64::MIN, Err(Inexact::Digits));
         check(1, i64::MAX, Err(Inexact::Scale));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_digits_are_those_of_the_number(number: i128, scale in 0i64..60) {
+            let text = text_of_bytes(&number.to_be_bytes(), scale).unwrap();
+            proptest::prop_assert_eq!(text.replace('.', "").parse::<i128>().unwrap(), number);
+        }
     }
 }

@@ -14,6 +14,16 @@ use crate::row::{Column, ColumnType, Encoding};
 pub(super) const PLACEHOLDER: &str = "__debezium_unavailable_value";
 /// The same for a column of bytes.
 const PLACEHOLDER_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+/// The same for PostgreSQL's hstore: as a map, and as JSON in a string.
+const PLACEHOLDER_MAP: &str = r#"{"__debezium_unavailable_value":"__debezium_unavailable_value"}"#;
+const PLACEHOLDER_MAP_TEXT: &str = r#"{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}"#;
+/// The same for PostgreSQL's arrays: of text, of UUIDs (the name UUID of the text) and of numbers or dates (the codes of
+/// its characters).
+const PLACEHOLDER_LISTS: [&str; 3] = [
+    r#"["__debezium_unavailable_value"]"#,
+    r#"["b68a35a7-17ad-35b3-af2a-ae46edb4545a"]"#,
+    "[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
+];
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value<'a> {
@@ -75,7 +85,7 @@ pub(super) fn read<'a>(json: &'a str, column: &Column) -> Result<Value<'a>, Misf
         (ColumnType::Float, _) => float(json).map(Value::Float),
         (ColumnType::Double, _) => double(json).map(Value::Double),
         (ColumnType::Decimal { precision, scale }, Encoding::Base64) => {
-            let (bytes, sent_scale) = decimal_bytes(json, scale)?;
+            let (bytes, sent_scale) = decimal_bytes(json, Some(i64::from(scale)))?;
             Ok(Value::Decimal(decimal::from_bytes(&bytes, sent_scale, precision, scale)?))
         }
         (ColumnType::Decimal { precision, scale }, _) => {
@@ -87,28 +97,67 @@ pub(super) fn read<'a>(json: &'a str, column: &Column) -> Result<Value<'a>, Misf
         (ColumnType::Timestamp, Encoding::Iso) => Ok(Value::Long(iso::timestamp(&text(json)?)?)),
         (ColumnType::Timestamptz, Encoding::Iso) => Ok(Value::Long(iso::timestamptz(&text(json)?)?)),
         (ColumnType::Timestamp | ColumnType::Timestamptz, unit) => micros(whole(json)?, unit).map(Value::Long),
+        (ColumnType::String, Encoding::Json) => Ok(Value::Text(compact(json))),
+        (ColumnType::String, Encoding::Nanos) => Ok(Value::Text(iso::nanos_text(whole(json)?).into())),
+        (ColumnType::String, Encoding::TimeMillis) => Ok(Value::Text(iso::time_text(whole(json)?, 3).into())),
+        (ColumnType::String, Encoding::TimeMicros) => Ok(Value::Text(iso::time_text(whole(json)?, 6).into())),
+        (ColumnType::String, Encoding::TimeNanos) => Ok(Value::Text(iso::time_text(whole(json)?, 9).into())),
+        (ColumnType::String, Encoding::Digits { scale }) => {
+            let (bytes, scale) = decimal_bytes(json, scale.map(i64::from))?;
+            Ok(Value::Text(decimal::text_of_bytes(&bytes, scale)?.into()))
+        }
         (ColumnType::String, _) => text(json).map(Value::Text),
         (ColumnType::Binary, _) => base64::decode(&text(json)?).map(Value::Bytes).ok_or(Misfit::Base64),
     }
 }
 
+/// Whether a value stands for one that was not sent. Only values that a source may leave out of its log have such
+/// forms: text, bytes, exact numbers, documents and lists.
 fn is_placeholder(json: &str, column: &Column) -> bool {
-    let Some(inside) = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
-        return false;
-    };
-    inside == PLACEHOLDER || column.encoding == Encoding::Base64 && inside == PLACEHOLDER_BASE64
+    match (column.column_type, column.encoding) {
+        (ColumnType::String, Encoding::Native) => is_inside(json, &[PLACEHOLDER, PLACEHOLDER_MAP_TEXT]),
+        (ColumnType::String, Encoding::Json) => is_structure(json),
+        (ColumnType::String, Encoding::Digits { .. }) => is_inside(json, &[PLACEHOLDER]),
+        (ColumnType::Binary | ColumnType::Decimal { .. }, Encoding::Base64) => {
+            is_inside(json, &[PLACEHOLDER, PLACEHOLDER_BASE64])
+        }
+        (ColumnType::Decimal { .. }, _) => is_inside(json, &[PLACEHOLDER]),
+        _ => false,
+    }
 }
 
 /// Whether a value of unknown type stands for one that was not sent.
 pub(super) fn is_any_placeholder(json: &str) -> bool {
-    json.strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .is_some_and(|inside| inside == PLACEHOLDER || inside == PLACEHOLDER_BASE64)
+    is_inside(json, &[PLACEHOLDER, PLACEHOLDER_BASE64, PLACEHOLDER_MAP_TEXT]) || is_structure(json)
 }
 
 /// Whether `json` can hold a placeholder at all, which is cheap to say of most rows.
 pub(super) fn mentions_placeholder(json: &str) -> bool {
-    json.contains(PLACEHOLDER) || json.contains(PLACEHOLDER_BASE64)
+    let codes = &PLACEHOLDER_LISTS[2][1..30];
+    let uuid = &PLACEHOLDER_LISTS[1][2..38];
+    [PLACEHOLDER, PLACEHOLDER_BASE64, uuid, codes].iter().any(|mark| json.contains(mark))
+}
+
+fn is_inside(json: &str, texts: &[&str]) -> bool {
+    json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).is_some_and(|inside| texts.contains(&inside))
+}
+
+fn is_structure(json: &str) -> bool {
+    // Longer ones are none, whatever the white space in them.
+    const LONGEST: usize = 256;
+    if !json.starts_with(['[', '{']) || json.len() > LONGEST {
+        return false;
+    }
+    let json = compact(json);
+    json == PLACEHOLDER_MAP || PLACEHOLDER_LISTS.iter().any(|list| json == *list)
+}
+
+fn compact(json: &str) -> Cow<'_, str> {
+    if json.bytes().any(|byte| byte.is_ascii_whitespace()) {
+        Cow::Owned(json::compact(json))
+    } else {
+        Cow::Borrowed(json)
+    }
 }
 
 fn whole(json: &str) -> Result<i64, Misfit> {
@@ -121,7 +170,7 @@ fn whole(json: &str) -> Result<i64, Misfit> {
 
 fn micros(count: i64, unit: Encoding) -> Result<i64, Misfit> {
     match unit {
-        Encoding::Millis => count.checked_mul(1000).ok_or(Misfit::Range),
+        Encoding::Millis => iso::from_millis(count).ok_or(Misfit::Range),
         Encoding::Nanos if count % 1000 != 0 => Err(Misfit::Nanoseconds),
         Encoding::Nanos => Ok(count / 1000),
         _ => Ok(count),
@@ -173,22 +222,22 @@ fn significant_digits(number: &str) -> usize {
 
 /// The bytes of a decimal and their scale, which is the column's unless the value brings its own
 /// (`io.debezium.data.VariableScaleDecimal`).
-fn decimal_bytes(json: &str, scale: i8) -> Result<(Vec<u8>, i64), Misfit> {
+fn decimal_bytes(json: &str, scale: Option<i64>) -> Result<(Vec<u8>, i64), Misfit> {
     #[derive(Deserialize)]
     struct VariableScale<'a> {
         scale: i64,
         #[serde(borrow)]
         value: Cow<'a, str>,
     }
-    let expected = "base64 text";
+    let expected = if scale.is_some() { "base64 text" } else { "an object of scale and value" };
     if json.starts_with('{') {
         let own: VariableScale<'_> = serde_json::from_str(json).map_err(|_| kind(json, expected))?;
         return Ok((base64::decode(&own.value).ok_or(Misfit::Base64)?, own.scale));
     }
-    if !json.starts_with('"') {
-        return Err(kind(json, expected));
+    match scale {
+        Some(scale) if json.starts_with('"') => Ok((base64::decode(&text(json)?).ok_or(Misfit::Base64)?, scale)),
+        _ => Err(kind(json, expected)),
     }
-    Ok((base64::decode(&text(json)?).ok_or(Misfit::Base64)?, i64::from(scale)))
 }
 
 fn text(json: &str) -> Result<Cow<'_, str>, Misfit> {
@@ -329,7 +378,10 @@ mod tests {
         }
         check("timestamp iso", "\"2025-01-01T00:00:00.5\"", Ok(Value::Long(1_735_689_600_500_000)));
         check("timestamptz", "\"2025-01-01T01:00:00.5+01:00\"", Ok(Value::Long(1_735_689_600_500_000)));
-        check("timestamptz", "\"infinity\"", Err("it is not a timestamp with a zone like 2025-01-31T23:59:59.123456Z"));
+        check("timestamptz", "\"infinity\"", Ok(Value::Long(i64::MAX)));
+        check("timestamptz", "\"never\"", Err("it is not a timestamp with a zone like 2025-01-31T23:59:59.123456Z"));
+        check("timestamp millis", "9223372036825200000", Ok(Value::Long(i64::MAX)));
+        check("timestamp micros", "-9223372036854775808", Ok(Value::Long(i64::MIN)));
         check("timestamptz", "\"2025-01-01T00:00:00.1234567Z\"", Err("it has digits below the microsecond"));
     }
 
@@ -357,5 +409,66 @@ mod tests {
         check("binary", &encoded, Ok(Value::Unavailable));
         check("decimal(10,2)", &encoded, Ok(Value::Unavailable));
         check("string", &encoded, Ok(Value::Text(PLACEHOLDER_BASE64.into())));
+        check("string digits", &plain, Ok(Value::Unavailable));
+        check("string", &format!("\"{PLACEHOLDER_MAP_TEXT}\""), Ok(Value::Unavailable));
+        assert_eq!(json::string(&format!("\"{PLACEHOLDER_MAP_TEXT}\"")).unwrap(), PLACEHOLDER_MAP);
+        let codes: Vec<String> = PLACEHOLDER.bytes().map(|code| code.to_string()).collect();
+        assert_eq!(PLACEHOLDER_LISTS[2], format!("[{}]", codes.join(",")));
+        for structure in PLACEHOLDER_LISTS.into_iter().chain([PLACEHOLDER_MAP]) {
+            check("string json", structure, Ok(Value::Unavailable));
+            check("string json", &structure.replace(',', " , "), Ok(Value::Unavailable));
+            check(
+                "string",
+                structure,
+                Err(if structure.starts_with('[') {
+                    "it is an array, and text is expected"
+                } else {
+                    "it is an object, and text is expected"
+                }),
+            );
+            assert!(is_any_placeholder(structure) && mentions_placeholder(structure), "{structure}");
+        }
+        assert!(mentions_placeholder(&plain) && mentions_placeholder(&encoded));
+    }
+
+    #[test]
+    fn a_column_that_is_always_sent_has_no_placeholder() {
+        let plain = format!("\"{PLACEHOLDER}\"");
+        for declared in
+            ["boolean", "int", "long", "float", "double", "date", "date iso", "timestamp iso", "timestamptz"]
+        {
+            let column = declared.split_once(' ').unwrap_or((declared, ""));
+            let encoding = (!column.1.is_empty()).then(|| column.1.parse().unwrap());
+            let column = Column::new("c", column.0.parse().unwrap(), encoding).unwrap();
+            assert!(read(&plain, &column).is_err(), "{declared}");
+        }
+        check("string json", &plain, Ok(Value::Text(plain.as_str().into())));
+        check(
+            "string json",
+            r#"["__debezium_unavailable_value","b"]"#,
+            Ok(Value::Text(r#"["__debezium_unavailable_value","b"]"#.into())),
+        );
+    }
+
+    #[test]
+    fn what_iceberg_has_no_type_for_is_text() {
+        let text = |text: &str| Ok(Value::Text(text.to_string().into()));
+        check("string time-millis", "45296789", text("12:34:56.789"));
+        check("string time-micros", "86399999999", text("23:59:59.999999"));
+        check("string time-micros", "-1", text("-00:00:00.000001"));
+        check("string time-nanos", "1", text("00:00:00.000000001"));
+        check("string time-micros", "\"12:00\"", Err("it is text, and a whole number is expected"));
+        check("string nanos", "1735689600123456789", text("2025-01-01T00:00:00.123456789"));
+        check("string nanos", "1.5", Err("it is not a whole number"));
+        check("string json", r#"[1.10,null,"a b"]"#, text(r#"[1.10,null,"a b"]"#));
+        check("string json", r#"{ "a" : [ 1 ] }"#, text(r#"{"a":[1]}"#));
+        check("string json", "7", text("7"));
+        check("string json", "null", Ok(Value::Null));
+        check("string digits", r#"{"scale":2,"value":"MDk="}"#, text("123.45"));
+        check("string digits", "\"MDk=\"", Err("it is text, and an object of scale and value is expected"));
+        check("string digits", "{}", Err("it is an object, and an object of scale and value is expected"));
+        check("string digits(20)", "\"MDk=\"", text("0.00000000000000012345"));
+        check("string digits(20)", "12", Err("it is a number, and base64 text is expected"));
+        check("string digits(2)", "\"*\"", Err("it is not base64"));
     }
 }
