@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use super::{Context, Outcome};
 use crate::config::{Brokers, Config};
-use crate::decode::Format;
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
@@ -233,7 +232,7 @@ async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> 
     })?;
     let route = |topic: &str| pipeline::route(config, topic);
     let triggers = pipeline::commit_triggers(config);
-    let mut ingest = Ingest::start(lake, Box::new(source), route, Format::DebeziumJson, triggers, observer).await?;
+    let mut ingest = Ingest::start(lake, Box::new(source), route, pipeline::format(config), triggers, observer).await?;
     let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
     let (tell, until) = watch::channel(goal);
     let listening = async {

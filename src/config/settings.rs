@@ -282,9 +282,13 @@ impl Serialize for KafkaProperties {
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum Format {
-    /// Debezium change events as JSON, with or without the schema block.
+    /// Debezium change events as JSON, with or without the schema block: in their envelope, or flattened
+    /// (`ExtractNewRecordState`) with `op`, `deleted` or fields of `source` added.
     #[default]
     DebeziumJson,
+    /// rows as JSON objects, with or without a schema block, as the flattened form is without added fields. Each record is
+    /// an upsert of its key; one without a value deletes it.
+    Json,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -391,9 +395,14 @@ fn encodings() -> serde_json::Value {
         ("days", "days since 1970 (`io.debezium.time.Date`)"),
         ("millis", "milliseconds since 1970 (`io.debezium.time.Timestamp`)"),
         ("micros", "microseconds since 1970 (`io.debezium.time.MicroTimestamp`)"),
-        ("nanos", "nanoseconds since 1970 (`io.debezium.time.NanoTimestamp`)"),
+        ("nanos", "nanoseconds since 1970 (`io.debezium.time.NanoTimestamp`); a `string` keeps all nine digits"),
         ("iso", "ISO 8601 text (`io.debezium.time.ZonedTimestamp`)"),
         ("base64", "base64 of bytes; for a decimal, of its unscaled value (`decimal.handling.mode=precise`)"),
+        ("json", "any JSON value, kept as its text: arrays, maps and structs"),
+        ("time-millis", "milliseconds since midnight (`io.debezium.time.Time`), which become `12:34:56.789`"),
+        ("time-micros", "microseconds since midnight (`io.debezium.time.MicroTime`), which become `12:34:56.789012`"),
+        ("time-nanos", "nanoseconds since midnight (`io.debezium.time.NanoTime`), which become `12:34:56.789012345`"),
+        ("digits", "a decimal that no `decimal(P,S)` holds, as `io.debezium.data.VariableScaleDecimal` carries it"),
     ];
     words.iter().map(|(word, about)| serde_json::json!({ "const": word, "description": about })).collect()
 }

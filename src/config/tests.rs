@@ -200,8 +200,8 @@ fn wrong_values_say_what_is_right() {
     insta::assert_snapshot!(error("commit: { rows: many }\n"), @"error: icestream.yaml:2:17 commit.rows: `many` is not a whole number");
     insta::assert_snapshot!(error("commit: { rows: 0 }\n"), @"error: icestream.yaml:2:17 commit.rows: must be at least 1, not 0");
     insta::assert_snapshot!(error("storage: { s3: { path_style: yes } }\n"), @"error: icestream.yaml:2:30 storage.s3.path_style: `yes` is not `true` or `false`");
-    insta::assert_snapshot!(error("source: { format: debezium-jsn }\n"), @"error: icestream.yaml:2:19 source.format: `debezium-jsn` is not allowed; did you mean `debezium-json`? allowed: `debezium-json`");
-    insta::assert_snapshot!(error("source: { format: xml }\n"), @"error: icestream.yaml:2:19 source.format: `xml` is not allowed; allowed: `debezium-json`");
+    insta::assert_snapshot!(error("source: { format: debezium-jsn }\n"), @"error: icestream.yaml:2:19 source.format: `debezium-jsn` is not allowed; did you mean `debezium-json`? allowed: `debezium-json`, `json`");
+    insta::assert_snapshot!(error("source: { format: xml }\n"), @"error: icestream.yaml:2:19 source.format: `xml` is not allowed; allowed: `debezium-json`, `json`");
     insta::assert_snapshot!(error("namespaces: { bronze: Shop-Raw }\n"), @"error: icestream.yaml:2:23 namespaces.bronze: `Shop-Raw` is not a valid name: use lower-case letters, digits and underscores, starting with a letter; for example `shop_raw`");
     insta::assert_snapshot!(error("warehouse: gs://lake\n"), @"error: icestream.yaml:2:12 warehouse: `gs://` is not supported; write a folder, `file:///folder` or `s3://bucket/prefix`");
     insta::assert_snapshot!(error("warehouse: \"s3://\"\n"), @"error: icestream.yaml:2:12 warehouse: `s3://` names no bucket");
@@ -376,7 +376,7 @@ fn problems_of_tables() {
           catalog/orders.yaml:3:13 columns[1].name: `Total` is not a valid name: use lower-case letters, digits and underscores, starting with a letter; for example `total`
           catalog/orders.yaml:3:26 columns[1].type: `decimal(40,2)`: a decimal has 1 to 38 digits, and not more of them behind the point than in all
           catalog/orders.yaml:4:5 columns[2]: `name` is missing, for example `name: total_amount`
-          catalog/orders.yaml:5:37 columns[3].encoding: `b64` is not allowed; allowed: `native`, `days`, `millis`, `micros`, `nanos`, `iso`, `base64`
+          catalog/orders.yaml:5:37 columns[3].encoding: `b64` is not allowed; allowed: `native`, `days`, `millis`, `micros`, `nanos`, `iso`, `base64`, `json`, `time-millis`, `time-micros`, `time-nanos`, `digits`
           catalog/orders.yaml:5:42 columns[3].typ: unknown key; did you mean `type`? allowed: `name`, `type`, `encoding`, `doc`
         "
     );

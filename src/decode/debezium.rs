@@ -1,77 +1,62 @@
-//! Debezium's envelope in JSON, with or without the schema block around it.
+//! Debezium's change events in JSON: the envelope, and the flattened form (`flattened.rs`).
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::connect::{Layout, Shapes};
+use super::flattened;
+use super::payload::{self, Fields, Reason};
 use super::position::position;
 use crate::change::{ChangeEvent, Consumed, Decoded, Op, RawRecord, Rejected};
-use crate::json::{self, Stopped};
-
-/// Why a record is no change event. Says nothing of the values in it, since it is shown and logged.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Reason {
-    #[error("the key is not JSON")]
-    KeyNotJson,
-    #[error("the payload is empty")]
-    Empty,
-    #[error("the payload is not UTF-8 text")]
-    NotText,
-    #[error("{what} is not JSON: {problem}")]
-    NotJson { what: &'static str, problem: String },
-    #[error("{what} is not a JSON object")]
-    NotAnObject { what: &'static str },
-    #[error("field `{name}` is given twice")]
-    GivenTwice { name: String },
-    #[error("the payload has no `op`, so it is not a Debezium change event")]
-    NoOp,
-    #[error("`op` is {found}, and not one of c, u, d, r, t, m")]
-    UnknownOp { found: String },
-    #[error("an event with op `{op}` has no `after`")]
-    NoAfter { op: &'static str },
-}
-
-/// The fields of one JSON object, their values as JSON text.
-#[derive(Debug, Default)]
-pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a str)>);
+use crate::json;
+use crate::row::RowShape;
 
 /// What the payload turned out to be.
 enum Reading {
-    Change(Envelope),
+    Change(Event),
     Consumed(Consumed),
 }
 
 /// The parts of an event that come from the payload.
-struct Envelope {
-    op: Op,
-    source: SourceBlock,
-    before: Option<Bytes>,
-    after: Option<Bytes>,
+pub(super) struct Event {
+    pub(super) op: Op,
+    pub(super) source: SourceBlock,
+    pub(super) before: Option<Bytes>,
+    pub(super) after: Option<Bytes>,
+    pub(super) shape: Option<Arc<RowShape>>,
 }
 
 #[derive(Debug, Default)]
-struct SourceBlock {
+pub(super) struct SourceBlock {
     ts_us: Option<i64>,
     position: Option<String>,
     tx_id: Option<String>,
     rest: Option<String>,
-    is_mongodb: bool,
 }
 
-pub(super) fn decode(record: RawRecord) -> Decoded {
+pub(super) fn decode(record: RawRecord, shapes: &mut Shapes) -> Decoded {
     let Some(payload) = record.payload.clone() else {
         return Decoded::Consumed(record, Consumed::Tombstone);
     };
-    let key = match record.key.as_deref().map(key_text).transpose() {
+    let key = match record.key.as_deref().map(payload::key_text).transpose() {
         Ok(key) => key.flatten(),
         Err(kept) => {
             return Decoded::Rejected(Rejected { record, key: Some(kept), reason: Reason::KeyNotJson.to_string() });
         }
     };
-    match read(&payload, &record, key.as_deref()) {
+    match read(&payload, &record, key.as_deref(), shapes) {
         Ok(Reading::Consumed(what)) => Decoded::Consumed(record, what),
-        Ok(Reading::Change(Envelope { op, source, before, after })) => Decoded::Change(ChangeEvent {
+        Ok(Reading::Change(event)) => Decoded::Change(event.of(record, key)),
+        Err(reason) => Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
+    }
+}
+
+impl Event {
+    pub(super) fn of(self, record: RawRecord, key: Option<String>) -> ChangeEvent {
+        let Event { op, source, before, after, shape } = self;
+        ChangeEvent {
             record,
             key,
             op,
@@ -81,40 +66,37 @@ pub(super) fn decode(record: RawRecord) -> Decoded {
             source: source.rest,
             before,
             after,
-            shape: None,
-        }),
-        Err(reason) => Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
+            shape,
+        }
     }
 }
 
-fn read(payload: &Bytes, record: &RawRecord, key: Option<&str>) -> Result<Reading, Reason> {
-    if payload.is_empty() {
-        return Err(Reason::Empty);
-    }
-    let text = std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii();
-    let mut fields = match text {
-        "null" => return Ok(Reading::Consumed(Consumed::Tombstone)),
-        _ => Fields::parse(text, "the payload")?,
+fn read(payload: &Bytes, record: &RawRecord, key: Option<&str>, shapes: &mut Shapes) -> Result<Reading, Reason> {
+    let Some(object) = payload::open(payload, |text| shapes.strip_known(&record.topic, text))? else {
+        return Ok(Reading::Consumed(Consumed::Tombstone));
     };
-    if let Some(inner) = fields.schema_block_payload() {
-        fields = match inner {
-            "null" => return Ok(Reading::Consumed(Consumed::Tombstone)),
-            _ => Fields::parse(inner, "`payload`")?,
-        };
+    if flattened::is_flattened(&object.fields) {
+        return flattened::read(&object, &record.topic, shapes).map(Reading::Change);
     }
+    let fields = &object.fields;
     let Some(op) = fields.get("op") else {
-        return consumed(&fields, record, key).map(Reading::Consumed).ok_or(Reason::NoOp);
+        return consumed(fields, record, key).map(Reading::Consumed).ok_or(Reason::NoOp);
     };
-    let op = json::string(op).as_deref().and_then(Op::from_letter).ok_or_else(|| unknown_op(op))?;
-    let source = source_block(&fields)?;
-    let before = image(payload, &fields, "before", &source)?;
-    let after = image(payload, &fields, "after", &source)?;
+    let op = op_of(op)?;
+    let source = Source::of_envelope(fields)?;
+    let before = image(payload, fields, "before", &source)?;
+    let after = image(payload, fields, "after", &source)?;
     // MongoDB sends an update as its description where the connector does not look the document up.
-    let describes = source.is_mongodb && op == Op::Update;
+    let describes = source.is_mongodb() && op == Op::Update;
     if after.is_none() && matches!(op, Op::Create | Op::Update | Op::Read) && !describes {
         return Err(Reason::NoAfter { op: op.letter() });
     }
-    Ok(Reading::Change(Envelope { op, source, before, after }))
+    let shape = object.schema.and_then(|schema| shapes.shape(&record.topic, schema, Layout::Envelope));
+    Ok(Reading::Change(Event { op, source: source.lift(), before, after, shape }))
+}
+
+pub(super) fn op_of(json: &str) -> Result<Op, Reason> {
+    json::string(json).as_deref().and_then(Op::from_letter).ok_or_else(|| unknown_op(json))
 }
 
 fn unknown_op(json: &str) -> Reason {
@@ -133,7 +115,7 @@ fn unknown_op(json: &str) -> Reason {
 fn consumed(fields: &Fields<'_>, record: &RawRecord, key: Option<&str>) -> Option<Consumed> {
     let has = |name: &str| fields.get(name).is_some();
     let is_time = |name: &str| matches!(name, "ts_ms" | "ts_us" | "ts_ns");
-    let only_time = has("ts_ms") && fields.0.iter().all(|(name, _)| is_time(name));
+    let only_time = has("ts_ms") && fields.iter().all(|(name, _)| is_time(name));
     if only_time && (record.topic.contains("heartbeat") || key.is_some_and(|key| key.starts_with("{\"serverName\":"))) {
         return Some(Consumed::Heartbeat);
     }
@@ -149,13 +131,13 @@ fn image(
     payload: &Bytes,
     fields: &Fields<'_>,
     name: &'static str,
-    source: &SourceBlock,
+    source: &Source<'_>,
 ) -> Result<Option<Bytes>, Reason> {
     let what = if name == "before" { "`before`" } else { "`after`" };
     match fields.get(name) {
         None | Some("null") => Ok(None),
         Some(object) if object.starts_with('{') => Ok(Some(payload.slice_ref(object.as_bytes()))),
-        Some(string) if source.is_mongodb => {
+        Some(string) if source.is_mongodb() => {
             let document = json::string(string).ok_or(Reason::NotAnObject { what })?;
             Fields::parse(document.trim_ascii(), what)?;
             Ok(Some(Bytes::from(document.into_owned())))
@@ -164,49 +146,67 @@ fn image(
     }
 }
 
-/// Lifts what bronze has columns for out of the source block, and keeps the rest.
-///
-/// What a column holds exactly is left out of the rest, which thereby is the same text for most events of a table and
-/// costs next to nothing in a file.
-fn source_block(envelope: &Fields<'_>) -> Result<SourceBlock, Reason> {
-    let source = match envelope.get("source") {
-        None | Some("null") => Fields::default(),
-        Some(text) => Fields::parse(text, "`source`")?,
-    };
-    let connector = source.text("connector").unwrap_or_default();
-    let whole = |name: &str| source.get(name).and_then(|text| text.parse::<i64>().ok());
-    let millis = whole("ts_ms");
-    let ts_us = whole("ts_us").or_else(|| millis?.checked_mul(1000));
-    let position = position(&connector, &source);
-    let transaction = envelope.get("transaction").filter(|text| text.starts_with('{'));
-    let source_tx = source.scalar("txId");
-    let tx_id = match (&source_tx, transaction) {
-        (Some(id), _) => Some(id.to_string()),
-        (None, Some(text)) => Fields::parse(text, "`transaction`")?.scalar("id").map(Cow::into_owned),
-        (None, None) => None,
-    };
-    let held = |name: &str| match name {
-        "ts_us" => ts_us.is_some() && whole("ts_us") == ts_us,
-        "ts_ms" => millis.is_some() && millis == ts_us.map(|us| us.div_euclid(1000)),
-        "ts_ns" => ts_us.is_some() && whole("ts_ns") == ts_us.and_then(|us| us.checked_mul(1000)),
-        "txId" => source_tx.is_some(),
-        _ => position.as_ref().is_some_and(|position| position.holds.contains(&name)),
-    };
-    let mut rest = "{".to_string();
-    for (name, value) in source.0.iter().filter(|(name, _)| !held(name)) {
-        json::push_field(&mut rest, name, value);
+/// What an event says of where it comes from.
+pub(super) struct Source<'a> {
+    pub(super) connector: Cow<'a, str>,
+    pub(super) fields: Fields<'a>,
+    /// The transaction's id, where the source block has none.
+    pub(super) transaction: Option<String>,
+    /// What the event says outside of its source block and its images, as the JSON text of one object.
+    pub(super) beside: Option<String>,
+}
+
+impl<'a> Source<'a> {
+    fn of_envelope(envelope: &Fields<'a>) -> Result<Self, Reason> {
+        let fields = match envelope.get("source") {
+            None | Some("null") => Fields::default(),
+            Some(text) => Fields::parse(text, "`source`")?,
+        };
+        let transaction = match envelope.get("transaction").filter(|text| text.starts_with('{')) {
+            Some(text) => Fields::parse(text, "`transaction`")?.scalar("id").map(Cow::into_owned),
+            None => None,
+        };
+        let connector = fields.text("connector").unwrap_or_default();
+        Ok(Source { connector, fields, transaction, beside: unexpected(envelope) })
     }
-    if let Some(unexpected) = unexpected(envelope) {
-        json::push_field(&mut rest, "envelope", &unexpected);
+
+    fn is_mongodb(&self) -> bool {
+        self.connector == "mongodb"
     }
-    rest.push('}');
-    Ok(SourceBlock {
-        ts_us,
-        position: position.map(|position| position.text),
-        tx_id,
-        rest: (rest.len() > 2).then_some(rest),
-        is_mongodb: connector == "mongodb",
-    })
+
+    /// Lifts what bronze has columns for out of the source block, and keeps the rest.
+    ///
+    /// What a column holds exactly is left out of the rest, which thereby is the same text for most events of a table and
+    /// costs next to nothing in a file.
+    pub(super) fn lift(self) -> SourceBlock {
+        let Source { connector, fields, transaction, beside } = self;
+        let whole = |name: &str| fields.get(name).and_then(|text| text.parse::<i64>().ok());
+        let millis = whole("ts_ms");
+        let ts_us = whole("ts_us").or_else(|| millis?.checked_mul(1000));
+        let position = position(&connector, &fields);
+        let own_transaction = fields.scalar("txId");
+        let held = |name: &str| match name {
+            "ts_us" => ts_us.is_some() && whole("ts_us") == ts_us,
+            "ts_ms" => millis.is_some() && millis == ts_us.map(|us| us.div_euclid(1000)),
+            "ts_ns" => ts_us.is_some() && whole("ts_ns") == ts_us.and_then(|us| us.checked_mul(1000)),
+            "txId" => own_transaction.is_some(),
+            _ => position.as_ref().is_some_and(|position| position.holds.contains(&name)),
+        };
+        let mut rest = "{".to_string();
+        for (name, value) in fields.iter().filter(|(name, _)| !held(name)) {
+            json::push_field(&mut rest, name, value);
+        }
+        if let Some(beside) = beside {
+            json::push_field(&mut rest, "envelope", &beside);
+        }
+        rest.push('}');
+        SourceBlock {
+            ts_us,
+            tx_id: own_transaction.map(Cow::into_owned).or(transaction),
+            position: position.map(|position| position.text),
+            rest: (rest.len() > 2).then_some(rest),
+        }
+    }
 }
 
 /// The envelope's fields that no bronze column is made for: a logical decoding message, the place in a transaction,
@@ -214,118 +214,20 @@ fn source_block(envelope: &Fields<'_>) -> Result<SourceBlock, Reason> {
 fn unexpected(envelope: &Fields<'_>) -> Option<String> {
     let known = |name: &str| matches!(name, "before" | "after" | "source" | "op" | "ts_ms" | "ts_us" | "ts_ns");
     let mut object = "{".to_string();
-    for (name, value) in envelope.0.iter().filter(|(name, value)| !known(name) && *value != "null") {
+    for (name, value) in envelope.iter().filter(|(name, value)| !known(name) && *value != "null") {
         json::push_field(&mut object, name, value);
     }
     object.push('}');
     (object.len() > 2).then_some(object)
 }
 
-/// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
-/// JSON comes back as JSON that holds it, for the rejected row.
-fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return Err(format!("{{\"base64\":\"{}\"}}", base64(bytes)));
-    };
-    let text = text.trim_ascii();
-    if !json::is_value(text) {
-        let mut kept = String::new();
-        json::push_string(&mut kept, text);
-        return Err(kept);
-    }
-    let mut key = text;
-    // A look for the word spares most keys a second reading.
-    if text.starts_with('{') && text.contains("\"payload\"") {
-        key = Fields::read(text).and_then(|fields| fields.schema_block_payload()).unwrap_or(text);
-    }
-    Ok((key != "null").then(|| json::compact(key)))
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for digit in 0..4 {
-            let index = (group >> (18 - 6 * digit)) & 63;
-            text.push(if digit <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
-        }
-    }
-    text
-}
-
-impl<'a> Fields<'a> {
-    fn parse(text: &'a str, what: &'static str) -> Result<Self, Reason> {
-        if !text.starts_with('{') {
-            // Random bytes are more often no JSON at all than JSON of another kind.
-            return Err(match serde_json::from_str::<&serde_json::value::RawValue>(text) {
-                Ok(_) => Reason::NotAnObject { what },
-                Err(error) => Reason::NotJson { what, problem: error.to_string() },
-            });
-        }
-        let mut fields = Vec::with_capacity(16);
-        json::each_field(text, |name, value| {
-            fields.push((name, value));
-            Ok(())
-        })
-        .map_err(|stopped: Stopped<Reason>| match stopped {
-            Stopped::Syntax(error) => Reason::NotJson { what, problem: error.to_string() },
-            Stopped::Field(reason) => reason,
-        })?;
-        match repeated(&fields) {
-            Some(name) => Err(Reason::GivenTwice { name: name.chars().take(64).collect() }),
-            None => Ok(Fields(fields)),
-        }
-    }
-
-    pub(super) fn read(text: &'a str) -> Option<Self> {
-        Fields::parse(text, "").ok()
-    }
-
-    /// The JSON text of a field.
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
-    }
-
-    /// The text of a field that is a JSON string.
-    pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        json::string(self.get(name)?)
-    }
-
-    /// A string's text or a number's digits.
-    fn scalar(&self, name: &str) -> Option<Cow<'a, str>> {
-        match self.get(name)? {
-            text if text.starts_with('"') => json::string(text),
-            number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Some(Cow::Borrowed(number)),
-            _ => None,
-        }
-    }
-
-    /// What a schema block is wrapped around. A row with two columns of these names is not taken for one, because a
-    /// schema is `null` or an object with a type.
-    fn schema_block_payload(&self) -> Option<&'a str> {
-        if self.0.len() != 2 {
-            return None;
-        }
-        let (schema, payload) = (self.get("schema")?, self.get("payload")?);
-        let is_schema = schema == "null" || Fields::read(schema).is_some_and(|schema| schema.get("type").is_some());
-        is_schema.then_some(payload)
-    }
-}
-
-fn repeated<'a>(fields: &'a [(Cow<'_, str>, &str)]) -> Option<&'a str> {
-    // Envelopes are small; a set pays only for input that is made to be large.
-    if fields.len() <= 32 {
-        let repeats = |index: usize| fields[..index].iter().any(|(earlier, _)| *earlier == fields[index].0);
-        return (1..fields.len()).find(|index| repeats(*index)).map(|index| &*fields[index].0);
-    }
-    let mut seen = HashSet::new();
-    fields.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decode(record: RawRecord) -> Decoded {
+        super::decode(record, &mut Shapes::default())
+    }
 
     const SOURCE: &str = r#"{"version":"3.0.8.Final","connector":"postgresql","name":"shop","ts_ms":1735689600123,"snapshot":"false","db":"shop","sequence":"[\"26800000\",\"26800184\"]","ts_us":1735689600123456,"ts_ns":1735689600123456000,"schema":"public","table":"orders","txId":771,"lsn":26800184,"xmin":null}"#;
     const SOURCE_REST: &str = r#"{"version":"3.0.8.Final","connector":"postgresql","name":"shop","snapshot":"false","db":"shop","schema":"public","table":"orders","xmin":null}"#;

@@ -2,7 +2,7 @@
 //!
 //! Every part is padded to the width of the largest value it can have, because readers compare positions as text.
 
-use super::debezium::Fields;
+use super::payload::Fields;
 
 /// A position, and the fields of the source block it holds exactly, so that nobody needs to keep them a second time.
 #[derive(Debug, PartialEq, Eq)]

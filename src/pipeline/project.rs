@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{CommitTriggers, Models, Route};
 use crate::clock::Clock;
-use crate::config::{CatalogConfig, Config, OnDelete, S3Config};
+use crate::config::{self, CatalogConfig, Config, OnDelete, S3Config};
+use crate::decode::Format;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
 use crate::gold::GoldModel;
@@ -118,6 +119,14 @@ pub fn route(config: &Config, topic: &str) -> Option<Route> {
         partition,
         properties: declared.map(|table| table.properties.clone()).unwrap_or_default(),
     })
+}
+
+/// How the topics' records are written.
+pub fn format(config: &Config) -> Format {
+    match config.format {
+        config::Format::DebeziumJson => Format::DebeziumJson,
+        config::Format::Json => Format::Json,
+    }
 }
 
 /// Every model: the files', and for each declared table without one, all its columns as they are.

@@ -1,0 +1,190 @@
+//! Keys and payloads as JSON, out of their schema blocks.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use crate::json::{self, Stopped};
+
+/// Why a record is no change event. Says nothing of the values in it, since it is shown and logged.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Reason {
+    #[error("the key is not JSON")]
+    KeyNotJson,
+    #[error("the payload is empty")]
+    Empty,
+    #[error("the payload is not UTF-8 text")]
+    NotText,
+    #[error("{what} is not JSON: {problem}")]
+    NotJson { what: &'static str, problem: String },
+    #[error("{what} is not a JSON object")]
+    NotAnObject { what: &'static str },
+    #[error("field `{name}` is given twice")]
+    GivenTwice { name: String },
+    #[error("the payload has no `op`, so it is not a Debezium change event")]
+    NoOp,
+    #[error("`op` is {found}, and not one of c, u, d, r, t, m")]
+    UnknownOp { found: String },
+    #[error("an event with op `{op}` has no `after`")]
+    NoAfter { op: &'static str },
+}
+
+/// The fields of one JSON object, their values as JSON text.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a str)>);
+
+/// A payload that holds one object.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    pub(super) text: &'a str,
+    pub(super) fields: Fields<'a>,
+    /// The schema block it came in.
+    pub(super) schema: Option<&'a str>,
+}
+
+/// The object a payload holds, out of its schema block; `None` when it holds JSON's `null`.
+///
+/// `known` finds a schema block that was seen before at the beginning of the text, and says what it is wrapped around.
+/// Blocks are longer than what they describe, and one of them comes with every record.
+pub(super) fn open<'a>(
+    payload: &'a [u8],
+    known: impl FnOnce(&'a str) -> Option<(&'a str, &'a str)>,
+) -> Result<Option<Object<'a>>, Reason> {
+    if payload.is_empty() {
+        return Err(Reason::Empty);
+    }
+    let text = std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii();
+    if text == "null" {
+        return Ok(None);
+    }
+    // What follows a known block is only taken for the payload if it is one object and nothing else.
+    if let Some((schema, inner)) = known(text)
+        && let Some(fields) = Fields::read(inner)
+    {
+        return Ok(Some(Object { text: inner, fields, schema: Some(schema) }));
+    }
+    let fields = Fields::parse(text, "the payload")?;
+    match fields.schema_and_payload() {
+        None => Ok(Some(Object { text, fields, schema: None })),
+        Some((_, "null")) => Ok(None),
+        Some((schema, inner)) => {
+            let fields = Fields::parse(inner, "`payload`")?;
+            Ok(Some(Object { text: inner, fields, schema: (schema != "null").then_some(schema) }))
+        }
+    }
+}
+
+/// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
+/// JSON comes back as JSON that holds it, for the rejected row.
+pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(format!("{{\"base64\":\"{}\"}}", base64(bytes)));
+    };
+    let text = text.trim_ascii();
+    if !json::is_value(text) {
+        let mut kept = String::new();
+        json::push_string(&mut kept, text);
+        return Err(kept);
+    }
+    let mut key = text;
+    // A look for the word spares most keys a second reading.
+    if text.starts_with('{') && text.contains("\"payload\"") {
+        key = Fields::read(text).and_then(|fields| fields.schema_and_payload()).map_or(text, |(_, payload)| payload);
+    }
+    Ok((key != "null").then(|| json::compact(key)))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let index = (group >> (18 - 6 * digit)) & 63;
+            text.push(if digit <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn parse(text: &'a str, what: &'static str) -> Result<Self, Reason> {
+        if !text.starts_with('{') {
+            // Random bytes are more often no JSON at all than JSON of another kind.
+            return Err(match serde_json::from_str::<&serde_json::value::RawValue>(text) {
+                Ok(_) => Reason::NotAnObject { what },
+                Err(error) => Reason::NotJson { what, problem: error.to_string() },
+            });
+        }
+        let mut fields = Vec::with_capacity(16);
+        json::each_field(text, |name, value| {
+            fields.push((name, value));
+            Ok(())
+        })
+        .map_err(|stopped: Stopped<Reason>| match stopped {
+            Stopped::Syntax(error) => Reason::NotJson { what, problem: error.to_string() },
+            Stopped::Field(reason) => reason,
+        })?;
+        match repeated(&fields) {
+            Some(name) => Err(Reason::GivenTwice { name: name.chars().take(64).collect() }),
+            None => Ok(Fields(fields)),
+        }
+    }
+
+    pub(super) fn read(text: &'a str) -> Option<Self> {
+        Fields::parse(text, "").ok()
+    }
+
+    /// The JSON text of a field.
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
+    }
+
+    /// The text of a field that is a JSON string.
+    pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        json::string(self.get(name)?)
+    }
+
+    /// A string's text or a number's digits.
+    pub(super) fn scalar(&self, name: &str) -> Option<Cow<'a, str>> {
+        match self.get(name)? {
+            text if text.starts_with('"') => json::string(text),
+            number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Some(Cow::Borrowed(number)),
+            _ => None,
+        }
+    }
+
+    /// Names and values in the order they are written.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(name, value)| (&**name, *value))
+    }
+
+    /// Adds a field, unless there is one of that name.
+    pub(super) fn add(&mut self, name: &str, value: &'a str) -> bool {
+        let is_new = self.get(name).is_none();
+        if is_new {
+            self.0.push((Cow::Owned(name.to_string()), value));
+        }
+        is_new
+    }
+
+    /// A schema block and what it is wrapped around. A row with two columns of these names is not taken for one, because
+    /// a schema is `null` or an object with a type.
+    fn schema_and_payload(&self) -> Option<(&'a str, &'a str)> {
+        if self.0.len() != 2 {
+            return None;
+        }
+        let (schema, payload) = (self.get("schema")?, self.get("payload")?);
+        let is_schema = schema == "null" || Fields::read(schema).is_some_and(|schema| schema.get("type").is_some());
+        is_schema.then_some((schema, payload))
+    }
+}
+
+fn repeated<'a>(fields: &'a [(Cow<'_, str>, &str)]) -> Option<&'a str> {
+    // Envelopes are small; a set pays only for input that is made to be large.
+    if fields.len() <= 32 {
+        let repeats = |index: usize| fields[..index].iter().any(|(earlier, _)| *earlier == fields[index].0);
+        return (1..fields.len()).find(|index| repeats(*index)).map(|index| &*fields[index].0);
+    }
+    let mut seen = HashSet::new();
+    fields.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name))
+}
