@@ -23,30 +23,45 @@ pub(crate) fn each_field<'a, E>(
     text: &'a str,
     mut visit: impl FnMut(Cow<'a, str>, &'a str) -> Result<(), E>,
 ) -> Result<(), Stopped<E>> {
-    let syntax = || Stopped::Syntax(complaint(text));
+    walk(text, Reader::value, |name, value, ()| visit(name, value))
+}
+
+/// Like [`each_field`]; of a value that is an object itself, `visit` gets the fields as well. One walk over the text
+/// does for both levels.
+pub(crate) fn each_field_of_two_levels<'a, E>(
+    text: &'a str,
+    visit: impl FnMut(Cow<'a, str>, &'a str, Option<Vec<Field<'a>>>) -> Result<(), E>,
+) -> Result<(), Stopped<E>> {
+    let value = |reader: &mut Reader<'a>| match reader.peek()? {
+        b'{' => reader.fields().map(Some),
+        _ => reader.value().map(|()| None),
+    };
+    walk(text, value, visit)
+}
+
+/// A field's name and the JSON text of its value.
+pub(crate) type Field<'a> = (Cow<'a, str>, &'a str);
+
+fn walk<'a, T, E>(
+    text: &'a str,
+    mut value: impl FnMut(&mut Reader<'a>) -> Option<T>,
+    mut visit: impl FnMut(Cow<'a, str>, &'a str, T) -> Result<(), E>,
+) -> Result<(), Stopped<E>> {
     let mut reader = Reader { text, at: 0 };
     reader.space();
-    reader.expect(b'{').ok_or_else(syntax)?;
+    let mut refused = None;
+    let walked = reader.object(|reader| {
+        let name = reader.name()?;
+        let start = reader.at;
+        let found = value(reader)?;
+        visit(name, text.get(start..reader.at)?, found).map_err(|error| refused = Some(error)).ok()
+    });
     reader.space();
-    if reader.peek() == Some(b'}') {
-        reader.at += 1;
-    } else {
-        loop {
-            let name = reader.name().ok_or_else(syntax)?;
-            let start = reader.at;
-            reader.value().ok_or_else(syntax)?;
-            let value = text.get(start..reader.at).ok_or_else(syntax)?;
-            visit(name, value).map_err(Stopped::Field)?;
-            reader.space();
-            match reader.next().ok_or_else(syntax)? {
-                b',' => reader.space(),
-                b'}' => break,
-                _ => return Err(syntax()),
-            }
-        }
+    match (walked, refused) {
+        (_, Some(error)) => Err(Stopped::Field(error)),
+        (Some(()), None) if reader.at == text.len() => Ok(()),
+        _ => Err(Stopped::Syntax(complaint(text))),
     }
-    reader.space();
-    if reader.at == text.len() { Ok(()) } else { Err(syntax()) }
 }
 
 /// Whether `text` is one JSON value.
@@ -168,6 +183,37 @@ impl<'a> Reader<'a> {
         self.expect(b':')?;
         self.space();
         Some(name)
+    }
+
+    /// An object whose fields, name and value, `field` reads.
+    fn object(&mut self, mut field: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.expect(b'{')?;
+        self.space();
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Some(());
+        }
+        loop {
+            field(self)?;
+            self.space();
+            match self.next()? {
+                b',' => self.space(),
+                b'}' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
+    fn fields(&mut self) -> Option<Vec<Field<'a>>> {
+        let mut fields = Vec::with_capacity(16);
+        self.object(|reader| {
+            let name = reader.name()?;
+            let start = reader.at;
+            reader.value()?;
+            fields.push((name, reader.text.get(start..reader.at)?));
+            Some(())
+        })?;
+        Some(fields)
     }
 
     fn value(&mut self) -> Option<()> {
@@ -384,9 +430,21 @@ mod tests {
             });
             let parsed = serde_json::from_str::<Ordered>(&text);
             prop_assert_eq!(walked.is_ok(), parsed.is_ok(), "{}", text);
+            let (walked_is_ok, parsed_is_ok, found_before) = (walked.is_ok(), parsed.is_ok(), found.clone());
             if let Ok(Ordered(expected)) = parsed {
                 prop_assert_eq!(found, expected);
             }
+            let mut levels = Vec::new();
+            let walked = each_field_of_two_levels::<()>(&text, |name, value, fields| {
+                levels.push((name.into_owned(), value.to_string()));
+                let inner = fields.map(|fields| {
+                    fields.into_iter().map(|(name, value)| (name.into_owned(), value.to_string())).collect::<Vec<_>>()
+                });
+                let expected = serde_json::from_str::<Ordered>(value).ok().map(|Ordered(fields)| fields);
+                if inner == expected { Ok(()) } else { Err(()) }
+            });
+            prop_assert_eq!(walked.is_ok(), parsed_is_ok);
+            prop_assert!(!walked_is_ok || levels == found_before);
             prop_assert_eq!(is_value(&text), serde_json::from_str::<&RawValue>(&text).is_ok(), "{}", text);
         }
     }

@@ -72,13 +72,13 @@ impl Event {
 }
 
 fn read(payload: &Bytes, record: &RawRecord, key: Option<&str>, shapes: &mut Shapes) -> Result<Reading, Reason> {
-    let Some(object) = payload::open(payload, |text| shapes.strip_known(&record.topic, text))? else {
+    let Some(mut object) = payload::open(payload, |text| shapes.strip_known(&record.topic, text))? else {
         return Ok(Reading::Consumed(Consumed::Tombstone));
     };
     if flattened::is_flattened(&object.fields) {
         return flattened::read(&object, &record.topic, shapes).map(Reading::Change);
     }
-    let fields = &object.fields;
+    let fields = &mut object.fields;
     let Some(op) = fields.get("op") else {
         return consumed(fields, record, key).map(Reading::Consumed).ok_or(Reason::NoOp);
     };
@@ -157,10 +157,10 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn of_envelope(envelope: &Fields<'a>) -> Result<Self, Reason> {
+    fn of_envelope(envelope: &mut Fields<'a>) -> Result<Self, Reason> {
         let fields = match envelope.get("source") {
             None | Some("null") => Fields::default(),
-            Some(text) => Fields::parse(text, "`source`")?,
+            Some(_) => envelope.take_object("source").ok_or(Reason::NotAnObject { what: "`source`" })??,
         };
         let transaction = match envelope.get("transaction").filter(|text| text.starts_with('{')) {
             Some(text) => Fields::parse(text, "`transaction`")?.scalar("id").map(Cow::into_owned),
@@ -181,18 +181,19 @@ impl<'a> Source<'a> {
     pub(super) fn lift(self) -> SourceBlock {
         let Source { connector, fields, transaction, beside } = self;
         let whole = |name: &str| fields.get(name).and_then(|text| text.parse::<i64>().ok());
-        let millis = whole("ts_ms");
-        let ts_us = whole("ts_us").or_else(|| millis?.checked_mul(1000));
+        let (millis, micros) = (whole("ts_ms"), whole("ts_us"));
+        let ts_us = micros.or_else(|| millis?.checked_mul(1000));
         let position = position(&connector, &fields);
         let own_transaction = fields.scalar("txId");
         let held = |name: &str| match name {
-            "ts_us" => ts_us.is_some() && whole("ts_us") == ts_us,
+            "ts_us" => ts_us.is_some() && micros == ts_us,
             "ts_ms" => millis.is_some() && millis == ts_us.map(|us| us.div_euclid(1000)),
             "ts_ns" => ts_us.is_some() && whole("ts_ns") == ts_us.and_then(|us| us.checked_mul(1000)),
             "txId" => own_transaction.is_some(),
             _ => position.as_ref().is_some_and(|position| position.holds.contains(&name)),
         };
-        let mut rest = "{".to_string();
+        let mut rest = String::with_capacity(256);
+        rest.push('{');
         for (name, value) in fields.iter().filter(|(name, _)| !held(name)) {
             json::push_field(&mut rest, name, value);
         }
@@ -213,6 +214,9 @@ impl<'a> Source<'a> {
 /// an update's description, and whatever a later Debezium adds. The time the connector handled the event is left out.
 fn unexpected(envelope: &Fields<'_>) -> Option<String> {
     let known = |name: &str| matches!(name, "before" | "after" | "source" | "op" | "ts_ms" | "ts_us" | "ts_ns");
+    if envelope.iter().all(|(name, value)| known(name) || value == "null") {
+        return None;
+    }
     let mut object = "{".to_string();
     for (name, value) in envelope.iter().filter(|(name, value)| !known(name) && *value != "null") {
         json::push_field(&mut object, name, value);

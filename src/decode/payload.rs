@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::json::{self, Stopped};
+use crate::json::{self, Field, Stopped};
 
 /// Why a record is no change event. Says nothing of the values in it, since it is shown and logged.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,11 @@ pub(super) enum Reason {
 
 /// The fields of one JSON object, their values as JSON text.
 #[derive(Debug, Default)]
-pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a str)>);
+pub(super) struct Fields<'a> {
+    fields: Vec<Field<'a>>,
+    /// The fields of those values that are objects themselves, by the value's index.
+    inner: Vec<(usize, Vec<Field<'a>>)>,
+}
 
 /// A payload that holds one object.
 #[derive(Debug)]
@@ -115,8 +119,9 @@ impl<'a> Fields<'a> {
                 Err(error) => Reason::NotJson { what, problem: error.to_string() },
             });
         }
-        let mut fields = Vec::with_capacity(16);
-        json::each_field(text, |name, value| {
+        let (mut fields, mut inner) = (Vec::with_capacity(16), Vec::new());
+        json::each_field_of_two_levels(text, |name, value, of_value| {
+            inner.extend(of_value.map(|of_value| (fields.len(), of_value)));
             fields.push((name, value));
             Ok(())
         })
@@ -124,10 +129,22 @@ impl<'a> Fields<'a> {
             Stopped::Syntax(error) => Reason::NotJson { what, problem: error.to_string() },
             Stopped::Field(reason) => reason,
         })?;
-        match repeated(&fields) {
+        Fields { fields, inner }.checked()
+    }
+
+    /// The fields, if none of them is given twice.
+    fn checked(self) -> Result<Self, Reason> {
+        match repeated(&self.fields) {
             Some(name) => Err(Reason::GivenTwice { name: name.chars().take(64).collect() }),
-            None => Ok(Fields(fields)),
+            None => Ok(self),
         }
+    }
+
+    /// The fields of a field that is an object, which are read already; `None` where it is something else.
+    pub(super) fn take_object(&mut self, name: &str) -> Option<Result<Fields<'a>, Reason>> {
+        let index = self.fields.iter().position(|(field, _)| field == name)?;
+        let (_, fields) = self.inner.iter_mut().find(|(of, _)| *of == index)?;
+        Some(Fields { fields: std::mem::take(fields), inner: Vec::new() }.checked())
     }
 
     pub(super) fn read(text: &'a str) -> Option<Self> {
@@ -136,7 +153,7 @@ impl<'a> Fields<'a> {
 
     /// The JSON text of a field.
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| *value)
     }
 
     /// The text of a field that is a JSON string.
@@ -155,14 +172,14 @@ impl<'a> Fields<'a> {
 
     /// Names and values in the order they are written.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
-        self.0.iter().map(|(name, value)| (&**name, *value))
+        self.fields.iter().map(|(name, value)| (&**name, *value))
     }
 
     /// Adds a field, unless there is one of that name.
     pub(super) fn add(&mut self, name: &str, value: &'a str) -> bool {
         let is_new = self.get(name).is_none();
         if is_new {
-            self.0.push((Cow::Owned(name.to_string()), value));
+            self.fields.push((Cow::Owned(name.to_string()), value));
         }
         is_new
     }
@@ -170,7 +187,7 @@ impl<'a> Fields<'a> {
     /// A schema block and what it is wrapped around. A row with two columns of these names is not taken for one, because
     /// a schema is `null` or an object with a type.
     fn schema_and_payload(&self) -> Option<(&'a str, &'a str)> {
-        if self.0.len() != 2 {
+        if self.fields.len() != 2 {
             return None;
         }
         let (schema, payload) = (self.get("schema")?, self.get("payload")?);
@@ -179,12 +196,22 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn repeated<'a>(fields: &'a [(Cow<'_, str>, &str)]) -> Option<&'a str> {
+fn repeated<'a>(fields: &'a [Field<'_>]) -> Option<&'a str> {
     // Envelopes are small; a set pays only for input that is made to be large.
-    if fields.len() <= 32 {
-        let repeats = |index: usize| fields[..index].iter().any(|(earlier, _)| *earlier == fields[index].0);
-        return (1..fields.len()).find(|index| repeats(*index)).map(|index| &*fields[index].0);
+    if fields.len() > 64 {
+        let mut seen = HashSet::new();
+        return fields.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name));
     }
-    let mut seen = HashSet::new();
-    fields.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name))
+    // Names that differ in length or at an end are different, which is all there is to say of most.
+    let mut seen = 0u64;
+    for (index, (name, _)) in fields.iter().enumerate() {
+        let bytes = name.as_bytes();
+        let (first, last) = (bytes.first().copied().unwrap_or(0), bytes.last().copied().unwrap_or(0));
+        let bit = 1 << ((bytes.len() * 7 + usize::from(first) * 3 + usize::from(last) * 5) % 64);
+        if seen & bit != 0 && fields[..index].iter().any(|(earlier, _)| earlier == name) {
+            return Some(name);
+        }
+        seen |= bit;
+    }
+    None
 }

@@ -27,14 +27,12 @@ pub(super) fn position(connector: &str, source: &Fields<'_>) -> Option<Position>
 /// own place. Before the first commit the connector knows none; the record's place is then the lower bound of it.
 fn postgresql(source: &Fields<'_>) -> Option<Position> {
     let lsn = number(source, "lsn");
-    let sequence = source.text("sequence").and_then(|text| serde_json::from_str::<[Option<String>; 2]>(&text).ok());
-    let Some([commit, own]) = sequence else {
+    let Some((commit, own)) = source.get("sequence").and_then(sequence) else {
         let lsn = lsn?;
-        return Some(Position { text: format!("{lsn:020}:{lsn:020}"), holds: &["lsn"] });
+        return Some(Position { text: pair(lsn, lsn), holds: &["lsn"] });
     };
-    let own_lsn = own.as_deref().and_then(digits).or(lsn)?;
-    let commit_lsn = commit.as_deref().and_then(digits);
-    let text = format!("{:020}:{own_lsn:020}", commit_lsn.unwrap_or(own_lsn));
+    let (own_lsn, commit_lsn) = (own.or(lsn)?, commit);
+    let text = pair(commit_lsn.unwrap_or(own_lsn), own_lsn);
     let holds: &[&str] = match (commit_lsn, lsn == Some(own_lsn)) {
         (Some(_), true) => &["sequence", "lsn"],
         (Some(_), false) => &["sequence"],
@@ -42,6 +40,36 @@ fn postgresql(source: &Fields<'_>) -> Option<Position> {
         (None, false) => &[],
     };
     Some(Position { text, holds })
+}
+
+/// The two numbers of a sequence, which is JSON in a string: `"[\"24055024\",\"24055128\"]"`.
+fn sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
+    // Nearly all look like this, and come with every event.
+    let plain = json.strip_prefix(r#""[\""#).and_then(|rest| rest.strip_suffix(r#"\"]""#));
+    if let Some((commit, own)) = plain.and_then(|numbers| numbers.split_once(r#"\",\""#))
+        && let (Some(commit), Some(own)) = (digits(commit), digits(own))
+    {
+        return Some((Some(commit), Some(own)));
+    }
+    let text = crate::json::string(json)?;
+    let [commit, own] = serde_json::from_str::<[Option<String>; 2]>(&text).ok()?;
+    Some((commit.as_deref().and_then(digits), own.as_deref().and_then(digits)))
+}
+
+/// Two numbers in twenty digits each.
+fn pair(first: u64, second: u64) -> String {
+    let mut digits = [b'0'; 41];
+    digits[20] = b':';
+    for (number, end) in [(first, 20), (second, 41)] {
+        let (mut left, mut at) = (number, end);
+        while left > 0 {
+            at -= 1;
+            digits[at] = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+    }
+    // Digits and a colon are text.
+    std::str::from_utf8(&digits).unwrap_or_default().to_string()
 }
 
 /// Binlog files are numbered in order, `mysql-bin.000003`; the number grows past its padding after 999999.
