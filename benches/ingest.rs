@@ -18,7 +18,7 @@ use icestream::batch::ChangeBatchBuilder;
 use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome};
 use icestream::change::{ChangeCounts, RawRecord};
 use icestream::clock::Clock;
-use icestream::decode::{Format, decode};
+use icestream::decode::{Decoder, Format};
 use icestream::ids::TableName;
 use icestream::layout::bronze_schema;
 use icestream::offsets::OffsetRange;
@@ -195,10 +195,11 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
     let folder = tempfile::tempdir()?;
     let lake = lake(folder.path()).await?;
     let mut parts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut decoder = Decoder::new(Format::DebeziumJson);
     for round in 0..=options.rounds {
         let started = Instant::now();
         for record in &records {
-            std::hint::black_box(decode(record.clone(), Format::DebeziumJson));
+            std::hint::black_box(decoder.decode(record.clone()));
         }
         let decoded = started.elapsed().as_secs_f64();
 
@@ -216,7 +217,7 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
             for chunk in commit.chunks(CHUNK_ROWS) {
                 let started = Instant::now();
                 for record in chunk {
-                    builder.push(decode(record.clone(), Format::DebeziumJson))?;
+                    builder.push(decoder.decode(record.clone()))?;
                 }
                 let batch = builder.finish()?;
                 batch_seconds += started.elapsed().as_secs_f64();

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome};
 use crate::change::{ChangeCounts, RawRecord};
-use crate::decode::{self, Format};
+use crate::decode::{Decoder, Format};
 use crate::error::{Error, Result};
 use crate::offsets::{OffsetRange, Offsets, Positions, TopicPartition};
 
@@ -47,7 +47,7 @@ pub(super) struct Lane {
     bronze: BronzeTable,
     builder: ChangeBatchBuilder,
     fresh_builder: Box<dyn Fn() -> ChangeBatchBuilder + Send>,
-    format: Format,
+    decoder: Decoder,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     counts: ChangeCounts,
     /// Whether what it is told builds on something it no longer has.
@@ -64,7 +64,7 @@ impl Lane {
             bronze,
             builder: fresh_builder(),
             fresh_builder: Box::new(fresh_builder),
-            format,
+            decoder: Decoder::new(format),
             ranges: BTreeMap::new(),
             counts: ChangeCounts::default(),
             is_stale: false,
@@ -118,7 +118,7 @@ impl Lane {
 
     async fn take(&mut self, records: Vec<RawRecord>, positions: Positions) -> Result<()> {
         for record in records {
-            self.builder.push(decode::decode(record, self.format))?;
+            self.builder.push(self.decoder.decode(record))?;
         }
         for (partition, next) in &positions {
             self.builder.advance(partition, *next);
