@@ -4,13 +4,18 @@
 
 /// Sixteen hexadecimal digits for the parts, each ended so that moving text between them shows.
 pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    format!("{:016x}", hash(parts.into_iter().map(str::as_bytes)))
+}
+
+/// The same as a number, for any bytes.
+pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for part in parts {
-        for byte in part.bytes().chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        for byte in part.iter().chain(&[0]) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    format!("{hash:016x}")
+    hash
 }
 
 #[cfg(test)]

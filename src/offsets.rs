@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::RawRecord;
+use crate::fingerprint;
+
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.offsets";
 
 /// Per topic and partition, the next offset to read.
 ///
 /// Its text form is JSON with sorted keys, so that equal offsets are equal texts:
-/// `{"shop.public.orders":{"id":"…","next":{"0":42,"1":7}}}`.
+/// `{"shop.public.orders":{"next":{"0":42,"1":7},"last":{"0":[41,1767225600000,"72d14ae7c77fe736"]}}}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offsets {
@@ -25,6 +28,19 @@ pub struct TopicOffsets {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub next: BTreeMap<i32, i64>,
+    /// The last record before `next`, by which a topic made anew under the old name is told from the old one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub last: BTreeMap<i32, RecordMark>,
+}
+
+/// By what a record is known again. Its text form is `[offset, milliseconds since 1970 or null, "hash"]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(i64, Option<i64>, String)", try_from = "(i64, Option<i64>, String)")]
+pub struct RecordMark {
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+    /// Of the key and the payload.
+    pub hash: u64,
 }
 
 /// One partition of one topic.
@@ -72,8 +88,26 @@ impl Offsets {
         self.topics.get(topic)?.next.get(&partition).copied()
     }
 
+    /// By what the last record before [`Offsets::next`] is known again, if that was written down.
+    pub fn last(&self, topic: &str, partition: i32) -> Option<RecordMark> {
+        self.topics.get(topic)?.last.get(&partition).copied()
+    }
+
+    /// Moves a partition to an offset, whatever was read before it.
     pub fn set(&mut self, topic: &str, partition: i32, next: i64) {
-        self.topics.entry(topic.to_string()).or_default().next.insert(partition, next);
+        let offsets = self.topics.entry(topic.to_string()).or_default();
+        offsets.next.insert(partition, next);
+        offsets.last.remove(&partition);
+    }
+
+    /// Moves a partition on past what was read. `last` is the last record of that; none, where offsets without records
+    /// were passed.
+    pub fn advance(&mut self, topic: &str, partition: i32, next: i64, last: Option<RecordMark>) {
+        let offsets = self.topics.entry(topic.to_string()).or_default();
+        offsets.next.insert(partition, next);
+        if let Some(last) = last {
+            offsets.last.insert(partition, last);
+        }
     }
 
     pub fn topics(&self) -> impl Iterator<Item = (&str, &TopicOffsets)> {
@@ -92,6 +126,32 @@ impl Offsets {
             Some(marker) if marker > range.from => Contiguity::Behind { marker },
             Some(marker) => Contiguity::Gap { marker },
         }
+    }
+}
+
+impl RecordMark {
+    pub fn of(record: &RawRecord) -> Self {
+        // A key that is missing is not one of no bytes, and a byte that moves from one to the other shows.
+        let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(-1, |bytes| bytes.len() as i64).to_be_bytes();
+        let bytes = |bytes: &'_ Option<bytes::Bytes>| bytes.clone().unwrap_or_default();
+        let (key, payload) = (bytes(&record.key), bytes(&record.payload));
+        let parts: [&[u8]; 4] = [&part(&record.key), &key, &part(&record.payload), &payload];
+        RecordMark { offset: record.offset, timestamp_ms: record.timestamp_ms, hash: fingerprint::hash(parts) }
+    }
+}
+
+impl From<RecordMark> for (i64, Option<i64>, String) {
+    fn from(mark: RecordMark) -> Self {
+        (mark.offset, mark.timestamp_ms, format!("{:016x}", mark.hash))
+    }
+}
+
+impl TryFrom<(i64, Option<i64>, String)> for RecordMark {
+    type Error = String;
+
+    fn try_from((offset, timestamp_ms, hash): (i64, Option<i64>, String)) -> Result<Self, String> {
+        let hash = u64::from_str_radix(&hash, 16).map_err(|_| format!("`{hash}` is not a hash"))?;
+        Ok(RecordMark { offset, timestamp_ms, hash })
     }
 }
 
@@ -127,6 +187,46 @@ mod tests {
         assert_eq!(text, r#"{"shop.public.orders":{"next":{"0":42,"1":7}}}"#);
         assert_eq!(Offsets::parse(&text).unwrap(), offsets);
         assert!(Offsets::parse("{").is_err());
+    }
+
+    fn record(offset: i64, key: Option<&'static str>, payload: Option<&'static str>) -> RawRecord {
+        RawRecord {
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            timestamp_ms: Some(1_767_225_600_000),
+            key: key.map(Into::into),
+            payload: payload.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn the_last_record_stands_in_the_marker_until_the_partition_is_moved() {
+        let mut offsets = Offsets::default();
+        let mark = RecordMark::of(&record(41, Some("k"), Some("v")));
+        offsets.advance("t", 0, 42, Some(mark));
+        offsets.advance("t", 0, 44, None);
+        let text = offsets.to_string();
+        insta::assert_snapshot!(text, @r#"{"t":{"next":{"0":44},"last":{"0":[41,1767225600000,"20a5be645d9139c0"]}}}"#);
+        assert_eq!(Offsets::parse(&text).unwrap().last("t", 0), Some(mark));
+        offsets.set("t", 0, 7);
+        assert_eq!(offsets.to_string(), r#"{"t":{"next":{"0":7}}}"#);
+        assert!(Offsets::parse(r#"{"t":{"next":{"0":7},"last":{"0":[6,null,"x"]}}}"#).is_err());
+    }
+
+    #[test]
+    fn every_byte_of_a_record_counts() {
+        let of = |key, payload| RecordMark::of(&record(0, key, payload)).hash;
+        let all = [
+            of(None, None),
+            of(Some(""), None),
+            of(None, Some("")),
+            of(Some(""), Some("")),
+            of(Some("a"), Some("b")),
+            of(Some("ab"), Some("")),
+            of(Some("\0"), Some("")),
+        ];
+        assert_eq!(std::collections::BTreeSet::from(all).len(), all.len());
     }
 
     #[test]
