@@ -16,7 +16,7 @@ use icestream::decode::{Format, decode};
 use icestream::layout;
 use icestream::offsets::{OffsetRange, Positions, TopicPartition};
 use icestream::row::{Column, RowShape};
-use icestream::source::{EmbeddedBroker, FetchLimits, KafkaConfig, KafkaSource, Source, Start};
+use icestream::source::{Assignment, EmbeddedBroker, FetchLimits, KafkaConfig, KafkaSource, Source, Start};
 use proptest::prelude::*;
 
 const TOPIC: &str = "shop.public.customers";
@@ -75,6 +75,8 @@ async fn what_was_produced_is_in_the_batches_with_no_gap_and_no_duplicate() {
         brokers: broker.brokers().to_string(),
         group: "icestream-stages".to_string(),
         topics: vec![TOPIC.to_string()],
+        assignment: Assignment::Everything,
+        discover_every: std::time::Duration::from_secs(30),
         properties: BTreeMap::new(),
         queue_bytes: 1 << 20,
     })

@@ -12,7 +12,7 @@ use crate::config::{Brokers, Config};
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
-use crate::source::{KafkaConfig, KafkaSource};
+use crate::source::{Assignment, KafkaConfig, KafkaSource};
 use crate::table::Lake;
 
 const AFTER_HELP_INGEST: &str = "\
@@ -227,6 +227,8 @@ async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> 
         brokers,
         group: config.kafka.group.clone(),
         topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
+        assignment: Assignment::Everything,
+        discover_every: config.kafka.discover_every,
         properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
     })?;

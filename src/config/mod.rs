@@ -137,6 +137,8 @@ pub struct KafkaConfig {
     pub brokers: Option<Brokers>,
     pub group: String,
     pub topics: Vec<TopicPattern>,
+    /// How often to look for new topics and partitions.
+    pub discover_every: Duration,
     pub properties: KafkaProperties,
 }
 
@@ -437,13 +439,17 @@ fn namespaces(written: &Written<Settings>, checker: &mut Checker<'_>) -> Namespa
 }
 
 /// Client properties that would work against the exactly-once path, or say again what another key says.
-const OWNED_PROPERTIES: [(&str, &str); 6] = [
+const OWNED_PROPERTIES: [(&str, &str); 10] = [
     ("bootstrap.servers", "write it as `source.kafka.brokers`"),
     ("metadata.broker.list", "write it as `source.kafka.brokers`"),
     ("group.id", "write it as `source.kafka.group`"),
     ("enable.auto.commit", "icestream keeps its offsets in the tables"),
     ("enable.auto.offset.store", "icestream keeps its offsets in the tables"),
     ("auto.offset.reset", "icestream never jumps to another offset by itself"),
+    ("enable.partition.eof", "icestream has to see where a partition ends"),
+    ("group.protocol", "processes share partitions in the way all brokers know"),
+    ("partition.assignment.strategy", "processes share partitions by `cooperative-sticky`"),
+    ("topic.blacklist", "it follows from `source.kafka.topics`"),
 ];
 
 /// What no single key is to blame for.
@@ -525,6 +531,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
             }),
             group,
             topics: kafka.topics.into_iter().map(TopicPattern).collect(),
+            discover_every: kafka.discover_every.0,
             properties: kafka.properties,
         },
         format: settings.source.format,

@@ -222,7 +222,7 @@ pub(super) struct SourceSettings {
     pub(super) format: Format,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct KafkaSettings {
     /// The addresses to start from, `host:port` with commas between, or `embedded` for the broker inside the process
@@ -230,18 +230,34 @@ pub(super) struct KafkaSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "brokers"), example = &"kafka-1:9092,kafka-2:9092")]
     pub(super) brokers: Option<String>,
-    /// The consumer group under which progress is shown to Kafka's own tools. Progress itself is kept in the tables.
+    /// The consumer group in which processes share partitions, and under which progress is shown to Kafka's own tools.
+    /// Progress itself is kept in the tables.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "`icestream-<name>`"), example = &"icestream-shop")]
     pub(super) group: Option<String>,
     /// The topics to read, by name or by pattern: `*` stands for any characters.
     #[schemars(extend("items" = { "type": "string", "format": "topic-pattern" }), example = ["shop.public.*"])]
     pub(super) topics: Vec<String>,
+    /// How often to look for new topics and partitions.
+    #[schemars(extend("x-minimum" = "1s"), example = &"5m")]
+    pub(super) discover_every: Span,
     /// Properties handed to librdkafka as they are, such as `security.protocol` and `sasl.username`. Secret are those
     /// whose names contain `password`, `passphrase`, `secret`, `jaas`, `key.pem`, `private.key`, `user.info` or
     /// `oauthbearer.config`.
     #[schemars(extend("x-secret-keys" = true), example = kafka_properties_example())]
     pub(super) properties: KafkaProperties,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        KafkaSettings {
+            brokers: None,
+            group: None,
+            topics: Vec::new(),
+            discover_every: Span(Duration::from_secs(30)),
+            properties: KafkaProperties::default(),
+        }
+    }
 }
 
 fn kafka_properties_example() -> BTreeMap<&'static str, &'static str> {

@@ -549,6 +549,7 @@ fn the_settings_in_force_name_their_origin() {
       kafka:
         group: icestream-shop                            # default
         topics: ["shop.*"]                               # line 5
+        discover_every: 30s                              # default
         properties:
           client.id: "a b"                               # line 5
       format: debezium-json                              # default

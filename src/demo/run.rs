@@ -18,7 +18,7 @@ use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::ids::TableName;
 use crate::offsets::{Positions, TopicPartition};
 use crate::pipeline::{self, CommitTriggers, Event, Ingest, Models, Observer, Until};
-use crate::source::{EmbeddedBroker, EmbeddedProducer, KafkaConfig, KafkaSource};
+use crate::source::{Assignment, EmbeddedBroker, EmbeddedProducer, KafkaConfig, KafkaSource};
 use crate::table::{At, Lake};
 
 /// The same shop every time, so that two runs can be compared.
@@ -280,6 +280,8 @@ pub async fn run(
         brokers: broker.brokers().to_string(),
         group: config.kafka.group.clone(),
         topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
+        assignment: Assignment::Everything,
+        discover_every: config.kafka.discover_every,
         properties: Default::default(),
         queue_bytes: 32 << 20,
     })?;

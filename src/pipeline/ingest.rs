@@ -357,7 +357,7 @@ impl<'a> Ingest<'a> {
             .iter()
             .map(|partition| {
                 let start = match offsets.next(&partition.topic, partition.partition) {
-                    Some(next) => Start::At(next),
+                    Some(next) => Start::At { next, last: offsets.last(&partition.topic, partition.partition) },
                     None => Start::Beginning,
                 };
                 (partition.clone(), start)

@@ -45,6 +45,9 @@ pub enum Error {
     #[error("topic `{}` partition {}: offset {offset} is past the end, which is {end}", at.topic, at.partition)]
     PastEnd { at: TopicPartition, offset: i64, end: i64 },
 
+    #[error("topic `{}` partition {}: the record at offset {offset} is not the one that was read there", at.topic, at.partition)]
+    Replaced { at: TopicPartition, offset: i64 },
+
     #[error("kafka at `{brokers}` stopped serving this client")]
     Broken {
         brokers: String,
@@ -127,7 +130,7 @@ impl Situation for Error {
             | Error::TopicMissing { .. }
             | Error::Denied { .. } => Kind::Config,
             Error::Unreachable { .. } | Error::Broken { .. } | Error::Embedded { .. } => Kind::Unavailable,
-            Error::Expired { .. } | Error::PastEnd { .. } => Kind::Corrupt,
+            Error::Expired { .. } | Error::PastEnd { .. } | Error::Replaced { .. } => Kind::Corrupt,
         }
     }
 
@@ -149,16 +152,22 @@ impl Situation for Error {
                 "check the credentials in `source.kafka.properties`, and the rights on the topics and the group"
                     .to_string()
             }
-            Error::Expired { offset, first, .. } => format!(
-                "records {offset} to {} left the topic before they were read; either fill them in from elsewhere, or \
-                 accept the gap by moving the table's marker to {first}; longer retention of the topic prevents it",
-                first - 1
+            Error::Expired { at, offset, first } => format!(
+                "records {offset} to {} left the topic before they were read; fill them in from elsewhere, or accept the \
+                 gap with `{}` (or `latest`, an OFFSET or a TIME); longer retention of the topic prevents it",
+                first - 1,
+                reset(at, "")
             ),
-            Error::PastEnd { .. } => {
-                "the topic was probably deleted and made anew; if so, raise the table's `epoch` and move its marker to \
-                 the new topic's beginning"
-                    .to_string()
-            }
+            Error::PastEnd { at, offset, .. } => format!(
+                "the topic was made anew, or its log was cut; bring back a log that reaches to offset {offset}, or read \
+                 what there is now as the topic's next life with `{}` (or `latest`, an OFFSET or a TIME)",
+                reset(at, " --epoch")
+            ),
+            Error::Replaced { at, .. } => format!(
+                "the topic was deleted and made anew, or its log was cut and written again; read what there is now as \
+                 the topic's next life with `{}` (or `latest`, an OFFSET or a TIME)",
+                reset(at, " --epoch")
+            ),
             _ => return None,
         };
         Some(hint)
@@ -166,12 +175,16 @@ impl Situation for Error {
 
     fn state(&self) -> Option<String> {
         match self {
-            Error::Expired { .. } | Error::PastEnd { .. } => {
+            Error::Expired { .. } | Error::PastEnd { .. } | Error::Replaced { .. } => {
                 Some("nothing was skipped; what was committed stays as it is".to_string())
             }
             _ => None,
         }
     }
+}
+
+fn reset(at: &TopicPartition, flag: &str) -> String {
+    format!("icestream offsets reset --topic {} --partition {} --to earliest{flag}", at.topic, at.partition)
 }
 
 #[cfg(test)]
@@ -181,17 +194,21 @@ mod tests {
     #[test]
     fn an_offset_that_is_not_there_says_what_to_do() {
         let at = TopicPartition::new("shop.public.orders", 3);
-        let expired = crate::error::Error::from(Error::Expired { at: at.clone(), offset: 40, first: 100 });
-        insta::assert_snapshot!(expired.render(), @r"
+        let check = |error: Error| crate::error::Error::from(error).render();
+        insta::assert_snapshot!(check(Error::Expired { at: at.clone(), offset: 40, first: 100 }), @r"
         error: topic `shop.public.orders` partition 3: offset 40 is no longer there, the oldest is 100
           nothing was skipped; what was committed stays as it is
-          hint: records 40 to 99 left the topic before they were read; either fill them in from elsewhere, or accept the gap by moving the table's marker to 100; longer retention of the topic prevents it
+          hint: records 40 to 99 left the topic before they were read; fill them in from elsewhere, or accept the gap with `icestream offsets reset --topic shop.public.orders --partition 3 --to earliest` (or `latest`, an OFFSET or a TIME); longer retention of the topic prevents it
         ");
-        let past = crate::error::Error::from(Error::PastEnd { at, offset: 40, end: 7 });
-        insta::assert_snapshot!(past.render(), @r"
+        insta::assert_snapshot!(check(Error::Replaced { at: at.clone(), offset: 39 }), @r"
+        error: topic `shop.public.orders` partition 3: the record at offset 39 is not the one that was read there
+          nothing was skipped; what was committed stays as it is
+          hint: the topic was deleted and made anew, or its log was cut and written again; read what there is now as the topic's next life with `icestream offsets reset --topic shop.public.orders --partition 3 --to earliest --epoch` (or `latest`, an OFFSET or a TIME)
+        ");
+        insta::assert_snapshot!(check(Error::PastEnd { at, offset: 40, end: 7 }), @r"
         error: topic `shop.public.orders` partition 3: offset 40 is past the end, which is 7
           nothing was skipped; what was committed stays as it is
-          hint: the topic was probably deleted and made anew; if so, raise the table's `epoch` and move its marker to the new topic's beginning
+          hint: the topic was made anew, or its log was cut; bring back a log that reaches to offset 40, or read what there is now as the topic's next life with `icestream offsets reset --topic shop.public.orders --partition 3 --to earliest --epoch` (or `latest`, an OFFSET or a TIME)
         ");
     }
 

@@ -6,14 +6,17 @@
 //!
 //! It does not know the formats of records, nor what becomes of them.
 
+mod client;
 mod embedded;
 mod error;
 mod kafka;
+mod member;
+mod ownership;
 mod pattern;
 
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
-pub use kafka::{KafkaConfig, KafkaSource};
+pub use kafka::{Assignment, KafkaConfig, KafkaSource};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,14 +24,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::change::RawRecord;
-use crate::offsets::{Positions, TopicPartition};
+use crate::offsets::{Positions, RecordMark, TopicPartition};
 
 /// Where reading of a partition starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest offset there is, for a partition that no table has a marker of.
     Beginning,
-    At(i64),
+    At {
+        next: i64,
+        /// The last record that was read before `next`. Where the log still has that offset, it has to hold the same
+        /// record: otherwise it is another log.
+        last: Option<RecordMark>,
+    },
 }
 
 /// When a fetch has enough. The last record may go over `bytes`.
@@ -49,7 +57,8 @@ pub struct Fetched {
     pub positions: Positions,
     /// Partitions that became this process's to read. They are read once they are assigned.
     pub gained: Vec<TopicPartition>,
-    /// Partitions that are no longer this process's to read. Nothing more comes from them.
+    /// Partitions that are no longer this process's to read. Nothing more comes from them. One that was lost and gained
+    /// again is in both, and has to be assigned again: somebody else may have read it meanwhile.
     pub lost: Vec<TopicPartition>,
 }
 
@@ -59,17 +68,24 @@ pub struct Fetched {
 /// once and in order, until the partition is assigned again. A record that can no longer be given is an error.
 #[async_trait]
 pub trait Source: Send {
-    /// The partitions there are now of the topics this source was made for.
+    /// The partitions that are this process's to read now. What changes later is told by the fetches.
     async fn partitions(&mut self) -> Result<Vec<TopicPartition>>;
 
     /// Adds partitions to those being read, and moves those that are being read already. Gives the offset at which each
-    /// of them starts, or an error when the log does not hold it.
+    /// of them starts, or an error when the log does not hold it. That it is the log the start was written down for shows
+    /// when the first records come: a fetch then fails in place of giving any of that partition.
     async fn assign(&mut self, starts: &BTreeMap<TopicPartition, Start>) -> Result<Positions>;
 
     /// The next records, as soon as there are some; nothing when there were none for [`FetchLimits::wait`].
     ///
     /// Safe to drop while it waits: nothing is lost.
     async fn fetch(&mut self, limits: FetchLimits) -> Result<Fetched>;
+
+    /// Holds partitions back: nothing more comes from them until they are resumed, and the others go on.
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()>;
+
+    /// Goes on with partitions where they were paused. One that was not paused just goes on.
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()>;
 
     /// The end of each partition being read: the offset behind the last record that can be read now.
     async fn end_offsets(&mut self) -> Result<Positions>;

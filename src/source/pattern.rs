@@ -27,20 +27,38 @@ impl TopicPattern {
         if topic.starts_with("__") && !self.text.starts_with("__") {
             return false;
         }
-        let mut parts = self.text.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = topic.strip_prefix(first) else { return false };
-        let mut last = None;
-        for part in parts {
-            if let Some(between) = last.replace(part) {
-                let Some(at) = rest.find(between) else { return false };
-                rest = &rest[at + between.len()..];
-            }
+        fits(&self.text, topic)
+    }
+
+    /// Whether it may mean Kafka's own topics.
+    pub(super) fn means_internal_topics(&self) -> bool {
+        self.text.starts_with("__")
+    }
+
+    /// What a member of a group subscribes to: the topic, or a regular expression in librdkafka's form.
+    pub(super) fn subscription(&self) -> String {
+        match self.literal() {
+            Some(topic) => topic.to_string(),
+            None => format!("^{}$", self.text.replace('.', "\\.").replace('*', ".*")),
         }
-        match last {
-            Some(end) => rest.ends_with(end),
-            None => rest.is_empty(),
+    }
+}
+
+/// Whether a text fits a pattern in which `*` stands for any run of characters.
+pub(super) fn fits(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut last = None;
+    for part in parts {
+        if let Some(between) = last.replace(part) {
+            let Some(at) = rest.find(between) else { return false };
+            rest = &rest[at + between.len()..];
         }
+    }
+    match last {
+        Some(end) => rest.ends_with(end),
+        None => rest.is_empty(),
     }
 }
 
@@ -76,5 +94,15 @@ mod tests {
         insta::assert_snapshot!(TopicPattern::parse("^shop").unwrap_err(), @"`^shop` is not a topic: names have up to 249 letters, digits, `.`, `_` and `-`, and `*` for any part");
         assert_eq!(TopicPattern::parse("a.b").unwrap().literal(), Some("a.b"));
         assert_eq!(TopicPattern::parse("a.*").unwrap().literal(), None);
+    }
+
+    #[test]
+    fn a_pattern_is_subscribed_to_as_a_regular_expression() {
+        let check = |pattern: &str, expected: &str| {
+            assert_eq!(TopicPattern::parse(pattern).unwrap().subscription(), expected);
+        };
+        check("shop.public.orders", "shop.public.orders");
+        check("shop.public.*", r"^shop\.public\..*$");
+        check("*-orders.v*", r"^.*-orders\.v.*$");
     }
 }
