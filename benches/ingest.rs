@@ -24,7 +24,7 @@ use icestream::layout::bronze_schema;
 use icestream::offsets::OffsetRange;
 use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, unobserved};
 use icestream::row::{Column, RowShape};
-use icestream::source::{KafkaConfig, KafkaSource};
+use icestream::source::{Assignment, KafkaConfig, KafkaSource};
 use icestream::table::Lake;
 use icestream::table::catalog::sqlite::SqliteCatalog;
 use icestream::table::storage::{Storage, StorageOptions};
@@ -230,7 +230,7 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
                 write_seconds += started.elapsed().as_secs_f64();
             }
             let started = Instant::now();
-            let Outcome::Committed(commit) = table.commit(&ranges, counts).await? else {
+            let Outcome::Committed(commit) = table.commit(&ranges, &BTreeMap::new(), counts).await? else {
                 return Err("lost a race".into());
             };
             write_seconds += started.elapsed().as_secs_f64();
@@ -287,6 +287,8 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
             brokers: brokers.to_string(),
             group: format!("{topic}-{round}"),
             topics: vec![topic.clone()],
+            assignment: Assignment::Everything,
+            discover_every: Duration::from_secs(30),
             properties: BTreeMap::new(),
             queue_bytes: 64 << 20,
         })?;

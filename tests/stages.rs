@@ -76,7 +76,7 @@ async fn what_was_produced_is_in_the_batches_with_no_gap_and_no_duplicate() {
         group: "icestream-stages".to_string(),
         topics: vec![TOPIC.to_string()],
         assignment: Assignment::Everything,
-        discover_every: std::time::Duration::from_secs(30),
+        discover_every: Duration::from_secs(30),
         properties: BTreeMap::new(),
         queue_bytes: 1 << 20,
     })

@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use crate::change::ChangeCounts;
 use crate::error::{Kind, Situation};
 use crate::ids::TableName;
-use crate::offsets::{self, Contiguity, OffsetRange, Offsets, OffsetsError, TopicPartition};
+use crate::offsets::{self, Contiguity, OffsetRange, Offsets, OffsetsError, RecordMark, TopicPartition};
 use crate::table::{Broken, DataWriter, Lake, Premise, SchemaChange, Table, TableDefinition};
 
 #[derive(Debug, thiserror::Error)]
@@ -178,10 +178,12 @@ impl BronzeTable {
         Ok(self.table.refresh().await?)
     }
 
-    /// Commits what is staged with the offsets that it stands for. Nothing is staged afterwards, whatever the outcome.
+    /// Commits what is staged with the offsets that it stands for, and the last record of each partition, by which its
+    /// log is known again. Nothing is staged afterwards, whatever the outcome.
     pub async fn commit(
         &mut self,
         ranges: &BTreeMap<TopicPartition, OffsetRange>,
+        last: &BTreeMap<TopicPartition, RecordMark>,
         counts: ChangeCounts,
     ) -> Result<Outcome> {
         let ranges: Vec<(TopicPartition, OffsetRange)> = ranges
@@ -195,8 +197,8 @@ impl BronzeTable {
         };
         let (rows, bytes) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
         let premise = Premise::new().marker(offsets::MARKER, {
-            let ranges = ranges.clone();
-            move |found| advance(found, &ranges)
+            let (ranges, last) = (ranges.clone(), last.clone());
+            move |found| advance(found, &ranges, &last)
         });
         let change = self.table.change().append(files.clone()).premise(premise);
         let started = tokio::time::Instant::now();
@@ -247,14 +249,21 @@ impl BronzeTable {
 }
 
 /// The marker after the ranges, if each starts where the marker stands.
-fn advance(found: Option<&str>, ranges: &[(TopicPartition, OffsetRange)]) -> std::result::Result<String, Broken> {
+fn advance(
+    found: Option<&str>,
+    ranges: &[(TopicPartition, OffsetRange)],
+    last: &BTreeMap<TopicPartition, RecordMark>,
+) -> std::result::Result<String, Broken> {
     let mut offsets = match found {
         Some(text) => Offsets::parse(text).map_err(|error| Broken::Other(error.to_string()))?,
         None => Offsets::default(),
     };
     for (partition, range) in ranges {
         match offsets.contiguity(&partition.topic, partition.partition, *range) {
-            Contiguity::Follows => offsets.set(&partition.topic, partition.partition, range.next),
+            Contiguity::Follows => {
+                let last = last.get(partition).copied();
+                offsets.advance(&partition.topic, partition.partition, range.next, last);
+            }
             Contiguity::Behind { marker } | Contiguity::Gap { marker } => {
                 return Err(Broken::Marker {
                     key: offsets::MARKER.to_string(),

@@ -3,8 +3,9 @@
 //! Each table has a lane (`lane.rs`) that decodes, writes and commits beside the others. This file deals the records out,
 //! says when to commit, and follows how far the tables are.
 //!
-//! **What is in flight is bounded**: nothing is fetched while the lanes hold as many bytes of records as they may, and
-//! the table with the most rows staged commits early when all of them together take too much memory. **The source is told
+//! **What is in flight is bounded**: a table that cannot take more is held back while the others go on, nothing is
+//! fetched while the lanes hold as many bytes of records as they may, and the table with the most rows staged commits
+//! early when all of them together take too much memory. **The source is told
 //! of a position only after it is durable.** **A table that fails does not hold the others up**: what may mend itself is
 //! tried again from the table's own marker, and what will not stops that table alone.
 
@@ -140,6 +141,8 @@ struct Table {
     /// What the next commit makes durable.
     uncommitted: Uncommitted,
     is_committing: bool,
+    /// Whether its partitions are held back, so that the others' can be read on.
+    is_paused: bool,
     /// Partitions that wait until the table says how far they are.
     joining: BTreeSet<TopicPartition>,
     state: State,
@@ -186,6 +189,10 @@ impl Table {
 
     fn has_uncommitted(&self) -> bool {
         self.uncommitted.since.is_some()
+    }
+
+    fn is_full(&self) -> bool {
+        self.pending.records.len() >= CHUNK_ROWS || self.pending.bytes >= CHUNK_BYTES
     }
 
     /// Hands over what is pending, if the lane has room for it.
@@ -331,6 +338,7 @@ impl<'a> Ingest<'a> {
                 bytes_staged: 0,
                 uncommitted: Uncommitted::default(),
                 is_committing: false,
+                is_paused: false,
                 joining: BTreeSet::new(),
                 state: State::Reading,
                 failures: 0,
@@ -366,6 +374,7 @@ impl<'a> Ingest<'a> {
         let positions = self.source.assign(&starts).await?;
         self.read.extend(positions.clone());
         self.durable.extend(positions.clone());
+        self.hold_back(index, false)?;
         let table = &mut self.tables[index];
         // The lane is idle or skips what is queued, so that there is room soon. Without an answer it has ended.
         let _ = table.work.send(Work::Start { positions, afresh }).await;
@@ -392,6 +401,7 @@ impl<'a> Ingest<'a> {
             let goal = until.borrow_and_update().clone();
             let is_read = self.is_read(&goal);
             self.look_after_tables(is_read);
+            self.hold_back_or_go_on()?;
             if is_read && self.is_settled(&goal) && self.is_durable(&goal) {
                 return self.finish();
             }
@@ -411,7 +421,13 @@ impl<'a> Ingest<'a> {
                     }
                 }
                 changed = until.changed(), if is_told => is_told = changed.is_ok(),
-                fetched = self.source.fetch(limits), if may_fetch => self.deal(fetched?).await?,
+                fetched = self.source.fetch(limits), if may_fetch => match fetched {
+                    Ok(fetched) => self.deal(fetched).await?,
+                    Err(error) => match error.topic().and_then(|topic| self.by_topic.get(topic)).copied() {
+                        Some(index) => self.stop(index, error.into()),
+                        None => return Err(error.into()),
+                    },
+                },
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -487,6 +503,31 @@ impl<'a> Ingest<'a> {
         }
     }
 
+    /// Nothing is read for a table that could not take it, and reading goes on when it can.
+    fn hold_back_or_go_on(&mut self) -> Result<()> {
+        for index in 0..self.tables.len() {
+            let table = &self.tables[index];
+            let has_room = table.is_reading() && !table.is_full();
+            if table.is_paused == has_room {
+                self.hold_back(index, !has_room)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_back(&mut self, index: usize, is_paused: bool) -> Result<()> {
+        if self.tables[index].is_paused != is_paused {
+            let partitions: Vec<TopicPartition> = self.read.keys().cloned().collect();
+            let partitions = self.of_table(index, &partitions);
+            match is_paused {
+                true => self.source.pause(&partitions)?,
+                false => self.source.resume(&partitions)?,
+            }
+            self.tables[index].is_paused = is_paused;
+        }
+        Ok(())
+    }
+
     /// When something has to be done even if nothing happens.
     fn next_wake(&self) -> Instant {
         let due = |table: &Table| match (&table.state, table.uncommitted.since) {
@@ -514,7 +555,7 @@ impl<'a> Ingest<'a> {
             table.pending.records.push(record);
             table.uncommitted.rows += 1;
             table.uncommitted.bytes += bytes;
-            if table.pending.records.len() >= CHUNK_ROWS || table.pending.bytes >= CHUNK_BYTES {
+            if table.is_full() {
                 table.hand_over();
             }
         }
@@ -569,7 +610,7 @@ impl<'a> Ingest<'a> {
                 let table = &mut self.tables[index];
                 table.bytes_waiting = table.bytes_waiting.saturating_sub(bytes);
                 table.bytes_staged = staged;
-                if table.pending.records.len() >= CHUNK_ROWS || table.pending.bytes >= CHUNK_BYTES {
+                if table.is_full() {
                     table.hand_over();
                 }
             }

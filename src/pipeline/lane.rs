@@ -12,7 +12,7 @@ use crate::bronze::{BronzeCommit, BronzeTable, Outcome};
 use crate::change::{ChangeCounts, RawRecord};
 use crate::decode::{Decoder, Format};
 use crate::error::{Error, Result};
-use crate::offsets::{OffsetRange, Offsets, Positions, TopicPartition};
+use crate::offsets::{OffsetRange, Offsets, Positions, RecordMark, TopicPartition};
 
 /// What a lane is told.
 pub(super) enum Work {
@@ -49,6 +49,8 @@ pub(super) struct Lane {
     fresh_builder: Box<dyn Fn() -> ChangeBatchBuilder + Send>,
     decoder: Decoder,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
+    /// The last record of each of them.
+    last: BTreeMap<TopicPartition, RecordMark>,
     counts: ChangeCounts,
     /// Whether what it is told builds on something it no longer has.
     is_stale: bool,
@@ -66,6 +68,7 @@ impl Lane {
             fresh_builder: Box::new(fresh_builder),
             decoder: Decoder::new(format),
             ranges: BTreeMap::new(),
+            last: BTreeMap::new(),
             counts: ChangeCounts::default(),
             is_stale: false,
         }
@@ -117,6 +120,15 @@ impl Lane {
     }
 
     async fn take(&mut self, records: Vec<RawRecord>, positions: Positions) -> Result<()> {
+        let mut marked: Vec<TopicPartition> = Vec::new();
+        for record in records.iter().rev() {
+            let is_marked = |at: &TopicPartition| at.partition == record.partition && at.topic == record.topic;
+            if !marked.iter().any(is_marked) {
+                let at = TopicPartition::new(record.topic.clone(), record.partition);
+                self.last.insert(at.clone(), RecordMark::of(record));
+                marked.push(at);
+            }
+        }
         for record in records {
             self.builder.push(self.decoder.decode(record))?;
         }
@@ -133,11 +145,12 @@ impl Lane {
 
     async fn commit(&mut self) -> Result<Report> {
         let ranges = std::mem::take(&mut self.ranges);
+        let last = std::mem::take(&mut self.last);
         let counts = std::mem::take(&mut self.counts);
         if ranges.is_empty() {
             return Ok(Report::Committed { commit: None, reached: Positions::new() });
         }
-        match self.bronze.commit(&ranges, counts).await? {
+        match self.bronze.commit(&ranges, &last, counts).await? {
             Outcome::Committed(commit) => {
                 let reached = ranges.into_iter().map(|(partition, range)| (partition, range.next)).collect();
                 Ok(Report::Committed { commit: Some(commit), reached })
@@ -158,6 +171,7 @@ impl Lane {
         self.bronze.discard().await;
         self.builder = (self.fresh_builder)();
         self.ranges.clear();
+        self.last.clear();
         self.counts = ChangeCounts::default();
         self.is_stale = true;
     }

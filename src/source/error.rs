@@ -63,6 +63,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The topic that the error is about, where it is about one alone.
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            Error::TopicMissing { topic, .. } => Some(topic),
+            Error::Expired { at, .. } | Error::PastEnd { at, .. } | Error::Replaced { at, .. } => Some(&at.topic),
+            _ => None,
+        }
+    }
+}
+
 /// What the Kafka client said.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{text}")]

@@ -184,7 +184,7 @@ impl Parts {
             let batch = self.builder.finish().unwrap();
             assert_eq!(batch.counts.rejected, 0);
             self.bronze.stage(&batch.rows).await.unwrap();
-            let outcome = self.bronze.commit(&batch.ranges, batch.counts).await.unwrap();
+            let outcome = self.bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, bronze::Outcome::Committed(_)));
         }
     }
