@@ -195,6 +195,7 @@ impl BronzeTable {
             Some(writer) => writer.finish().await?,
             None => Vec::new(),
         };
+        fail::fail_point!("bronze-after-files");
         let (rows, bytes) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
         let premise = Premise::new().marker(offsets::MARKER, {
             let (ranges, last) = (ranges.clone(), last.clone());

@@ -621,6 +621,7 @@ impl<'a> Ingest<'a> {
                 let advanced: Positions = reached.into_iter().filter(mine).collect();
                 self.durable.extend(advanced.clone());
                 if !advanced.is_empty() {
+                    fail::fail_point!("ingest-before-durable");
                     self.source.durable(&advanced).await;
                 }
                 if let Some(commit) = commit {
