@@ -182,16 +182,29 @@ impl KafkaSource {
 
     async fn bounds(&self, partitions: Vec<TopicPartition>) -> Result<BTreeMap<TopicPartition, Bounds>> {
         let questions = partitions.into_iter().map(|at| async move {
+            let bounds = self.bounds_of(&at).await?;
+            Ok((at, bounds))
+        });
+        futures::stream::iter(questions).buffer_unordered(QUESTIONS_AT_ONCE).try_collect().await
+    }
+
+    async fn bounds_of(&self, at: &TopicPartition) -> Result<Bounds> {
+        let deadline = Instant::now() + self.answer_timeout;
+        loop {
             let asked = at.clone();
             let question = move |consumer: &StreamConsumer<ClientLog>, timeout| {
                 consumer.fetch_watermarks(&asked.topic, asked.partition, timeout)
             };
-            match self.ask(question).await {
-                Ok((first, end)) => Ok((at, Bounds { first, end })),
-                Err(error) => Err(self.failure(&error, Some(&at))),
+            let error = match self.ask(question).await {
+                Ok((first, end)) => return Ok(Bounds { first, end }),
+                Err(error) => error,
+            };
+            // Of a partition that is new, this client may not have heard yet; asking for all makes it.
+            let is_unknown = trouble(error.rdkafka_error_code()) == Trouble::TopicGone;
+            if !is_unknown || Instant::now() >= deadline || !self.all_partitions().await?.contains(at) {
+                return Err(self.failure(&error, Some(at)));
             }
-        });
-        futures::stream::iter(questions).buffer_unordered(QUESTIONS_AT_ONCE).try_collect().await
+        }
     }
 
     /// The situation a client's error means. `at` is the partition it is about, where that is known.
