@@ -22,6 +22,7 @@ mod subject;
 mod demo;
 mod faults;
 mod foreign;
+mod groups;
 mod kafka;
 mod readers;
 mod services;
