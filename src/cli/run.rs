@@ -12,7 +12,7 @@ use crate::config::{Brokers, Config};
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
-use crate::source::{Assignment, KafkaConfig, KafkaSource};
+use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 use crate::table::Lake;
 
 const AFTER_HELP_INGEST: &str = "\
@@ -213,29 +213,12 @@ async fn build_for_ever(
 
 /// Reads the project's topics into bronze until the goal is reached or a signal comes.
 async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> Result<IngestReport> {
-    let brokers = match &config.kafka.brokers {
-        None => return Err(RunError::NoBrokers.into()),
-        Some(Brokers::Embedded) => return Err(RunError::EmbeddedBroker.into()),
-        Some(Brokers::At(brokers)) => brokers.clone(),
-    };
-    if config.kafka.topics.is_empty() {
-        return Err(RunError::NoTopics.into());
-    }
+    let source = source(config, drain)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let source = KafkaSource::connect(KafkaConfig {
-        brokers,
-        group: config.kafka.group.clone(),
-        topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
-        // A drain has an end to reach, whoever else reads.
-        assignment: if drain { Assignment::Everything } else { Assignment::Group },
-        discover_every: config.kafka.discover_every,
-        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
-    })?;
     let route = |topic: &str| pipeline::route(config, topic);
     let triggers = pipeline::commit_triggers(config);
-    let mut ingest = Ingest::start(lake, Box::new(source), route, pipeline::format(config), triggers, observer).await?;
+    let mut ingest = Ingest::start(lake, source, route, pipeline::format(config), triggers, observer).await?;
     let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
     let (tell, until) = watch::channel(goal);
     let listening = async {
@@ -252,6 +235,31 @@ async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> 
         ended = ingest.run(until) => ended,
         never = listening => match never {},
     }
+}
+
+/// What the project reads.
+fn source(config: &Config, drain: bool) -> Result<Box<dyn Source>> {
+    if let Some(files) = pipeline::files_source(config)? {
+        return Ok(Box::new(files));
+    }
+    let brokers = match &config.kafka.brokers {
+        None => return Err(RunError::NoBrokers.into()),
+        Some(Brokers::Embedded) => return Err(RunError::EmbeddedBroker.into()),
+        Some(Brokers::At(brokers)) => brokers.clone(),
+    };
+    if config.kafka.topics.is_empty() {
+        return Err(RunError::NoTopics.into());
+    }
+    Ok(Box::new(KafkaSource::connect(KafkaConfig {
+        brokers,
+        group: config.kafka.group.clone(),
+        topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
+        // A drain has an end to reach, whoever else reads.
+        assignment: if drain { Assignment::Everything } else { Assignment::Group },
+        discover_every: config.kafka.discover_every,
+        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
+    })?))
 }
 
 /// The models of the named tables, or all.

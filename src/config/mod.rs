@@ -66,6 +66,8 @@ pub struct Config {
     pub s3: S3Config,
     pub namespaces: Namespaces,
     pub kafka: KafkaConfig,
+    /// Files to read in place of topics.
+    pub source_files: Option<FilesConfig>,
     pub format: Format,
     pub commit: CommitConfig,
     pub memory_bytes: u64,
@@ -140,6 +142,13 @@ pub struct KafkaConfig {
     /// How often to look for new topics and partitions.
     pub discover_every: Duration,
     pub properties: KafkaProperties,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// `s3://bucket/path` or `file:///absolute/path`, which may hold `*`.
+    pub locations: Vec<String>,
+    pub topic: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -476,6 +485,9 @@ fn cross_check(written: &Written<Settings>, checker: &mut Checker<'_>) {
         }
         _ => {}
     }
+    if settings.source.files.is_some() && !settings.source.kafka.topics.is_empty() {
+        problem("source.files", "files are read in place of topics; keep `files` or `kafka.topics`");
+    }
     for (name, _) in settings.source.kafka.properties.expose() {
         if let Some((_, advice)) = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == name) {
             problem(&format!("source.kafka.properties.{name}"), &format!("cannot be set here: {advice}"));
@@ -510,6 +522,10 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
     };
     let s3 = settings.storage.s3;
     let kafka = settings.source.kafka;
+    let source_files = settings.source.files.map(|files| FilesConfig {
+        locations: files.paths.iter().map(|path| location::warehouse(path, &project_dir)).collect(),
+        topic: files.topic,
+    });
     Config {
         name: settings.name,
         catalog,
@@ -534,6 +550,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
             discover_every: kafka.discover_every.0,
             properties: kafka.properties,
         },
+        source_files,
         format: settings.source.format,
         commit: CommitConfig {
             every: settings.commit.every.0,

@@ -218,6 +218,9 @@ pub(super) struct NamespaceSettings {
 pub(super) struct SourceSettings {
     /// The Kafka cluster and what to read from it.
     pub(super) kafka: KafkaSettings,
+    /// Files to read in place of topics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) files: Option<FilesSettings>,
     /// What the records hold.
     pub(super) format: Format,
 }
@@ -246,6 +249,22 @@ pub(super) struct KafkaSettings {
     /// `oauthbearer.config`.
     #[schemars(extend("x-secret-keys" = true), example = kafka_properties_example())]
     pub(super) properties: KafkaProperties,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilesSettings {
+    /// Files, folders, or patterns in which `*` stands for any characters, on local disks or S3. A line of a file is a
+    /// record: its value alone, or an object with `value` and any of `key`, `topic`, `partition`, `offset`, `timestamp`
+    /// and `headers`, as the S3 sinks of Kafka Connect write it. Files may be packed with gzip or zstd. They are read in
+    /// the order of their names: new ones have to come behind those that were read.
+    #[schemars(length(min = 1), extend("items" = { "type": "string", "format": "location" }), example = ["s3://bucket/topics/shop.public.*.json.gz"])]
+    pub(super) paths: Vec<String>,
+    /// The topic the files are of. When not set, it is the name of the folder a file is in, but for folders such as
+    /// `partition=0`, which say the partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "topic"), example = &"shop.public.orders")]
+    pub(super) topic: Option<String>,
 }
 
 impl Default for KafkaSettings {

@@ -206,6 +206,8 @@ fn wrong_values_say_what_is_right() {
     insta::assert_snapshot!(error("warehouse: gs://lake\n"), @"error: icestream.yaml:2:12 warehouse: `gs://` is not supported; write a folder, `file:///folder` or `s3://bucket/prefix`");
     insta::assert_snapshot!(error("warehouse: \"s3://\"\n"), @"error: icestream.yaml:2:12 warehouse: `s3://` names no bucket");
     insta::assert_snapshot!(error("source: { kafka: { brokers: kafka } }\n"), @"error: icestream.yaml:2:29 source.kafka.brokers: `kafka` is not a broker; write `host:port`, with commas between, or `embedded`");
+    insta::assert_snapshot!(error("source: { files: { paths: [dump] }, kafka: { topics: [a] } }\n"), @"error: icestream.yaml:2:18 source.files: files are read in place of topics; keep `files` or `kafka.topics`");
+    insta::assert_snapshot!(error("source: { files: { paths: [gs://b/dump] } }\n"), @"error: icestream.yaml:2:28 source.files.paths[0]: `gs://` is not supported; write a folder, `file:///folder` or `s3://bucket/prefix`");
     insta::assert_snapshot!(error("source: { kafka: { topics: [shop/*] } }\n"), @"error: icestream.yaml:2:29 source.kafka.topics[0]: `shop/*` is not a topic; topics have letters, digits, `.`, `_` and `-`, and `*` for any of them");
     insta::assert_snapshot!(error("storage: { s3: { endpoint: minio:9000 } }\n"), @"error: icestream.yaml:2:28 storage.s3.endpoint: `minio:9000` is not an address; write `https://host:port/path`");
     insta::assert_snapshot!(error("storage: { s3: { endpoint: \"http://me:pw@minio\" } }\n"), @"error: icestream.yaml:2:28 storage.s3.endpoint: an address must not carry a user or a password");

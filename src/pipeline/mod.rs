@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use build::{BuildReport, Models, build};
 pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
-pub use project::{commit_triggers, engine, format, models, open_lake, open_storage, route};
+pub use project::{commit_triggers, engine, files_source, format, models, open_lake, open_storage, route};
 
 use crate::bronze::BronzeCommit;
 use crate::gold::GoldCommit;

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::gold::GoldModel;
 use crate::ids::TableName;
 use crate::silver::{self, SilverModel};
+use crate::source::{FilePlace, FilesConfig, FilesSource};
 use crate::table::Lake;
 use crate::table::catalog::Catalog;
 use crate::table::catalog::glue::{GlueCatalog, GlueOptions};
@@ -67,6 +68,21 @@ pub async fn open_lake(config: &Config, clock: Clock) -> Result<Lake> {
         }
     };
     Ok(Lake::new(catalog, storage, clock))
+}
+
+/// The files the project reads in place of topics, if it does. None of them is looked at yet.
+pub fn files_source(config: &Config) -> Result<Option<FilesSource>> {
+    let Some(files) = &config.source_files else { return Ok(None) };
+    let storage = open_storage(config)?;
+    let place = |location: &String| {
+        let (store, path) = storage.store(location)?;
+        Ok(FilePlace { location: location.clone(), store, path: path.to_string() })
+    };
+    Ok(Some(FilesSource::new(FilesConfig {
+        places: files.locations.iter().map(place).collect::<Result<_>>()?,
+        topic: files.topic.clone(),
+        discover_every: config.kafka.discover_every,
+    })))
 }
 
 fn s3_options(s3: &S3Config) -> S3Options {

@@ -55,6 +55,36 @@ pub enum Error {
         source: Reason,
     },
 
+    #[error("`{location}` cannot be read")]
+    Files {
+        location: String,
+        #[source]
+        source: Reason,
+        is_missing: bool,
+    },
+
+    #[error("there is no file at `{location}`")]
+    NoFiles { location: String },
+
+    #[error("which topic `{file}` is of is not known")]
+    NoTopic { file: String },
+
+    #[error("line {line} of `{file}` is of topic `{found}`, and the file is read as one of `{topic}`")]
+    OtherTopic { file: String, line: i64, topic: String, found: String },
+
+    #[error("topic `{}` partition {}: the files are not those that were there before, from `{file}` on", at.topic, at.partition)]
+    FilesMoved { at: TopicPartition, file: String },
+
+    #[error("line {line} of `{file}` has no end")]
+    LongLine { file: String, line: i64 },
+
+    #[error("`{file}` cannot be unpacked")]
+    Damaged {
+        file: String,
+        #[source]
+        source: Reason,
+    },
+
     #[error("the embedded broker cannot {what}")]
     Embedded {
         what: &'static str,
@@ -139,7 +169,13 @@ impl Situation for Error {
             | Error::Setup { .. }
             | Error::TopicPattern { .. }
             | Error::TopicMissing { .. }
+            | Error::Files { is_missing: true, .. }
+            | Error::NoFiles { .. }
+            | Error::NoTopic { .. }
+            | Error::OtherTopic { .. }
             | Error::Denied { .. } => Kind::Config,
+            Error::Files { .. } => Kind::Unavailable,
+            Error::FilesMoved { .. } | Error::LongLine { .. } | Error::Damaged { .. } => Kind::Corrupt,
             Error::Unreachable { .. } | Error::Broken { .. } | Error::Embedded { .. } => Kind::Unavailable,
             Error::Expired { .. } | Error::PastEnd { .. } | Error::Replaced { .. } => Kind::Corrupt,
         }
@@ -179,6 +215,21 @@ impl Situation for Error {
                  the topic's next life with `{}` (or `latest`, an OFFSET or a TIME)",
                 reset(at, " --epoch")
             ),
+            Error::NoFiles { .. } => "check `source.files.paths`; a pattern with `*` may match nothing yet".to_string(),
+            Error::NoTopic { .. } => {
+                "set `source.files.topic`, or put the file into a folder with the topic's name".to_string()
+            }
+            Error::OtherTopic { .. } => {
+                "read the files of each topic from a folder with the topic's name, or correct `source.files.topic`"
+                    .to_string()
+            }
+            Error::FilesMoved { .. } => {
+                "files are read in the order of their names: put new ones behind those that were read, and leave those \
+                 where they are"
+                    .to_string()
+            }
+            Error::LongLine { .. } => "a file holds one JSON document in each line".to_string(),
+            Error::Damaged { .. } => "the file was probably cut short: write it again".to_string(),
             _ => return None,
         };
         Some(hint)

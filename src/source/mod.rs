@@ -1,4 +1,4 @@
-//! Records out of a log, partition by partition.
+//! Records out of a log, partition by partition: Kafka's, or files read as if they were one.
 //!
 //! In: which partitions to read and from which offset. Out: [`Fetched`]: records as bytes, and how far each partition
 //! was read. **Where to start comes from the caller alone**, which has it from its tables' markers: a source keeps no
@@ -9,6 +9,7 @@
 mod client;
 mod embedded;
 mod error;
+mod files;
 mod kafka;
 mod member;
 mod ownership;
@@ -16,6 +17,7 @@ mod pattern;
 
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
+pub use files::{FilePlace, FilesConfig, FilesSource};
 pub use kafka::{Assignment, KafkaConfig, KafkaSource};
 
 use std::collections::BTreeMap;
