@@ -1,74 +1,32 @@
 //! Events that a real Debezium sent, recorded by `tests/fixtures/record`: what decoding makes of every one of them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use bytes::Bytes;
-use icestream::change::{Decoded, RawRecord};
-use icestream::decode::{Decoder, Format};
-use serde_json::Value;
+use icestream::change::Decoded;
+use icestream::decode::Decoder;
 
-fn folders(of: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path()).collect();
-    found.sort();
-    found
-}
+#[path = "support/recorded.rs"]
+mod recorded;
 
-fn records(file: &Path) -> Vec<RawRecord> {
-    let output = Command::new("gzip").arg("-dc").arg(file).output().unwrap();
-    assert!(output.status.success(), "{}", file.display());
-    let text = String::from_utf8(output.stdout).unwrap();
-    let bytes = |value: &Value| value.as_str().map(|text| Bytes::from(from_base64(text)));
-    text.lines()
-        .map(|line| {
-            let record: Value = serde_json::from_str(line).unwrap();
-            RawRecord {
-                topic: record["topic"].as_str().unwrap().into(),
-                partition: record["partition"].as_i64().unwrap() as i32,
-                offset: record["offset"].as_i64().unwrap(),
-                timestamp_ms: record["timestamp"].as_i64(),
-                key: bytes(&record["key"]),
-                payload: bytes(&record["value"]),
-            }
-        })
-        .collect()
-}
+#[path = "support/mod.rs"]
+mod support;
 
-fn from_base64(text: &str) -> Vec<u8> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
-    for digit in text.bytes().filter(|digit| *digit != b'=') {
-        bits = bits << 6 | ALPHABET.iter().position(|known| *known == digit).unwrap() as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
-}
+use recorded::{CONNECTORS, records, topics, variants};
 
 /// Per variant: changes, those of them that say their row's types, consumed records, rejected records.
 #[test]
 fn every_recorded_event_is_decoded() {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"));
     let mut shown = String::new();
-    for connector in ["debezium-postgres", "debezium-mariadb"] {
-        for variant in folders(&root.join(connector)).into_iter().filter(|path| path.is_dir()) {
-            let name = variant.file_name().unwrap().to_string_lossy().into_owned();
-            if name == "expected" {
-                continue;
-            }
+    for connector in CONNECTORS {
+        for name in variants(connector) {
             let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
             let (mut changes, mut with_shape, mut consumed, mut rejected) = (0, 0, 0, 0);
-            // Without added fields, the flattened form cannot be told from any other JSON.
-            let format = if name == "flattened_bare" { Format::Json } else { Format::DebeziumJson };
-            let mut decoder = Decoder::new(format);
-            for file in folders(&variant).iter().filter(|file| file.to_string_lossy().ends_with(".jsonl.gz")) {
-                for record in records(file) {
+            let mut decoder = Decoder::new(recorded::format(&name));
+            for file in topics(connector, &name) {
+                for record in records(&file) {
                     match decoder.decode(record) {
                         Decoded::Change(event) => {
                             let has_image = event.before.is_some() || event.after.is_some();
@@ -128,4 +86,21 @@ fn every_recorded_event_is_decoded() {
     debezium-mariadb/schemas: 73 73 38 0
     debezium-mariadb/strings: 73 73 38 0
     ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_recorded_value_in_bronze_is_the_one_the_database_has() {
+    let world = support::sqlite_world().await;
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for connector in CONNECTORS {
+        for variant in variants(connector) {
+            for topic in recorded::write(&world, connector, &variant).await {
+                let (of_topic, differing) = recorded::compare(&topic, recorded::read(&topic).await);
+                compared += of_topic;
+                wrong.extend(differing);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {compared} values are wrong\n{}", wrong.len(), wrong.join("\n"));
+    assert!(compared > 10_000, "only {compared} values were compared");
 }

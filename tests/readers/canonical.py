@@ -5,6 +5,7 @@ Types are given as in a metadata file: `"long"`, `"decimal(9, 2)"`, `{"type": "s
 
 import json
 import re
+import struct
 import uuid
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
@@ -101,3 +102,39 @@ def sorted_rows(arrow_table, type_by_column):
         for name in arrow_table.column_names
     ]
     return sorted((list(row) for row in zip(*columns)), key=as_text)
+
+
+def exact_rows(table):
+    """The rows of an Arrow table as objects in which nothing is lost or out of range: dates and times as
+    numbers, floats as their bits, bytes in hex."""
+    columns = [exact_values(table.column(name).combine_chunks()) for name in table.column_names]
+    return [dict(zip(table.column_names, row)) for row in zip(*columns)]
+
+
+def exact_values(array):
+    import pyarrow as pa
+    from pyarrow import types
+
+    type_ = array.type
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type_)
+    if types.is_struct(type_):
+        fields = [exact_values(array.field(index)) for index in range(type_.num_fields)]
+        names = [type_.field(index).name for index in range(type_.num_fields)]
+        rows = zip(*fields) if fields else [()] * len(array)
+        valid = array.is_valid().to_pylist()
+        return [dict(zip(names, row)) if is_valid else None for row, is_valid in zip(rows, valid)]
+    if types.is_date(type_):
+        return array.cast(pa.int32()).to_pylist()
+    if types.is_timestamp(type_):
+        return array.cast(pa.int64()).to_pylist()
+    values = array.to_pylist()
+    if types.is_float32(type_):
+        return [None if value is None else struct.pack(">f", value).hex() for value in values]
+    if types.is_float64(type_):
+        return [None if value is None else struct.pack(">d", value).hex() for value in values]
+    if types.is_decimal(type_):
+        return [None if value is None else f"{value:f}" for value in values]
+    if types.is_binary(type_) or types.is_large_binary(type_):
+        return [None if value is None else value.hex() for value in values]
+    return values

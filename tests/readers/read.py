@@ -1,11 +1,12 @@
 """Reads Iceberg tables with one engine, from their metadata files, and prints canonical JSON.
 
-    read.py --engine pyiceberg|duckdb|chdb|spark --tables FILE [--count-only]
+    read.py --engine pyiceberg|duckdb|chdb|spark --tables FILE [--count-only | --exact]
 
 FILE: {"s3": {"endpoint", "access_key", "secret_key", "region"} | null,
        "tables": [{"name", "metadata_location", "columns": [...] | null, "filter": text | null}]}
 Output: {"engine", "version", "tables": [{"name", "columns", "rows"} or {"name", "error"}]}; with
---count-only "count" stands in place of "rows". Types for the canonical form come from the metadata
+--count-only "count" stands in place of "rows"; with --exact each row is an object with its values as
+`canonical.exact_rows` gives them, in the reader's order. Types for the canonical form come from the metadata
 file, values only from the engine. A filter is a condition in SQL that all engines asked understand.
 
 Known gaps, each reported as the table's error unless said otherwise: pyiceberg has no equality
@@ -235,7 +236,7 @@ class Spark:
 ENGINES = {"pyiceberg": PyIceberg, "duckdb": DuckDb, "chdb": ClickHouse, "spark": Spark}
 
 
-def read(engine, table, s3, count_only):
+def read(engine, table, s3, count_only, exact):
     location = table["metadata_location"]
     types = column_types(read_metadata(location, s3))
     columns = table.get("columns") or list(types)
@@ -246,7 +247,7 @@ def read(engine, table, s3, count_only):
     arrow_table = engine.rows(location, columns, condition)
     if arrow_table.column_names != columns:
         raise ValueError(f"asked for columns {columns}, got {arrow_table.column_names}")
-    rows = canonical.sorted_rows(arrow_table, types)
+    rows = canonical.exact_rows(arrow_table) if exact else canonical.sorted_rows(arrow_table, types)
     return {"name": table["name"], "columns": columns, "rows": rows}
 
 
@@ -255,6 +256,7 @@ def main():
     parser.add_argument("--engine", required=True, choices=ENGINES)
     parser.add_argument("--tables", required=True)
     parser.add_argument("--count-only", action="store_true")
+    parser.add_argument("--exact", action="store_true")
     arguments = parser.parse_args()
     request = json.loads(Path(arguments.tables).read_text())
     s3 = request.get("s3")
@@ -268,7 +270,7 @@ def main():
     tables = []
     for table in request["tables"]:
         try:
-            tables.append(read(engine, table, s3, arguments.count_only))
+            tables.append(read(engine, table, s3, arguments.count_only, arguments.exact))
         except Exception as error:
             tables.append({"name": table["name"], "error": f"{type(error).__name__}: {error}"})
     answer = {"engine": arguments.engine, "version": engine.version, "tables": tables}

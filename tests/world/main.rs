@@ -16,11 +16,15 @@ mod conformance;
 #[path = "../support/proxy.rs"]
 mod proxy;
 
+#[path = "../support/recorded.rs"]
+mod recorded;
+
 #[path = "../support/subject.rs"]
 mod subject;
 
 mod demo;
 mod faults;
+mod fixtures;
 mod foreign;
 mod groups;
 mod kafka;
