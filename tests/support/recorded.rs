@@ -168,7 +168,9 @@ pub async fn write(world: &World, connector: &str, variant: &str) -> Vec<Topic> 
                 properties: BTreeMap::new(),
             };
             let mut bronze = BronzeTable::open(&world.lake, &definition).await.unwrap();
-            let outcome = bronze.commit(&builder.finish().unwrap()).await.unwrap();
+            let batch = builder.finish().unwrap();
+            bronze.stage(&batch.rows).await.unwrap();
+            let outcome = bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
             in_bronze.push(Part { shape, table: bronze.table().clone() });
         }
