@@ -3,12 +3,12 @@
 //! `batch/` builds rows in them, `bronze/` creates tables with them and `silver/` reads them; this file is what they
 //! agree on.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
-use crate::row::{Column, RowShape};
+use crate::evolution::TableColumns;
+use crate::row::RowShape;
 
 pub const TOPIC: &str = "_topic";
 /// Not `_partition`: Iceberg keeps that name for itself, and Spark refuses a table that has it.
@@ -32,15 +32,23 @@ pub const UNAVAILABLE: &str = "_unavailable";
 pub const ERROR: &str = "_error";
 pub const RAW: &str = "_raw";
 
+/// Names that icestream gives to columns of its own next to the captured ones in silver.
+const SILVER_NAMES: [&str; 5] = ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
+
 /// The schema of a bronze table whose row images have `shape`, or are JSON text where there is none or it is empty.
 ///
 /// Only what every record has is required; a rejected record may lack all the rest.
 pub fn bronze_schema(shape: Option<&RowShape>) -> SchemaRef {
-    let image = match shape {
+    bronze_schema_with(Some(match shape {
         Some(shape) if !shape.columns.is_empty() => DataType::Struct(image_fields(shape)),
         _ => DataType::Utf8,
-    };
-    Arc::new(Schema::new(vec![
+    }))
+}
+
+/// The schema of a bronze table whose row images are of this type; without one, it has no columns for them yet.
+pub fn bronze_schema_with(image: Option<DataType>) -> SchemaRef {
+    let images = [BEFORE, AFTER].map(|name| image.clone().map(|image| Field::new(name, image, true)));
+    let mut fields = vec![
         Field::new(TOPIC, DataType::Utf8, false),
         Field::new(PARTITION, DataType::Int32, false),
         Field::new(OFFSET, DataType::Int64, false),
@@ -53,25 +61,25 @@ pub fn bronze_schema(shape: Option<&RowShape>) -> SchemaRef {
         Field::new(EPOCH, DataType::Int32, true),
         Field::new(TX_ID, DataType::Utf8, true),
         Field::new(SOURCE, DataType::Utf8, true),
-        Field::new(BEFORE, image.clone(), true),
-        Field::new(AFTER, image, true),
+    ];
+    fields.extend(images.into_iter().flatten());
+    fields.extend([
         Field::new(UNAVAILABLE, DataType::List(unavailable_element()), true),
         Field::new(ERROR, DataType::Utf8, true),
         Field::new(RAW, DataType::LargeBinary, true),
-    ]))
+    ]);
+    Arc::new(Schema::new(fields))
+}
+
+/// Whether a column of bronze or silver that icestream fills itself has this name.
+pub fn is_own_name(name: &str) -> bool {
+    static BRONZE: LazyLock<SchemaRef> = LazyLock::new(|| bronze_schema_with(None));
+    SILVER_NAMES.contains(&name) || BRONZE.field_with_name(name).is_ok()
 }
 
 /// The fields of `before` and `after`. All are optional: a column may be added, dropped or not sent.
 pub fn image_fields(shape: &RowShape) -> Fields {
-    let field = |column: &Column| {
-        let field = Field::new(&column.name, column.column_type.to_arrow(), true);
-        match &column.doc {
-            // The key under which Arrow schemas carry a column's documentation into Iceberg's.
-            Some(doc) => field.with_metadata(HashMap::from([("doc".to_string(), doc.clone())])),
-            None => field,
-        }
-    };
-    shape.columns.iter().map(field).collect()
+    TableColumns::of_shape(shape).fields()
 }
 
 /// The element of the list of unavailable columns, named as Iceberg names it.
@@ -90,7 +98,7 @@ pub fn instant() -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::ColumnType;
+    use crate::row::{Column, ColumnType};
 
     #[test]
     fn the_images_are_text_unless_a_shape_is_known() {

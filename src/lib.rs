@@ -8,6 +8,7 @@ pub mod error;
 
 pub mod change;
 pub mod clock;
+pub mod evolution;
 pub mod fingerprint;
 pub mod ids;
 mod json;

@@ -37,6 +37,7 @@ use schema::SCHEMAS;
 use settings::{CatalogSettings, Settings, TableSettings};
 
 use crate::error::{Kind, Situation};
+use crate::evolution::Evolution;
 use crate::ids::check_part;
 
 pub use interpolate::Environment;
@@ -73,6 +74,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// How often silver and gold are brought up to date.
     pub build_every: Duration,
+    /// What is done with records whose columns are others than their table's, where no file speaks of the table.
+    pub evolution: Evolution,
     /// Tables that have a file in `catalog/`, by name.
     pub tables: Vec<TableConfig>,
     /// The files of `transforms/`, by name.
@@ -240,9 +243,10 @@ impl Config {
         let settings = read_settings(&mut checker, assignments)?;
         let mut files = 1;
         let mut tables: Vec<TableConfig> = Vec::new();
+        let evolution = settings.as_ref().map_or_else(Evolution::default, |written| written.settings.evolution);
         for found in list(&project_dir, "catalog", &["yaml", "yml"], &mut checker)? {
             files += 1;
-            read_table(&found, &mut tables, &mut checker)?;
+            read_table(&found, evolution, &mut tables, &mut checker)?;
         }
         let namespaces = match &settings {
             Some(written) => namespaces(written, &mut checker),
@@ -322,7 +326,12 @@ fn read_settings(checker: &mut Checker<'_>, assignments: &[String]) -> Result<Op
     }
 }
 
-fn read_table(found: &Found, tables: &mut Vec<TableConfig>, checker: &mut Checker<'_>) -> Result<(), ConfigError> {
+fn read_table(
+    found: &Found,
+    evolution: Evolution,
+    tables: &mut Vec<TableConfig>,
+    checker: &mut Checker<'_>,
+) -> Result<(), ConfigError> {
     let problem = |checker: &mut Checker<'_>, path: &str, message: String| {
         let place = Place::File(found.shown.clone());
         checker.problems.push(Problem { place, path: path.to_string(), message });
@@ -345,7 +354,7 @@ fn read_table(found: &Found, tables: &mut Vec<TableConfig>, checker: &mut Checke
         problem(checker, "", format!("table `{}` has a file already: `{other}`", found.name));
         return Ok(());
     }
-    match table::resolve(&found.name, found.path.clone(), &written) {
+    match table::resolve(&found.name, found.path.clone(), &written, evolution) {
         Ok(table) => {
             let twin = tables.iter().find(|other| table.topic.is_some() && other.topic == table.topic);
             if let Some(twin) = twin {
@@ -559,6 +568,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
         },
         memory_bytes: settings.memory.0,
         build_every: settings.build.every.0,
+        evolution: settings.evolution,
         tables: models.tables,
         silver: models.silver,
         gold: models.gold,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::quantity::{Size, Span};
 use super::secret::{MASK, Secret, is_secret_name};
+use crate::evolution::Evolution;
 
 /// The project's settings. Only `name` has to be there.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +56,11 @@ pub(super) struct Settings {
     /// When silver and gold are brought up to date.
     #[serde(default)]
     pub(super) build: BuildSettings,
+
+    /// What is done when a record brings other columns than its bronze table has, for tables whose file in `catalog/`
+    /// does not say. A table whose columns are declared never takes `json` from here.
+    #[serde(default)]
+    pub(super) evolution: Evolution,
 }
 
 fn default_warehouse() -> String {
@@ -361,7 +367,7 @@ impl Default for BuildSettings {
 }
 
 /// What is known about one captured table. The file's name is the table's name. A table needs
-/// no file: without one its rows stay JSON text in bronze.
+/// no file: without one, its columns are what its records say, or its rows stay JSON text where those say nothing.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TableSettings {
@@ -386,6 +392,11 @@ pub(super) struct TableSettings {
     #[serde(default = "default_partition")]
     #[schemars(extend("items" = { "type": "string", "format": "partition" }), example = ["day(_ingested_at)", "bucket(16, id)"])]
     pub(super) partition: Vec<String>,
+
+    /// What is done when a record brings other columns than the bronze table has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Evolution", extend("x-default" = "the project's `evolution`"))]
+    pub(super) evolution: Option<Evolution>,
 
     /// Iceberg table properties, set when the table is made.
     #[serde(default)]

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use super::check::Written;
 use super::problem::{Problem, nearest, quoted};
 use super::settings::TableSettings;
+use crate::evolution::{Evolution, UNEXPECTED};
 use crate::ids::check_part;
 use crate::layout;
 use crate::row::{Column, ColumnType, RowShape};
@@ -23,6 +24,8 @@ pub struct TableConfig {
     /// The captured columns; `None` where they are not declared.
     pub shape: Option<RowShape>,
     pub partition: Vec<PartitionField>,
+    /// What is done with records whose columns are others.
+    pub evolution: Evolution,
     /// Iceberg table properties for a new table.
     pub properties: BTreeMap<String, String>,
     pub file: PathBuf,
@@ -67,9 +70,6 @@ static BRONZE_COLUMNS: LazyLock<Vec<(String, Option<ColumnType>)>> = LazyLock::n
     let own = schema.fields().iter().filter(|field| ![layout::BEFORE, layout::AFTER].contains(&field.name().as_str()));
     own.map(|field| (field.name().clone(), ColumnType::from_arrow(field.data_type()))).collect()
 });
-
-/// Names that icestream gives to columns of its own next to the captured ones in silver.
-const SILVER_NAMES: [&str; 5] = ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
 
 impl PartitionField {
     fn is_time(&self) -> bool {
@@ -147,6 +147,7 @@ pub(super) fn resolve(
     name: &str,
     file: PathBuf,
     written: &Written<TableSettings>,
+    default: Evolution,
 ) -> Result<TableConfig, Vec<Problem>> {
     let settings = &written.settings;
     let mut problems = Vec::new();
@@ -163,6 +164,16 @@ pub(super) fn resolve(
             problems.push(written.problem(&format!("key[{index}]"), message));
         }
     }
+    let evolution = match (settings.evolution, default) {
+        (Some(Evolution::Json), _) if shape.is_some() => {
+            let message = "`json` keeps rows as text, and `columns` are declared; leave one of them out";
+            problems.push(written.problem("evolution", message));
+            Evolution::Json
+        }
+        (Some(own), _) => own,
+        (None, Evolution::Json) if shape.is_some() => Evolution::Evolve,
+        (None, default) => default,
+    };
     let partition: Vec<PartitionField> = settings.partition.iter().filter_map(|text| text.parse().ok()).collect();
     for (index, field) in partition.iter().enumerate() {
         let path = format!("partition[{index}]");
@@ -203,6 +214,7 @@ pub(super) fn resolve(
         key: settings.key.clone(),
         shape,
         partition,
+        evolution,
         properties: settings.properties.clone(),
         file,
     })
@@ -213,9 +225,7 @@ fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Optio
     let mut columns = Vec::new();
     for (index, entry) in written.settings.columns.iter().enumerate() {
         let path = format!("columns[{index}]");
-        let is_own =
-            BRONZE_COLUMNS.iter().map(|(own, _)| own.as_str()).chain(SILVER_NAMES).any(|own| own == entry.name);
-        if is_own {
+        if layout::is_own_name(&entry.name) || entry.name == UNEXPECTED {
             let message = format!("`{}` is the name of a column of icestream's own", entry.name);
             problems.push(written.problem(&format!("{path}.name"), message));
         } else if !seen.insert(entry.name.as_str()) {
