@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use icestream::batch::ChangeBatchBuilder;
-use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome};
+use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome, Staging};
 use icestream::change::{ChangeCounts, RawRecord};
 use icestream::clock::Clock;
 use icestream::decode::{Decoder, Format};
+use icestream::evolution::Evolution;
 use icestream::ids::TableName;
-use icestream::layout::bronze_schema;
 use icestream::offsets::OffsetRange;
 use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, unobserved};
 use icestream::row::{Column, RowShape};
@@ -205,7 +205,8 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
 
         let definition = BronzeDefinition {
             name: TableName::new("bench", format!("round_{round}"))?,
-            schema: bronze_schema(Some(&shape)),
+            shape: Some(shape.clone()),
+            evolution: Evolution::Evolve,
             partition: vec!["day(_ingested_at)".to_string()],
             properties: BTreeMap::new(),
         };
@@ -226,7 +227,10 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
                 }
                 counts += batch.counts;
                 let started = Instant::now();
-                table.stage(&batch.rows).await?;
+                match table.stage(&batch).await? {
+                    Staging::Staged => {}
+                    other => return Err(format!("rows were not staged: {other:?}").into()),
+                }
                 write_seconds += started.elapsed().as_secs_f64();
             }
             let started = Instant::now();
@@ -297,6 +301,7 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
                 topic: topic.to_string(),
                 table: TableName::new("bench", "order_lines").ok()?,
                 shape: Some(shape.clone()),
+                evolution: Evolution::Evolve,
                 partition: vec!["day(_ingested_at)".to_string()],
                 properties: BTreeMap::new(),
             })

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
+use crate::evolution::ColumnChange;
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::row::RowShape;
 
@@ -130,11 +131,14 @@ pub enum Consumed {
 /// Bronze rows ready to be written, with the offsets they stand for.
 #[derive(Debug, Clone)]
 pub struct ChangeBatch {
-    /// In the columns of [`crate::layout::bronze_schema`]. Has no rows when every record of the ranges was consumed.
+    /// In the columns of [`crate::layout::bronze_schema_with`], those of the row images being as wide as the widest row
+    /// so far needs them. Has no rows when every record of the ranges was consumed.
     pub rows: RecordBatch,
     /// The offsets read, whether they held a row, a consumed record or nothing.
     pub ranges: BTreeMap<TopicPartition, OffsetRange>,
     pub counts: ChangeCounts,
+    /// Columns that records stopped having. Their rows are null there.
+    pub dropped: Vec<ColumnChange>,
 }
 
 /// What the records of a batch were.
@@ -146,16 +150,20 @@ pub struct ChangeCounts {
     pub heartbeats: u64,
     pub transactions: u64,
     pub schema_changes: u64,
+    /// Changes, of `changes`, with fields that no column was declared for.
+    pub unexpected: u64,
 }
 
 impl AddAssign for ChangeCounts {
     fn add_assign(&mut self, other: Self) {
-        let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes } = other;
+        let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes, unexpected } =
+            other;
         self.changes += changes;
         self.rejected += rejected;
         self.tombstones += tombstones;
         self.heartbeats += heartbeats;
         self.transactions += transactions;
         self.schema_changes += schema_changes;
+        self.unexpected += unexpected;
     }
 }

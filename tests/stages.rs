@@ -147,8 +147,9 @@ proptest! {
         let batch = builder.finish().unwrap();
         let range = OffsetRange { from: 0, next: payloads.len() as i64 };
         prop_assert_eq!(batch.ranges.values().collect::<Vec<_>>(), [&range]);
-        let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes } = batch.counts;
+        let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes, unexpected } = batch.counts;
         prop_assert_eq!((changes + rejected) as usize, batch.rows.num_rows());
+        prop_assert!(unexpected <= changes);
         let consumed = tombstones + heartbeats + transactions + schema_changes;
         prop_assert_eq!((changes + rejected + consumed) as usize, payloads.len());
     }

@@ -12,8 +12,10 @@ use bytes::Bytes;
 
 use super::error::{Error, Result};
 use super::image::{self, Columns, Images, Row, Unfit};
+use super::plan::Plans;
 use crate::change::{ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, RawRecord, Rejected};
 use crate::clock::Clock;
+use crate::evolution::{Form, TableImages};
 use crate::layout::{self, UTC};
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::row::RowShape;
@@ -31,7 +33,7 @@ const ROW_BYTES: usize = 96;
 #[derive(Debug)]
 pub struct ChangeBatchBuilder {
     schema: SchemaRef,
-    columns: Option<Columns>,
+    plans: Plans,
     epoch: i32,
     clock: Clock,
     partitions: Vec<Progress>,
@@ -46,6 +48,8 @@ pub struct ChangeBatchBuilder {
 struct Progress {
     partition: TopicPartition,
     range: OffsetRange,
+    /// What its last row was like, since a partition's records are in the order of the source.
+    shape: Option<Arc<RowShape>>,
 }
 
 /// The builders of bronze's columns, in order; those that are the same in each row of a batch are made at its end.
@@ -81,14 +85,14 @@ struct BronzeRow<'a> {
 }
 
 impl ChangeBatchBuilder {
-    /// A builder for a table whose rows have `shape`, or whose row images stay JSON text. `epoch` is the operator's count
-    /// of how often the source was rebuilt.
-    pub fn new(shape: Option<Arc<RowShape>>, epoch: i32, clock: Clock) -> Self {
-        let columns = shape.filter(|shape| !shape.columns.is_empty()).map(Columns::new);
+    /// A builder for a table whose row images are as a bronze table says of itself, or, for a table made for it, of a
+    /// shape or JSON text. `epoch` is the operator's count of how often the source was rebuilt.
+    pub fn new(images: impl Into<TableImages>, epoch: i32, clock: Clock) -> Self {
+        let plans = Plans::new(images.into());
         ChangeBatchBuilder {
-            schema: layout::bronze_schema(columns.as_ref().map(Columns::shape)),
-            rows: Rows::new(columns.as_ref()),
-            columns,
+            schema: layout::bronze_schema_with(plans.form().data_type()),
+            rows: Rows::new(plans.form()),
+            plans,
             epoch,
             clock,
             partitions: Vec::new(),
@@ -118,7 +122,7 @@ impl ChangeBatchBuilder {
         self.check_order(index, offset)?;
         self.check_room(record)?;
         match &decoded {
-            Decoded::Change(event) => self.push_change(event)?,
+            Decoded::Change(event) => self.push_change(event, index)?,
             Decoded::Rejected(Rejected { record, key, reason }) => {
                 self.push_rejected(record, key.as_deref(), None, reason)?;
             }
@@ -155,8 +159,13 @@ impl ChangeBatchBuilder {
     /// The batch filled until now. The next one starts where its ranges end.
     pub fn finish(&mut self) -> Result<ChangeBatch> {
         let rows = self.rows.finish(&self.schema, self.epoch, self.clock.now_us())?;
-        let mut batch = ChangeBatch { rows, ranges: Default::default(), counts: std::mem::take(&mut self.counts) };
-        for Progress { partition, range } in &mut self.partitions {
+        let mut batch = ChangeBatch {
+            rows,
+            ranges: Default::default(),
+            counts: std::mem::take(&mut self.counts),
+            dropped: self.plans.take_dropped(),
+        };
+        for Progress { partition, range, .. } in &mut self.partitions {
             if range.next > range.from {
                 batch.ranges.insert(partition.clone(), *range);
             }
@@ -166,17 +175,38 @@ impl ChangeBatchBuilder {
         Ok(batch)
     }
 
-    fn push_change(&mut self, event: &ChangeEvent) -> Result<()> {
+    fn push_change(&mut self, event: &ChangeEvent, partition: usize) -> Result<()> {
+        let has_image = event.before.is_some() || event.after.is_some();
+        let plan = match self.plans.plan(event.shape.as_ref(), has_image) {
+            Ok(plan) => plan,
+            Err(reason) => return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &reason),
+        };
+        let columns = plan.columns.as_deref();
         let mut unavailable = Vec::new();
-        let before = self.read_image(event.before.as_ref(), layout::BEFORE, &mut unavailable);
-        let after = self.read_image(event.after.as_ref(), layout::AFTER, &mut unavailable);
+        let before = read_image(columns, event.before.as_ref(), layout::BEFORE, &mut unavailable);
+        let after = read_image(columns, event.after.as_ref(), layout::AFTER, &mut unavailable);
         let (before, after) = match (before, after) {
             (Ok(before), Ok(after)) => (before, after),
             (Err(unfit), _) | (_, Err(unfit)) => {
                 return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &unfit.to_string());
             }
         };
+        let has_unexpected = before.has_unexpected() || after.has_unexpected();
+        // Only a row that is good changes what the table is.
+        if self.plans.adopt(&plan, has_unexpected) {
+            let widths = self.rows.fit(self.plans.form())?;
+            self.bytes += widths * self.rows.count;
+            self.schema = layout::bronze_schema_with(self.plans.form().data_type());
+        }
+        if let Some(columns) = columns {
+            let last = &mut self.partitions[partition].shape;
+            if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, columns.shape())) {
+                self.plans.note_dropped(last.as_deref(), columns.shape());
+                *last = Some(columns.shape().clone());
+            }
+        }
         self.counts.changes += 1;
+        self.counts.unexpected += u64::from(has_unexpected);
         self.bytes += self.rows.append(BronzeRow {
             record: &event.record,
             key: event.key.as_deref(),
@@ -203,20 +233,6 @@ impl ChangeBatchBuilder {
         Ok(())
     }
 
-    fn read_image<'a>(
-        &self,
-        json: Option<&'a Bytes>,
-        image: &'static str,
-        unavailable: &mut Vec<String>,
-    ) -> Result<Row<'a>, Unfit> {
-        let Some(json) = json else { return Ok(Row::Null) };
-        let json = std::str::from_utf8(json).map_err(|_| Unfit::NotAnObject { image })?;
-        match &self.columns {
-            Some(columns) => columns.read(json, image, unavailable),
-            None => image::read_json(json, image, unavailable),
-        }
-    }
-
     /// The index of a partition's progress, which starts at `first` when it is new.
     fn progress(&mut self, topic: &Arc<str>, partition: i32, first: i64) -> usize {
         let is = |progress: &Progress| progress.partition.partition == partition && progress.partition.topic == *topic;
@@ -226,13 +242,14 @@ impl ChangeBatchBuilder {
         self.last = self.partitions.iter().position(is).unwrap_or(self.partitions.len());
         if self.last == self.partitions.len() {
             let partition = TopicPartition::new(topic.clone(), partition);
-            self.partitions.push(Progress { partition, range: OffsetRange { from: first, next: first } });
+            let range = OffsetRange { from: first, next: first };
+            self.partitions.push(Progress { partition, range, shape: None });
         }
         self.last
     }
 
     fn check_order(&self, index: usize, offset: i64) -> Result<()> {
-        let Progress { partition, range } = &self.partitions[index];
+        let Progress { partition, range, .. } = &self.partitions[index];
         if offset < range.next {
             return Err(Error::Repeated { partition: partition.clone(), offset, next: range.next });
         }
@@ -248,8 +265,22 @@ impl ChangeBatchBuilder {
     }
 }
 
+fn read_image<'a>(
+    columns: Option<&'a Columns>,
+    json: Option<&'a Bytes>,
+    image: &'static str,
+    unavailable: &mut Vec<String>,
+) -> Result<Row<'a>, Unfit> {
+    let Some(json) = json else { return Ok(Row::Null) };
+    let json = std::str::from_utf8(json).map_err(|_| Unfit::NotAnObject { image })?;
+    match columns {
+        Some(columns) => columns.read(json, image, unavailable),
+        None => image::read_json(json, image, unavailable),
+    }
+}
+
 impl Rows {
-    fn new(columns: Option<&Columns>) -> Self {
+    fn new(form: &Form) -> Self {
         let instants = || TimestampMicrosecondBuilder::new().with_timezone(UTC);
         Rows {
             count: 0,
@@ -263,12 +294,20 @@ impl Rows {
             position: StringBuilder::new(),
             tx_id: StringBuilder::new(),
             source: StringBuilder::new(),
-            before: Images::new(columns),
-            after: Images::new(columns),
+            before: Images::new(form),
+            after: Images::new(form),
             unavailable: ListBuilder::new(StringBuilder::new()).with_field(layout::unavailable_element()),
             error: StringBuilder::new(),
             raw: LargeBinaryBuilder::new(),
         }
+    }
+
+    /// Makes room for images of another form and says how many bytes that takes for each row, about.
+    fn fit(&mut self, form: &Form) -> Result<usize> {
+        let before = self.before.width();
+        self.before.fit(form)?;
+        self.after.fit(form)?;
+        Ok(2 * (self.after.width() - before))
     }
 
     /// Appends a row and says how many bytes it takes, about.
@@ -308,7 +347,7 @@ impl Rows {
     fn finish(&mut self, schema: &SchemaRef, epoch: i32, now_us: i64) -> Result<RecordBatch> {
         let count = std::mem::take(&mut self.count);
         let ingested_at = TimestampMicrosecondArray::from_value(now_us, count).with_timezone(UTC);
-        let arrays: Vec<ArrayRef> = vec![
+        let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(self.topic.finish()),
             Arc::new(self.partition.finish()),
             Arc::new(self.offset.finish()),
@@ -321,12 +360,12 @@ impl Rows {
             Arc::new(Int32Array::from_value(epoch, count)),
             Arc::new(self.tx_id.finish()),
             Arc::new(self.source.finish()),
-            self.before.finish()?,
-            self.after.finish()?,
-            Arc::new(self.unavailable.finish()),
-            Arc::new(self.error.finish()),
-            Arc::new(self.raw.finish()),
         ];
+        arrays.extend(self.before.finish()?);
+        arrays.extend(self.after.finish()?);
+        arrays.push(Arc::new(self.unavailable.finish()));
+        arrays.push(Arc::new(self.error.finish()));
+        arrays.push(Arc::new(self.raw.finish()));
         RecordBatch::try_new(schema.clone(), arrays).map_err(Error::Columns)
     }
 }
@@ -334,12 +373,13 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use arrow::array::{Array, AsArray, StructArray};
-    use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
+    use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
     use proptest::prelude::*;
 
     use super::*;
     use crate::change::Op;
     use crate::error::Situation;
+    use crate::evolution::{ColumnChange, Evolution};
     use crate::row::{Column, ColumnType};
 
     fn shape(columns: &[(&str, &str)]) -> Arc<RowShape> {
@@ -361,7 +401,8 @@ mod tests {
     }
 
     fn builder(shape: Option<Arc<RowShape>>) -> ChangeBatchBuilder {
-        ChangeBatchBuilder::new(shape, 3, Clock::manual(1_735_689_600_000_000).0)
+        let images = TableImages { evolution: Evolution::Strict, ..shape.into() };
+        ChangeBatchBuilder::new(images, 3, Clock::manual(1_735_689_600_000_000).0)
     }
 
     fn record(partition: i32, offset: i64, payload: &str) -> RawRecord {
@@ -525,6 +566,111 @@ mod tests {
         assert_eq!(image(&batch, layout::AFTER).nulls().unwrap().iter().collect::<Vec<_>>(), [true, false, true]);
     }
 
+    /// Pushes a row of each shape to a table that takes what comes, and shows its columns and rows.
+    fn evolved(builder: &mut ChangeBatchBuilder, records: &[(&str, &str)]) -> String {
+        let shapes: Vec<(&str, Arc<RowShape>)> = records.iter().map(|(columns, _)| (*columns, of(columns))).collect();
+        for (columns, after) in records {
+            let next = builder.partitions.first().map_or(0, |progress| progress.range.next);
+            let Decoded::Change(mut event) = change(next, None, Some(after)) else { continue };
+            // Records of one shape share it, or bring one that is equal.
+            event.shape = shapes.iter().find(|(known, _)| known == columns).map(|(_, shape)| shape.clone());
+            builder.push(Decoded::Change(event)).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        let Ok(after) = batch.rows.schema_ref().field_with_name(layout::AFTER).cloned() else {
+            return format!("{} rows without images", batch.rows.num_rows());
+        };
+        let DataType::Struct(fields) = after.data_type() else { return "text".to_string() };
+        let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        let mut lines = vec![names.join(" ")];
+        let errors = batch.rows.column_by_name(layout::ERROR).unwrap().as_string::<i32>();
+        for row in 0..batch.rows.num_rows() {
+            let options = arrow::util::display::FormatOptions::default().with_null("-");
+            let shown = |column: &ArrayRef| {
+                arrow::util::display::ArrayFormatter::try_new(column, &options).unwrap().value(row).to_string()
+            };
+            lines.push(match errors.is_valid(row) {
+                true => format!("rejected: {}", errors.value(row)),
+                false => image(&batch, layout::AFTER).columns().iter().map(shown).collect::<Vec<_>>().join(" "),
+            });
+        }
+        lines.extend(batch.dropped.iter().map(ColumnChange::to_string));
+        lines.join("\n")
+    }
+
+    fn of(columns: &str) -> Arc<RowShape> {
+        let columns: Vec<(&str, &str)> =
+            columns.split(", ").filter_map(|column| column.trim().split_once(' ')).collect();
+        shape(&columns)
+    }
+
+    fn open(evolution: Evolution) -> ChangeBatchBuilder {
+        let images = TableImages { evolution, declared: None, form: Form::Open };
+        ChangeBatchBuilder::new(images, 0, Clock::manual(0).0)
+    }
+
+    #[test]
+    fn columns_are_added_and_widened_in_the_middle_of_a_batch() {
+        let mut builder = open(Evolution::Evolve);
+        insta::assert_snapshot!(evolved(&mut builder, &[
+            ("id int, n float, d decimal(4,2)", r#"{"id":1,"n":0.1,"d":"BOI="}"#),
+            ("id long, d decimal(6,2), note string", r#"{"id":5000000000,"d":"BOI=","note":"a"}"#),
+            ("id int, n float, d decimal(4,2)", r#"{"id":2,"n":0.1,"d":"BOI="}"#),
+            ("id int, n double", r#"{"id":3,"n":0.1}"#),
+            ("id string", r#"{"id":"x"}"#),
+            ("id int, n float, d decimal(4,2)", r#"{"id":4,"n":0.1,"d":"BOI="}"#),
+        ]), @"
+        id n d note id_v2
+        1 0.10000000149011612 12.50 - -
+        5000000000 - 12.50 a -
+        2 0.10000000149011612 12.50 - -
+        3 0.1 - - -
+        - - - - x
+        4 0.10000000149011612 12.50 - -
+        `d` is not sent any more
+        `n` is not sent any more
+        `note` is not sent any more
+        ");
+        // What it has become it stays.
+        insta::assert_snapshot!(evolved(&mut builder, &[("id int", r#"{"id":1}"#), ("id  int", r#"{"id":2}"#)]), @"
+        id n d note id_v2
+        1 - - - -
+        2 - - - -
+        `d` is not sent any more
+        `n` is not sent any more
+        ");
+    }
+
+    #[test]
+    fn a_row_that_is_rejected_changes_no_column() {
+        let mut builder = open(Evolution::Evolve);
+        insta::assert_snapshot!(evolved(&mut builder, &[("id int", r#"{"id":"x"}"#)]), @"1 rows without images");
+        insta::assert_snapshot!(evolved(&mut builder, &[
+            ("id int", r#"{"id":1}"#),
+            ("id int, note string", r#"{"id":2,"note":3}"#),
+            ("id int, note string", r#"{"id":2,"note":"n","other":[1]}"#),
+        ]), @r#"
+        id note _unexpected
+        1 - -
+        rejected: `after.note` does not fit string sent as native: it is a number, and text is expected
+        2 n {"other":[1]}
+        "#);
+        let mut builder = open(Evolution::Strict);
+        insta::assert_snapshot!(evolved(&mut builder, &[
+            ("id int, s int", r#"{"id":1,"s":1}"#),
+            ("id long, s string, note date", r#"{"id":1,"s":"1"}"#),
+            ("id int", r#"{"id":1}"#),
+            ("id int", r#"{"id":1,"other":1}"#),
+        ]), @"
+        id s
+        1 1
+        rejected: its columns need what `evolution: strict` does not do: widened `id` from int to long, added `s_v2` (string) beside `s` (int), added `note` (date)
+        1 -
+        rejected: `after.other` is not among the declared columns
+        `s` is not sent any more
+        ");
+    }
+
     #[test]
     fn every_offset_read_is_in_a_range_and_ranges_follow_each_other() {
         let at = |partition| TopicPartition::new("shop.public.orders", partition);
@@ -588,8 +734,9 @@ mod tests {
 
         #[test]
         fn any_image_becomes_one_row(images in prop::collection::vec(any_image(), 1..20)) {
-            for shape in [None, orders()] {
-                let mut builder = builder(shape);
+            let mut kept = TableImages::from(orders());
+            kept.evolution = Evolution::Evolve;
+            for mut builder in [builder(None), builder(orders()), ChangeBatchBuilder::new(kept, 0, Clock::system())] {
                 for (offset, image) in images.iter().enumerate() {
                     let Decoded::Change(mut event) = change(offset as i64, None, Some("")) else { continue };
                     event.after = Some(Bytes::from(image.clone()));

@@ -1,17 +1,18 @@
 //! Row images, `before` or `after`, as a column of a batch: a struct where their shape is known, else JSON text.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int32Builder,
+    ArrayRef, AsArray, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int32Builder,
     Int64Builder, LargeBinaryBuilder, NullBufferBuilder, StringBuilder, StructArray, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::Fields;
+use arrow::compute::cast;
 
 use super::error::{Error, Result};
 use super::value::{self, Misfit, Value};
+use crate::evolution::{Form, TableColumns, legal_name};
 use crate::json::{self, Stopped};
 use crate::layout::{self, UTC};
 use crate::row::{Column, ColumnType, Encoding, RowShape};
@@ -29,26 +30,41 @@ pub(super) enum Unfit {
     Value { image: &'static str, column: String, column_type: ColumnType, encoding: Encoding, misfit: Misfit },
 }
 
-/// A row shape with its columns findable by name.
+/// How images of one shape are read, and which columns of their table the values go to.
 #[derive(Debug)]
 pub(super) struct Columns {
     shape: Arc<RowShape>,
     by_name: HashMap<String, usize>,
-    fields: Fields,
+    /// What each column is called in the table.
+    names: Vec<String>,
+    /// The value for each column of the table, as far as it has columns; the later ones are null.
+    sources: Vec<Option<usize>>,
+    /// Whether the table's columns are those of the shape, in its order.
+    is_straight: bool,
+    /// Whether fields of no column are kept, in [`crate::evolution::UNEXPECTED`].
+    keeps_unexpected: bool,
 }
 
 /// One image read and found fit, so that writing it cannot fail halfway.
 #[derive(Debug)]
 pub(super) enum Row<'a> {
     Null,
-    Values(Vec<Value<'a>>),
+    /// A value for each column of the shape; then, if there was any, the object of what none was declared for.
+    Values(Vec<Value<'a>>, &'a Columns),
     Json(Cow<'a, str>),
 }
 
 /// The column being built of all `before` or all `after` images.
 #[derive(Debug)]
 pub(super) enum Images {
-    Typed { columns: Vec<ColumnBuilder>, present: NullBufferBuilder, fields: Fields },
+    /// Nulls, until an image says what the others are.
+    Open(usize),
+    Columns {
+        columns: Vec<ColumnBuilder>,
+        present: NullBufferBuilder,
+        shape: TableColumns,
+        unexpected: Option<usize>,
+    },
     Json(StringBuilder),
 }
 
@@ -67,13 +83,24 @@ pub(super) enum ColumnBuilder {
 }
 
 impl Columns {
-    pub(super) fn new(shape: Arc<RowShape>) -> Self {
+    /// `places` says for each column of the shape which of the table's it is.
+    pub(super) fn new(shape: Arc<RowShape>, table: &TableColumns, places: &[usize], keeps_unexpected: bool) -> Self {
         let by_name = shape.columns.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
-        let fields = layout::image_fields(&shape);
-        Columns { shape, by_name, fields }
+        let mut sources = vec![None; table.len()];
+        for (index, place) in places.iter().enumerate() {
+            sources[*place] = Some(index);
+        }
+        Columns {
+            by_name,
+            names: places.iter().map(|place| table[*place].name.clone()).collect(),
+            is_straight: sources.iter().enumerate().all(|(index, source)| *source == Some(index)),
+            sources,
+            keeps_unexpected,
+            shape,
+        }
     }
 
-    pub(super) fn shape(&self) -> &RowShape {
+    pub(super) fn shape(&self) -> &Arc<RowShape> {
         &self.shape
     }
 
@@ -83,22 +110,29 @@ impl Columns {
 
     /// Reads an image. Names of values that were not sent go to `unavailable`.
     pub(super) fn read<'a>(
-        &self,
+        &'a self,
         json: &'a str,
         image: &'static str,
         unavailable: &mut Vec<String>,
     ) -> Result<Row<'a>, Unfit> {
         let mut values = vec![Value::Missing; self.shape.columns.len()];
         let mut expected = 0;
+        let mut unexpected = Unexpected::default();
         json::each_field(json, |name, value| {
-            let index = self.position(&name, expected).ok_or_else(|| undeclared(image, &name))?;
+            let Some(index) = self.position(&name, expected) else {
+                return if self.keeps_unexpected {
+                    unexpected.keep(&name, value, image, unavailable)
+                } else {
+                    Err(undeclared(image, &name))
+                };
+            };
             let column = self.column(index);
             if !matches!(values[index], Value::Missing) {
                 return Err(Unfit::GivenTwice { image, column: column.name.clone() });
             }
             values[index] = value::read(value, column).map_err(|misfit| unfit(image, column, misfit))?;
             if matches!(values[index], Value::Unavailable) {
-                unavailable.push(unavailable_name(image, &name));
+                unavailable.push(unavailable_name(image, &self.names[index]));
             }
             expected = index + 1;
             Ok(())
@@ -107,15 +141,55 @@ impl Columns {
             Stopped::Field(unfit) => unfit,
             Stopped::Syntax(_) => Unfit::NotAnObject { image },
         })?;
-        Ok(Row::Values(values))
+        values.extend(unexpected.value());
+        Ok(Row::Values(values, self))
     }
 
-    /// Sources send the columns of a table in one order, so that the next one is nearly always the one expected.
+    /// Sources send the columns of a table in one order, so that the next one is nearly always the one expected. A
+    /// declared name is legal everywhere, and stands for those that become it.
     fn position(&self, name: &str, expected: usize) -> Option<usize> {
         match self.shape.columns.get(expected) {
             Some(column) if column.name == name => Some(expected),
-            _ => self.by_name.get(name).copied(),
+            _ => self.by_name.get(name).or_else(|| self.by_name.get(&legal_name(name))).copied(),
         }
+    }
+}
+
+/// The fields of an image that have no column.
+#[derive(Default)]
+struct Unexpected {
+    json: String,
+    names: HashSet<String>,
+}
+
+impl Unexpected {
+    fn keep(
+        &mut self,
+        name: &str,
+        value: &str,
+        image: &'static str,
+        unavailable: &mut Vec<String>,
+    ) -> Result<(), Unfit> {
+        if !self.names.insert(name.to_string()) {
+            return Err(Unfit::GivenTwice { image, column: name.chars().take(255).collect() });
+        }
+        if self.json.is_empty() {
+            self.json.push('{');
+        }
+        let is_placeholder = value::is_any_placeholder(value);
+        if is_placeholder {
+            unavailable.push(unavailable_name(image, name));
+        }
+        json::push_field(&mut self.json, name, if is_placeholder { "null" } else { value });
+        Ok(())
+    }
+
+    fn value(mut self) -> Option<Value<'static>> {
+        if self.json.is_empty() {
+            return None;
+        }
+        self.json.push('}');
+        Some(Value::Text(Cow::Owned(self.json)))
     }
 }
 
@@ -164,8 +238,13 @@ impl Row<'_> {
         match self {
             Row::Null => 4,
             Row::Json(json) => json.len() + 4,
-            Row::Values(values) => values.iter().map(value_size).sum(),
+            Row::Values(values, _) => values.iter().map(value_size).sum(),
         }
+    }
+
+    /// Whether the image had fields of no column.
+    pub(super) fn has_unexpected(&self) -> bool {
+        matches!(self, Row::Values(values, columns) if values.len() > columns.shape.columns.len())
     }
 }
 
@@ -181,46 +260,108 @@ fn value_size(value: &Value<'_>) -> usize {
 }
 
 impl Images {
-    pub(super) fn new(columns: Option<&Columns>) -> Self {
-        match columns {
-            Some(columns) => Images::Typed {
-                columns: columns.shape.columns.iter().map(|column| ColumnBuilder::new(column.column_type)).collect(),
-                present: NullBufferBuilder::new(0),
-                fields: columns.fields.clone(),
-            },
-            None => Images::Json(StringBuilder::new()),
+    pub(super) fn new(form: &Form) -> Self {
+        let mut images = Images::Open(0);
+        // Nothing is in it that could fail to be cast.
+        let _ = images.fit(form);
+        images
+    }
+
+    /// Makes room for rows of a form that the present one can become. What is there already stays: a new column is null
+    /// in it, and a widened one holds the same values.
+    pub(super) fn fit(&mut self, form: &Form) -> Result<()> {
+        if let Images::Open(count) = self {
+            let count = *count;
+            match form {
+                Form::Open => return Ok(()),
+                Form::Text => {
+                    let mut json = StringBuilder::new();
+                    json.append_nulls(count);
+                    *self = Images::Json(json);
+                    return Ok(());
+                }
+                Form::Columns(_) => {
+                    let mut present = NullBufferBuilder::new(0);
+                    present.append_n_nulls(count);
+                    let shape = TableColumns::default();
+                    *self = Images::Columns { columns: Vec::new(), present, shape, unexpected: None };
+                }
+            }
+        }
+        let (Images::Columns { columns, present, shape, unexpected }, Form::Columns(wanted)) = (self, form) else {
+            return Ok(());
+        };
+        for (index, column) in wanted.iter().enumerate() {
+            match columns.get_mut(index) {
+                Some(builder) if shape[index].column_type != column.column_type => builder.widen(column.column_type)?,
+                Some(_) => {}
+                None => columns.push(ColumnBuilder::with_nulls(column.column_type, present.len())),
+            }
+        }
+        *unexpected = wanted.unexpected();
+        *shape = wanted.clone();
+        Ok(())
+    }
+
+    /// How many bytes a null takes, about.
+    pub(super) fn width(&self) -> usize {
+        match self {
+            Images::Open(_) => 0,
+            Images::Json(_) => 4,
+            Images::Columns { columns, .. } => 8 * columns.len(),
         }
     }
 
     pub(super) fn append(&mut self, row: Row<'_>) -> Result<()> {
         match (self, row) {
-            (Images::Typed { columns, present, .. }, Row::Null) => {
+            (Images::Open(count), Row::Null) => *count += 1,
+            (Images::Columns { columns, present, .. }, Row::Null) => {
                 columns.iter_mut().for_each(ColumnBuilder::append_null);
                 present.append_null();
             }
-            (Images::Typed { columns, present, fields }, Row::Values(values)) => {
-                for ((column, value), field) in columns.iter_mut().zip(values).zip(fields.iter()) {
-                    column.append(value).map_err(|_| Error::WrongBuilder { column: field.name().clone() })?;
+            (Images::Columns { columns, present, shape, unexpected }, Row::Values(mut values, plan)) => {
+                let wrong = |index: usize| Error::WrongBuilder { column: shape[index].name.clone() };
+                if plan.is_straight && plan.sources.len() == columns.len() && values.len() == columns.len() {
+                    for (index, (column, value)) in columns.iter_mut().zip(values).enumerate() {
+                        column.append(value).map_err(|_| wrong(index))?;
+                    }
+                } else {
+                    let last = plan.shape.columns.len();
+                    for (index, column) in columns.iter_mut().enumerate() {
+                        let source = if *unexpected == Some(index) {
+                            Some(last)
+                        } else {
+                            plan.sources.get(index).copied().flatten()
+                        };
+                        let value = source.and_then(|source| values.get_mut(source));
+                        let value = value.map_or(Value::Missing, |value| std::mem::replace(value, Value::Missing));
+                        column.append(value).map_err(|_| wrong(index))?;
+                    }
                 }
                 present.append_non_null();
             }
             (Images::Json(json), Row::Null) => json.append_null(),
             (Images::Json(json), Row::Json(text)) => json.append_value(text),
-            (Images::Typed { .. }, Row::Json(_)) | (Images::Json(_), Row::Values(_)) => {
+            (Images::Columns { .. } | Images::Open(_), Row::Json(_))
+            | (Images::Json(_) | Images::Open(_), Row::Values(..)) => {
                 return Err(Error::WrongBuilder { column: "before` or `after".to_string() });
             }
         }
         Ok(())
     }
 
-    /// The column of all images appended since the last call.
-    pub(super) fn finish(&mut self) -> Result<ArrayRef> {
+    /// The column of all images appended since the last call; `None` while it is open what they are.
+    pub(super) fn finish(&mut self) -> Result<Option<ArrayRef>> {
         match self {
-            Images::Json(json) => Ok(Arc::new(json.finish())),
-            Images::Typed { columns, present, fields } => {
+            Images::Open(count) => {
+                *count = 0;
+                Ok(None)
+            }
+            Images::Json(json) => Ok(Some(Arc::new(json.finish()))),
+            Images::Columns { columns, present, shape, .. } => {
                 let arrays = columns.iter_mut().map(ColumnBuilder::finish).collect();
-                let images = StructArray::try_new(fields.clone(), arrays, present.finish()).map_err(Error::Columns)?;
-                Ok(Arc::new(images))
+                let images = StructArray::try_new(shape.fields(), arrays, present.finish()).map_err(Error::Columns)?;
+                Ok(Some(Arc::new(images)))
             }
         }
     }
@@ -266,6 +407,26 @@ impl ColumnBuilder {
         }
     }
 
+    fn with_nulls(column_type: ColumnType, count: usize) -> Self {
+        let mut column = ColumnBuilder::new(column_type);
+        each_builder!(&mut column, builder => builder.append_nulls(count));
+        column
+    }
+
+    /// Goes on as a builder of a wider type, which has every value as it is.
+    fn widen(&mut self, column_type: ColumnType) -> Result<()> {
+        let array = cast(&self.finish(), &column_type.to_arrow()).map_err(Error::Columns)?;
+        let mut wider = ColumnBuilder::new(column_type);
+        match &mut wider {
+            ColumnBuilder::Long(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Double(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Decimal(builder) => builder.append_array(array.as_primitive()),
+            _ => return Err(Error::WrongBuilder { column: column_type.to_string() }),
+        }
+        *self = wider;
+        Ok(())
+    }
+
     fn append_null(&mut self) {
         each_builder!(self, builder => builder.append_null());
     }
@@ -277,6 +438,9 @@ impl ColumnBuilder {
             (ColumnBuilder::Int(builder), Value::Int(value)) => builder.append_value(value),
             (ColumnBuilder::Date(builder), Value::Int(value)) => builder.append_value(value),
             (ColumnBuilder::Long(builder), Value::Long(value)) => builder.append_value(value),
+            // Rows of before the column was widened, which may come late.
+            (ColumnBuilder::Long(builder), Value::Int(value)) => builder.append_value(i64::from(value)),
+            (ColumnBuilder::Double(builder), Value::Float(value)) => builder.append_value(f64::from(value)),
             (ColumnBuilder::Timestamp(builder), Value::Long(value)) => builder.append_value(value),
             (ColumnBuilder::Float(builder), Value::Float(value)) => builder.append_value(value),
             (ColumnBuilder::Double(builder), Value::Double(value)) => builder.append_value(value),

@@ -3,20 +3,37 @@
 //! In come the rows of batches, as they are built, and then the ranges of offsets they stand for; out goes a committed
 //! snapshot whose marker says the next offset of every partition. It does not know how records were read or decoded.
 //!
-//! **Rows and marker are one commit.** **A range is committed only on top of the offset it starts at**: when another
-//! owner got there first, the staged files are thrown away and the caller reads on from the marker; when offsets are
-//! missing in between, nothing is committed and the error says which.
+//! **Rows, marker and the columns the rows need are one commit.** **A range is committed only on top of the offset it
+//! starts at**: when another owner got there first, the staged files are thrown away and the caller reads on from the
+//! marker; when offsets are missing in between, nothing is committed and the error says which. **Of two owners whose rows
+//! need new columns at once**, one wins, and the other reads on from the marker under what the table has become.
+
+mod fit;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use crate::change::ChangeCounts;
+use crate::change::{ChangeBatch, ChangeCounts};
 use crate::error::{Kind, Situation};
+use crate::evolution::{ColumnChange, Evolution, Form, TableColumns, TableImages};
 use crate::ids::TableName;
+use crate::layout;
 use crate::offsets::{self, Contiguity, OffsetRange, Offsets, OffsetsError, RecordMark, TopicPartition};
-use crate::table::{Broken, DataWriter, Lake, Premise, SchemaChange, Table, TableDefinition};
+use crate::row::RowShape;
+use crate::table::{Broken, Change, DataWriter, EvolvedSchema, Lake, Premise, SchemaChange, Table, TableDefinition};
+use fit::Fit;
+
+/// The entry of a snapshot's summary that says what happened to the table's columns, for people.
+pub const SCHEMA_CHANGES: &str = "icestream.schema-changes";
+
+/// How often declared columns are added anew because others changed the table's columns meanwhile.
+const MOST_ROUNDS: usize = 20;
+
+/// How many changes a snapshot's summary names.
+const MOST_NAMED: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,6 +47,19 @@ pub enum Error {
         source: OffsetsError,
     },
 
+    #[error("bronze table `{table}` keeps its rows as JSON text, and columns are declared for it")]
+    RowsAreText { table: TableName },
+
+    #[error("bronze table `{table}` keeps its rows in columns, and `evolution: json` asks for text")]
+    RowsAreColumns { table: TableName },
+
+    #[error("the rows for bronze table `{table}` do not fit together")]
+    Rows {
+        table: TableName,
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+
     #[error(transparent)]
     Table(#[from] crate::table::Error),
 }
@@ -40,6 +70,8 @@ impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Gap { .. } | Error::Marker { .. } => Kind::Corrupt,
+            Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => Kind::Config,
+            Error::Rows { .. } => Kind::Bug,
             Error::Table(error) => error.kind(),
         }
     }
@@ -50,14 +82,25 @@ impl Situation for Error {
             Error::Marker { .. } => {
                 Some(format!("look at the table property `{}`; icestream writes it as JSON", offsets::MARKER))
             }
+            Error::RowsAreText { table } => Some(format!(
+                "text does not become columns: take `columns` out of `catalog/{}.yaml`, or drop the table and read its \
+                 topic again",
+                table.name()
+            )),
+            Error::RowsAreColumns { .. } => Some(
+                "columns do not become text: set `evolution` to `evolve` or `strict`, or drop the table and read its \
+                 topic again"
+                    .to_string(),
+            ),
+            Error::Rows { .. } => None,
             Error::Table(error) => error.hint(),
         }
     }
 
     fn state(&self) -> Option<String> {
         match self {
-            Error::Gap { .. } => Some("nothing was committed; safe to run again".to_string()),
-            Error::Marker { .. } => None,
+            Error::Gap { .. } | Error::Rows { .. } => Some("nothing was committed; safe to run again".to_string()),
+            Error::Marker { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => None,
             Error::Table(error) => error.state(),
         }
     }
@@ -67,16 +110,46 @@ impl Situation for Error {
 #[derive(Debug, Clone)]
 pub struct BronzeDefinition {
     pub name: TableName,
-    pub schema: SchemaRef,
+    /// The declared columns of its rows.
+    pub shape: Option<Arc<RowShape>>,
+    pub evolution: Evolution,
     pub partition: Vec<String>,
     pub properties: BTreeMap<String, String>,
 }
 
 /// One bronze table, open for commits.
 pub struct BronzeTable {
-    table: Table,
+    lake: Lake,
+    definition: BronzeDefinition,
+    /// `None` until the first batch says what the rows are like.
+    table: Option<Table>,
     /// Rows on their way into the next commit.
-    staged: Option<DataWriter>,
+    staged: Option<Staged>,
+    /// Columns that records stopped having, to be told with the next commit.
+    dropped: Vec<ColumnChange>,
+}
+
+impl fmt::Debug for BronzeTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BronzeTable").field("name", self.name()).finish_non_exhaustive()
+    }
+}
+
+struct Staged {
+    /// How the rows come, all alike.
+    layout: SchemaRef,
+    fit: Fit,
+    writer: DataWriter,
+}
+
+/// What became of rows that were to be staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staging {
+    Staged,
+    /// They have other columns than those that are staged. Commit, then stage them again.
+    CommitFirst,
+    /// Another owner made the table such that they have to be read anew, with [`BronzeTable::images`] as they are now.
+    Stale,
 }
 
 /// A batch that is durable.
@@ -88,97 +161,176 @@ pub struct BronzeCommit {
     pub counts: ChangeCounts,
     pub rows: u64,
     pub bytes: u64,
+    /// What happened to the table's columns.
+    pub changes: Vec<ColumnChange>,
 }
 
 /// What became of a batch.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     Committed(BronzeCommit),
-    /// Another owner committed some of these offsets first. Nothing was committed; read on from here.
+    /// Another owner committed some of these offsets first, or made the table such that these rows have to be read anew.
+    /// Nothing was committed; read on from here, with [`BronzeTable::images`] as they are now.
     Behind(Offsets),
 }
 
 impl BronzeTable {
-    /// Opens the table, making it when it is missing and widening it when its columns are fewer than wanted.
+    /// Opens the table and gives it the declared columns it lacks. A missing one is made now where it is known what its
+    /// rows are; else the first commit makes it.
     pub async fn open(lake: &Lake, definition: &BronzeDefinition) -> Result<Self> {
+        let mut definition = definition.clone();
+        definition.shape = definition.shape.filter(|shape| !shape.columns.is_empty());
+        let table = lake.table_if_exists(&definition.name).await?;
+        let mut bronze = BronzeTable { lake: lake.clone(), definition, table, staged: None, dropped: Vec::new() };
+        let declared = bronze.definition.shape.clone();
+        if bronze.table.is_none() {
+            match &declared {
+                Some(shape) => drop(bronze.make(Form::Columns(TableColumns::of_shape(shape))).await?),
+                None if bronze.definition.evolution == Evolution::Json => drop(bronze.make(Form::Text).await?),
+                None => {}
+            }
+        }
+        for _ in 0..MOST_ROUNDS {
+            let Some(table) = &bronze.table else { break };
+            let name = || table.name().clone();
+            let next = match (&declared, form(table)?) {
+                (Some(_), Form::Text) => return Err(Error::RowsAreText { table: name() }),
+                (_, Form::Columns(_)) if bronze.definition.evolution == Evolution::Json => {
+                    return Err(Error::RowsAreColumns { table: name() });
+                }
+                (None, _) => break,
+                (Some(shape), Form::Open) => TableColumns::default().evolve(shape),
+                (Some(shape), Form::Columns(columns)) => columns.evolve(shape),
+            };
+            let wanted = layout::bronze_schema_with(Form::Columns(next.columns).data_type());
+            let Some(evolved) = evolved(table, &wanted)? else { break };
+            match with_note(table.change().schema(evolved), &next.changes).commit().await {
+                Ok(committed) => {
+                    log_changes(&name(), &next.changes);
+                    bronze.table = Some(committed.table);
+                }
+                // Another owner of the same pipeline widens it as well.
+                Err(error) if error.is_premise_broken() => bronze.refresh().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bronze)
+    }
+
+    async fn make(&mut self, form: Form) -> Result<&Table> {
         let mut properties: HashMap<String, String> = HashMap::from([
             // Rows of bronze are only ever added, and read by offset or time.
             ("write.parquet.page-row-limit".to_string(), "20000".to_string()),
         ]);
-        properties.extend(definition.properties.clone());
-        let mut table = lake
-            .ensure(&TableDefinition {
-                name: definition.name.clone(),
-                schema: definition.schema.clone(),
-                partition: definition.partition.clone(),
-                properties,
-            })
-            .await?;
-        let change = SchemaChange::to_fit(table.schema()?.as_ref(), &definition.schema);
-        if let Some(evolved) = table.evolve(&change)? {
-            table = match table.change().schema(evolved).commit().await {
-                Ok(committed) => committed.table,
-                // Another owner of the same pipeline widens it in the same way.
-                Err(error) if error.is_premise_broken() => lake.table(&definition.name).await?,
-                Err(error) => return Err(error.into()),
-            };
-        }
-        Ok(BronzeTable { table, staged: None })
-    }
-
-    pub fn name(&self) -> &TableName {
-        self.table.name()
-    }
-
-    pub fn table(&self) -> &Table {
-        &self.table
-    }
-
-    /// The next offset of every partition, as of the head this was opened or committed at.
-    pub fn offsets(&self) -> Result<Offsets> {
-        self.parse(self.table.marker(offsets::MARKER).as_deref())
-    }
-
-    fn parse(&self, marker: Option<&str>) -> Result<Offsets> {
-        let Some(text) = marker else { return Ok(Offsets::default()) };
-        Offsets::parse(text).map_err(|source| Error::Marker { table: self.name().clone(), source })
-    }
-
-    /// Writes rows into files that the next commit names. They are nobody's until then.
-    pub async fn stage(&mut self, rows: &RecordBatch) -> Result<()> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let mut writer = match self.staged.take() {
-            Some(writer) => writer,
-            None => self.table.writer(None)?,
+        properties.extend(self.definition.properties.clone());
+        let definition = TableDefinition {
+            name: self.definition.name.clone(),
+            schema: layout::bronze_schema_with(form.data_type()),
+            partition: self.definition.partition.clone(),
+            properties,
         };
-        if let Err(error) = writer.write(rows).await {
-            writer.discard().await;
-            return Err(error.into());
-        }
-        self.staged = Some(writer);
-        Ok(())
-    }
-
-    /// How much memory the staged rows take that are not in a file yet.
-    pub fn staged_bytes(&self) -> usize {
-        self.staged.as_ref().map_or(0, DataWriter::buffered_bytes)
-    }
-
-    /// Throws away what is staged.
-    pub async fn discard(&mut self) {
-        if let Some(writer) = self.staged.take() {
-            writer.discard().await;
-        }
+        Ok(self.table.insert(self.lake.ensure(&definition).await?))
     }
 
     /// Takes up what others have committed.
     pub async fn refresh(&mut self) -> Result<()> {
-        Ok(self.table.refresh().await?)
+        match &mut self.table {
+            Some(table) => table.refresh().await?,
+            None => self.table = self.lake.table_if_exists(&self.definition.name).await?,
+        }
+        Ok(())
     }
 
-    /// Commits what is staged with the offsets that it stands for, and the last record of each partition, by which its
+    pub fn name(&self) -> &TableName {
+        &self.definition.name
+    }
+
+    /// The table as of the last commit; `None` while there is none.
+    pub fn table(&self) -> Option<&Table> {
+        self.table.as_ref()
+    }
+
+    /// How its rows are to be read, as of the head this was opened or committed at.
+    pub fn images(&self) -> Result<TableImages> {
+        Ok(TableImages {
+            evolution: self.definition.evolution,
+            declared: self.definition.shape.clone(),
+            form: self.table.as_ref().map_or(Ok(Form::Open), form)?,
+        })
+    }
+
+    /// The next offset of every partition, as of the head this was opened or committed at.
+    pub fn offsets(&self) -> Result<Offsets> {
+        let Some(text) = self.table.as_ref().and_then(|table| table.marker(offsets::MARKER)) else {
+            return Ok(Offsets::default());
+        };
+        Offsets::parse(&text).map_err(|source| Error::Marker { table: self.name().clone(), source })
+    }
+
+    /// Writes rows into files that the next commit names, together with the columns they need. They are nobody's until
+    /// then.
+    pub async fn stage(&mut self, batch: &ChangeBatch) -> Result<Staging> {
+        if batch.rows.num_rows() == 0 {
+            self.dropped.extend(batch.dropped.iter().cloned());
+            return Ok(Staging::Staged);
+        }
+        if let Some(staged) = &self.staged
+            && staged.layout != batch.rows.schema()
+        {
+            return Ok(Staging::CommitFirst);
+        }
+        let mut staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => {
+                let evolution = self.definition.evolution;
+                let table = match &self.table {
+                    Some(table) => table,
+                    None => self.make(Form::of_table(batch.rows.schema_ref().fields(), |_| false)).await?,
+                };
+                let Some(fit) = Fit::of(table, batch.rows.schema(), evolution)? else {
+                    tracing::warn!(
+                        table = %self.name(), layer = "bronze",
+                        "another owner made the table otherwise: these offsets are read again"
+                    );
+                    return Ok(Staging::Stale);
+                };
+                let writer = table.writer(fit.evolved.as_ref())?;
+                Staged { layout: batch.rows.schema(), fit, writer }
+            }
+        };
+        self.dropped.extend(batch.dropped.iter().cloned());
+        let rows =
+            staged.fit.laid_out(&batch.rows).map_err(|source| Error::Rows { table: self.name().clone(), source });
+        let written = match rows {
+            Ok(rows) => staged.writer.write(&rows).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => {
+                self.staged = Some(staged);
+                Ok(Staging::Staged)
+            }
+            Err(error) => {
+                staged.writer.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// How much memory the staged rows take that are not in a file yet.
+    pub fn staged_bytes(&self) -> usize {
+        self.staged.as_ref().map_or(0, |staged| staged.writer.buffered_bytes())
+    }
+
+    /// Throws away what is staged.
+    pub async fn discard(&mut self) {
+        self.dropped.clear();
+        if let Some(staged) = self.staged.take() {
+            staged.writer.discard().await;
+        }
+    }
+
+    /// Commits what is staged, with the offsets that it stands for and the last record of each partition, by which its
     /// log is known again. Nothing is staged afterwards, whatever the outcome.
     pub async fn commit(
         &mut self,
@@ -191,22 +343,33 @@ impl BronzeTable {
             .filter(|(_, range)| range.next > range.from)
             .map(|(partition, range)| (partition.clone(), *range))
             .collect();
-        let files = match self.staged.take() {
-            Some(writer) => writer.finish().await?,
-            None => Vec::new(),
-        };
+        let (mut changes, dropped) = (Vec::new(), std::mem::take(&mut self.dropped));
+        let (mut files, mut evolved) = (Vec::new(), None);
+        if let Some(staged) = self.staged.take() {
+            files = staged.writer.finish().await?;
+            (changes, evolved) = (staged.fit.changes, staged.fit.evolved);
+        }
+        changes.extend(dropped);
         fail::fail_point!("bronze-after-files");
-        let (rows, bytes) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
+        let table = match &self.table {
+            Some(table) => table.clone(),
+            None => self.make(Form::Open).await?.clone(),
+        };
         let premise = Premise::new().marker(offsets::MARKER, {
             let (ranges, last) = (ranges.clone(), last.clone());
             move |found| advance(found, &ranges, &last)
         });
-        let change = self.table.change().append(files.clone()).premise(premise);
+        let mut change = with_note(table.change(), &changes).append(files.clone()).premise(premise);
+        if let Some(evolved) = evolved {
+            change = change.schema(evolved);
+        }
         let started = tokio::time::Instant::now();
         match change.commit().await {
             Ok(committed) => {
-                self.table = committed.table;
-                let offsets = self.offsets()?;
+                let (rows, bytes) =
+                    files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
+                self.table = Some(committed.table);
+                log_changes(self.name(), &changes);
                 tracing::info!(
                     table = %self.name(), layer = "bronze", snapshot_id = committed.snapshot_id, rows, bytes,
                     attempts = committed.attempts, elapsed_ms = started.elapsed().as_millis() as u64, "committed"
@@ -214,24 +377,32 @@ impl BronzeTable {
                 Ok(Outcome::Committed(BronzeCommit {
                     table: self.name().clone(),
                     snapshot_id: committed.snapshot_id,
-                    offsets,
+                    offsets: self.offsets()?,
                     counts,
                     rows,
                     bytes,
+                    changes,
                 }))
             }
             Err(error) if error.is_premise_broken() => {
-                self.table.discard(&files).await;
-                self.table.refresh().await?;
+                table.discard(&files).await;
+                self.refresh().await?;
                 let offsets = self.offsets()?;
-                self.check_no_gap(&offsets, &ranges)?;
-                tracing::warn!(table = %self.name(), layer = "bronze", %error, "another owner committed these offsets");
+                // The marker was found right before the columns were not: these offsets are still to be committed.
+                let is_of_columns =
+                    matches!(&error, crate::table::Error::PremiseBroken { broken: Broken::Schema { .. }, .. });
+                if !is_of_columns {
+                    self.check_no_gap(&offsets, &ranges)?;
+                }
+                tracing::warn!(
+                    table = %self.name(), layer = "bronze", %error, "another owner was faster; reading on from its marker"
+                );
                 Ok(Outcome::Behind(offsets))
             }
             Err(error) => {
                 // An unresolved commit may name these files yet.
                 if !matches!(error, crate::table::Error::Unresolved { .. }) {
-                    self.table.discard(&files).await;
+                    table.discard(&files).await;
                 }
                 Err(error.into())
             }
@@ -247,6 +418,38 @@ impl BronzeTable {
         }
         Ok(())
     }
+}
+
+/// What the row images of a table are.
+fn form(table: &Table) -> Result<Form> {
+    let fixed = table.partition_columns();
+    let is_fixed = |name: &str| {
+        let of_image = |image: &str| fixed.iter().any(|column| *column == format!("{image}.{name}"));
+        of_image(layout::AFTER) || of_image(layout::BEFORE)
+    };
+    Ok(Form::of_table(table.schema()?.fields(), is_fixed))
+}
+
+/// The table's schema after it has taken in what `wanted` has more; `None` when that is nothing.
+fn evolved(table: &Table, wanted: &SchemaRef) -> Result<Option<EvolvedSchema>> {
+    Ok(table.evolve(&SchemaChange::to_fit(table.schema()?.as_ref(), wanted))?)
+}
+
+fn log_changes(table: &TableName, changes: &[ColumnChange]) {
+    for change in changes {
+        tracing::info!(%table, layer = "bronze", %change, "the columns changed");
+    }
+}
+
+fn with_note(change: Change, changes: &[ColumnChange]) -> Change {
+    if changes.is_empty() {
+        return change;
+    }
+    let mut named: Vec<String> = changes.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+    if changes.len() > MOST_NAMED {
+        named.push(format!("and {} more", changes.len() - MOST_NAMED));
+    }
+    change.note(SCHEMA_CHANGES, named.join("; "))
 }
 
 /// The marker after the ranges, if each starts where the marker stands.

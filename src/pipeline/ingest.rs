@@ -20,14 +20,12 @@ use tokio::time::Instant;
 
 use super::lane::{Lane, Report, Work};
 use super::{Event, Observer};
-use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeDefinition, BronzeTable};
 use crate::change::RawRecord;
-use crate::clock::Clock;
 use crate::decode::Format;
 use crate::error::{Error, Kind, Result, Situation};
+use crate::evolution::Evolution;
 use crate::ids::TableName;
-use crate::layout::bronze_schema;
 use crate::offsets::{Offsets, Positions, TopicPartition};
 use crate::row::RowShape;
 use crate::source::{FetchLimits, Fetched, Source, Start};
@@ -60,6 +58,7 @@ pub struct Route {
     pub topic: String,
     pub table: TableName,
     pub shape: Option<Arc<RowShape>>,
+    pub evolution: Evolution,
     pub partition: Vec<String>,
     pub properties: BTreeMap<String, String>,
 }
@@ -296,22 +295,23 @@ impl<'a> Ingest<'a> {
                 None => routes.push((route, [topic.clone()].into())),
             }
         }
-        let lake = self.lake;
+        let (lake, format) = (self.lake, self.format);
         let opened = stream::iter(routes).map(|(route, topics)| async move {
             let definition = BronzeDefinition {
                 name: route.table.clone(),
-                schema: bronze_schema(route.shape.as_deref()),
+                shape: route.shape.clone(),
+                evolution: route.evolution,
                 partition: route.partition.clone(),
                 properties: route.properties.clone(),
             };
             let bronze = BronzeTable::open(lake, &definition).await?;
             let offsets = bronze.offsets()?;
-            Ok::<_, Error>((route, topics, bronze, offsets))
+            Ok::<_, Error>((route, topics, Lane::new(bronze, lake.clock().clone(), format)?, offsets))
         });
         let opened: Vec<_> = opened.buffered(OPENED_AT_ONCE).collect().await;
         let mut found = Vec::new();
         for opened in opened {
-            let (route, topics, bronze, offsets) = match opened {
+            let (route, topics, lane, offsets) = match opened {
                 Ok(opened) => opened,
                 Err(error) if error.kind() == Kind::Unavailable => return Err(error),
                 Err(error) => {
@@ -322,8 +322,7 @@ impl<'a> Ingest<'a> {
             };
             let index = self.tables.len();
             self.by_topic.extend(topics.iter().map(|topic| (topic.clone(), index)));
-            let (name, shape, clock): (_, _, Clock) = (route.table, route.shape, lake.clock().clone());
-            let lane = Lane::new(bronze, move || ChangeBatchBuilder::new(shape.clone(), 0, clock.clone()), self.format);
+            let name = route.table;
             let (work, inbox) = mpsc::channel(CHUNKS_WAITING + 1);
             let tell = self.tell.clone();
             // Nobody listens any more when reading has ended.
@@ -614,9 +613,10 @@ impl<'a> Ingest<'a> {
                     table.hand_over();
                 }
             }
-            Report::Committed { commit, reached } => {
+            Report::Committed { commit, reached, is_asked_for } => {
                 let table = &mut self.tables[index];
-                (table.is_committing, table.bytes_staged, table.failures) = (false, 0, 0);
+                (table.bytes_staged, table.failures) = (0, 0);
+                table.is_committing &= !is_asked_for;
                 let mine = |(partition, _): &(TopicPartition, i64)| self.durable.contains_key(partition);
                 let advanced: Positions = reached.into_iter().filter(mine).collect();
                 self.durable.extend(advanced.clone());

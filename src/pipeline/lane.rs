@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use crate::batch::ChangeBatchBuilder;
-use crate::bronze::{BronzeCommit, BronzeTable, Outcome};
+use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
 use crate::change::{ChangeCounts, RawRecord};
+use crate::clock::Clock;
 use crate::decode::{Decoder, Format};
 use crate::error::{Error, Result};
 use crate::offsets::{OffsetRange, Offsets, Positions, RecordMark, TopicPartition};
@@ -29,14 +30,9 @@ pub(super) enum Work {
 /// What a lane tells.
 pub(super) enum Report {
     /// So many bytes of records are off its hands; so many are staged in files that are not closed.
-    Took {
-        bytes: usize,
-        staged: usize,
-    },
-    Committed {
-        commit: Option<BronzeCommit>,
-        reached: Positions,
-    },
+    Took { bytes: usize, staged: usize },
+    /// A lane commits without being asked when rows need other columns than those that are staged.
+    Committed { commit: Option<BronzeCommit>, reached: Positions, is_asked_for: bool },
     /// This is how far the table is; everything after it has to be given again.
     At(Offsets),
     /// Nothing that was staged is left.
@@ -46,7 +42,7 @@ pub(super) enum Report {
 pub(super) struct Lane {
     bronze: BronzeTable,
     builder: ChangeBatchBuilder,
-    fresh_builder: Box<dyn Fn() -> ChangeBatchBuilder + Send>,
+    clock: Clock,
     decoder: Decoder,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
@@ -57,21 +53,17 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(
-        bronze: BronzeTable,
-        fresh_builder: impl Fn() -> ChangeBatchBuilder + Send + 'static,
-        format: Format,
-    ) -> Self {
-        Lane {
+    pub(super) fn new(bronze: BronzeTable, clock: Clock, format: Format) -> Result<Self> {
+        Ok(Lane {
+            builder: ChangeBatchBuilder::new(bronze.images()?, 0, clock.clone()),
             bronze,
-            builder: fresh_builder(),
-            fresh_builder: Box::new(fresh_builder),
+            clock,
             decoder: Decoder::new(format),
             ranges: BTreeMap::new(),
             last: BTreeMap::new(),
             counts: ChangeCounts::default(),
             is_stale: false,
-        }
+        })
     }
 
     /// Works until nobody tells it anything more.
@@ -85,17 +77,18 @@ impl Lane {
                 }
                 Work::Records { records, positions, bytes } => {
                     if !self.is_stale
-                        && let Err(error) = self.take(records, positions).await
+                        && let Err(error) = self.take(records, positions, &tell).await
                     {
                         self.fail(error, &tell).await;
                     }
                     tell(Report::Took { bytes, staged: self.bronze.staged_bytes() });
                 }
                 Work::Commit if self.is_stale => {}
-                Work::Commit => match self.commit().await {
-                    Ok(report) => tell(report),
-                    Err(error) => self.fail(error, &tell).await,
-                },
+                Work::Commit => {
+                    if let Err(error) = self.commit(true, &tell).await {
+                        self.fail(error, &tell).await;
+                    }
+                }
                 Work::Reopen => {
                     self.forget().await;
                     match self.offsets().await {
@@ -111,6 +104,7 @@ impl Lane {
     async fn start(&mut self, positions: Positions, afresh: bool) -> Result<()> {
         if afresh {
             self.forget().await;
+            self.builder = ChangeBatchBuilder::new(self.bronze.images()?, 0, self.clock.clone());
             self.is_stale = false;
         }
         for (partition, from) in positions {
@@ -119,14 +113,11 @@ impl Lane {
         Ok(())
     }
 
-    async fn take(&mut self, records: Vec<RawRecord>, positions: Positions) -> Result<()> {
-        let mut marked: Vec<TopicPartition> = Vec::new();
+    async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
+        let mut last: Vec<(TopicPartition, RecordMark)> = Vec::new();
         for record in records.iter().rev() {
-            let is_marked = |at: &TopicPartition| at.partition == record.partition && at.topic == record.topic;
-            if !marked.iter().any(is_marked) {
-                let at = TopicPartition::new(record.topic.clone(), record.partition);
-                self.last.insert(at.clone(), RecordMark::of(record));
-                marked.push(at);
+            if !last.iter().any(|(at, _)| at.partition == record.partition && at.topic == record.topic) {
+                last.push((TopicPartition::new(record.topic.clone(), record.partition), RecordMark::of(record)));
             }
         }
         for record in records {
@@ -136,30 +127,46 @@ impl Lane {
             self.builder.advance(partition, *next);
         }
         let batch = self.builder.finish()?;
+        let mut staging = self.bronze.stage(&batch).await?;
+        if staging == Staging::CommitFirst {
+            self.commit(false, tell).await?;
+            if self.is_stale {
+                return Ok(());
+            }
+            staging = self.bronze.stage(&batch).await?;
+        }
+        if staging != Staging::Staged {
+            tell(Report::At(self.bronze.offsets()?));
+            self.forget().await;
+            return Ok(());
+        }
         for (partition, range) in batch.ranges {
             self.ranges.entry(partition).and_modify(|known| known.next = range.next).or_insert(range);
         }
+        self.last.extend(last);
         self.counts += batch.counts;
-        Ok(self.bronze.stage(&batch.rows).await?)
+        Ok(())
     }
 
-    async fn commit(&mut self) -> Result<Report> {
+    async fn commit(&mut self, is_asked_for: bool, tell: &impl Fn(Report)) -> Result<()> {
         let ranges = std::mem::take(&mut self.ranges);
         let last = std::mem::take(&mut self.last);
         let counts = std::mem::take(&mut self.counts);
         if ranges.is_empty() {
-            return Ok(Report::Committed { commit: None, reached: Positions::new() });
+            tell(Report::Committed { commit: None, reached: Positions::new(), is_asked_for });
+            return Ok(());
         }
         match self.bronze.commit(&ranges, &last, counts).await? {
             Outcome::Committed(commit) => {
                 let reached = ranges.into_iter().map(|(partition, range)| (partition, range.next)).collect();
-                Ok(Report::Committed { commit: Some(commit), reached })
+                tell(Report::Committed { commit: Some(commit), reached, is_asked_for });
             }
             Outcome::Behind(offsets) => {
                 self.forget().await;
-                Ok(Report::At(offsets))
+                tell(Report::At(offsets));
             }
         }
+        Ok(())
     }
 
     async fn fail(&mut self, error: Error, tell: &impl Fn(Report)) {
@@ -169,7 +176,6 @@ impl Lane {
 
     async fn forget(&mut self) {
         self.bronze.discard().await;
-        self.builder = (self.fresh_builder)();
         self.ranges.clear();
         self.last.clear();
         self.counts = ChangeCounts::default();

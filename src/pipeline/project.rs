@@ -116,7 +116,7 @@ pub fn engine(config: &Config) -> Result<Engine> {
     Ok(Engine::new(&EngineOptions { memory_bytes: config.memory_bytes, threads, spill_dir })?)
 }
 
-/// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part, as JSON text;
+/// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part;
 /// `None` for one whose last part is no table name.
 pub fn route(config: &Config, topic: &str) -> Option<Route> {
     let declared = config.table_of_topic(topic);
@@ -132,6 +132,7 @@ pub fn route(config: &Config, topic: &str) -> Option<Route> {
         topic: topic.to_string(),
         table: TableName::new(config.namespaces.bronze.clone(), name).ok()?,
         shape: declared.and_then(|table| table.shape.clone()).map(Arc::new),
+        evolution: declared.map_or(config.evolution, |table| table.evolution),
         partition,
         properties: declared.map(|table| table.properties.clone()).unwrap_or_default(),
     })

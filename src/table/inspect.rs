@@ -70,6 +70,12 @@ pub(super) fn columns(metadata: &TableMetadata) -> Vec<ColumnInfo> {
         .collect()
 }
 
+pub(super) fn partition_columns(metadata: &TableMetadata) -> Vec<String> {
+    let sources = metadata.partition_specs_iter().flat_map(|spec| spec.fields().iter().map(|field| field.source_id));
+    let names = sources.filter_map(|id| metadata.current_schema().name_by_field_id(id));
+    names.map(str::to_string).collect()
+}
+
 pub(super) fn snapshots(metadata: &TableMetadata) -> Vec<SnapshotRow> {
     let current = metadata.current_snapshot_id();
     let mut rows: Vec<SnapshotRow> = metadata

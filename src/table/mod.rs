@@ -307,6 +307,11 @@ impl Table {
         inspect::columns(self.metadata())
     }
 
+    /// The columns that files are laid out by, now or ever before, each by its path. None of them can be widened.
+    pub fn partition_columns(&self) -> Vec<String> {
+        inspect::partition_columns(self.metadata())
+    }
+
     pub fn uuid(&self) -> uuid::Uuid {
         self.metadata().uuid()
     }

@@ -17,6 +17,7 @@ mod subject;
 
 mod cli;
 mod crash;
+mod evolution;
 mod silver;
 mod traps;
 

@@ -11,8 +11,8 @@ use icestream::change::RawRecord;
 use icestream::clock::Clock;
 use icestream::decode::{Format, decode};
 use icestream::engine::{self, Engine, EngineOptions};
+use icestream::evolution::Evolution;
 use icestream::ids::TableName;
-use icestream::layout::bronze_schema;
 use icestream::offsets::TopicPartition;
 use icestream::row::{Column, ColumnType, RowShape};
 use icestream::silver::{self, OnDelete, SilverModel};
@@ -154,13 +154,14 @@ impl Parts {
         });
         let definition = BronzeDefinition {
             name: "bronze.parts".parse().unwrap(),
-            schema: bronze_schema(Some(&shape)),
+            shape: Some(shape),
+            evolution: Evolution::Evolve,
             partition: vec!["day(_ingested_at)".to_string()],
             properties: Default::default(),
         };
         let bronze = BronzeTable::open(&lake, &definition).await.unwrap();
         let options = EngineOptions { memory_bytes: 256 << 20, threads: 2, spill_dir: folder.join("spill") };
-        let mut builder = ChangeBatchBuilder::new(Some(shape), 0, Clock::system());
+        let mut builder = ChangeBatchBuilder::new(bronze.images().unwrap(), 0, Clock::system());
         builder.start(TopicPartition::new(TOPIC, 0), 0).unwrap();
         Parts { lake, engine: Engine::new(&options).unwrap(), bronze, builder, offset: 0 }
     }
@@ -183,7 +184,7 @@ impl Parts {
         if self.builder.has_progress() {
             let batch = self.builder.finish().unwrap();
             assert_eq!(batch.counts.rejected, 0);
-            self.bronze.stage(&batch.rows).await.unwrap();
+            assert_eq!(self.bronze.stage(&batch).await.unwrap(), bronze::Staging::Staged);
             let outcome = self.bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, bronze::Outcome::Committed(_)));
         }

@@ -19,12 +19,12 @@ use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
 use futures::TryStreamExt;
 use icestream::batch::ChangeBatchBuilder;
-use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome};
+use icestream::bronze::{BronzeDefinition, BronzeTable, Outcome, Staging};
 use icestream::change::{ChangeEvent, Decoded, RawRecord};
 use icestream::clock::Clock;
 use icestream::decode::{Decoder, Format};
 use icestream::engine::{self, Engine, EngineOptions};
-use icestream::layout::bronze_schema;
+use icestream::evolution::Evolution;
 use icestream::row::{Column, ColumnType, Encoding, RowShape};
 use icestream::table::{At, Table};
 use serde_json::{Map, Value, json};
@@ -163,16 +163,17 @@ pub async fn write(world: &World, connector: &str, variant: &str) -> Vec<Topic> 
             );
             let definition = BronzeDefinition {
                 name: world.table(&format!("{connector}_{name}").replace('-', "_").to_lowercase()),
-                schema: bronze_schema(Some(&shape)),
+                shape: Some(shape.clone()),
+                evolution: Evolution::Evolve,
                 partition: vec!["day(_ingested_at)".to_string()],
                 properties: BTreeMap::new(),
             };
             let mut bronze = BronzeTable::open(&world.lake, &definition).await.unwrap();
             let batch = builder.finish().unwrap();
-            bronze.stage(&batch.rows).await.unwrap();
+            assert_eq!(bronze.stage(&batch).await.unwrap(), Staging::Staged);
             let outcome = bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
-            in_bronze.push(Part { shape, table: bronze.table().clone() });
+            in_bronze.push(Part { shape, table: bronze.table().unwrap().clone() });
         }
         let (connector, variant) = (connector.to_string(), variant.to_string());
         written.push(Topic { connector, variant, table, is_full, parts: in_bronze });
