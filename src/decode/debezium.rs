@@ -308,6 +308,26 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_block_of_an_envelope_says_the_columns() {
+        let image =
+            |name: &str| format!(r#"{{"type":"struct","fields":[{{"type":"int32","field":"id"}}],"field":"{name}"}}"#);
+        let schema = format!(r#"{{"type":"struct","fields":[{},{}]}}"#, image("before"), image("after"));
+        let mut shapes = Shapes::default();
+        let mut shape = |payload: &str| {
+            let record = record(None, &format!(r#"{{"schema":{schema},"payload":{payload}}}"#));
+            let Decoded::Change(event) = super::decode(record, &mut shapes) else { panic!("not a change: {payload}") };
+            event.shape.unwrap()
+        };
+        let first = shape(&envelope("c", "null", r#"{"id":7}"#));
+        assert_eq!(first.columns[0].name, "id");
+        // The second time the block is known, and the payload found behind it, a delete or not.
+        assert!(Arc::ptr_eq(&first, &shape(&envelope("d", r#"{"id":7}"#, "null"))));
+        // What looks like the block's end is part of the payload.
+        let wrapped = format!(r#"{{"schema":{schema},"payload":{{"op":"c"}},"more":{{"after":{{}}}}}}"#);
+        assert!(matches!(super::decode(record(None, &wrapped), &mut shapes), Decoded::Rejected(_)));
+    }
+
+    #[test]
     fn every_op_is_read() {
         for (op, before, after) in [
             ("c", "null", "{}"),

@@ -5,6 +5,7 @@
 //! without any of them is told from other JSON by nobody; its topic has to be declared as plain JSON.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -85,7 +86,7 @@ pub(super) fn first_added<'n>(names: impl Iterator<Item = &'n str>) -> usize {
     first.unwrap_or(count)
 }
 
-pub(super) fn read(object: &Object<'_>, topic: &std::sync::Arc<str>, shapes: &mut Shapes) -> Result<Event, Reason> {
+pub(super) fn read(object: &Object<'_>, topic: &Arc<str>, shapes: &mut Shapes) -> Result<Event, Reason> {
     let fields = &object.fields;
     let added = first_added(fields.iter().map(|(name, _)| name));
     let deleted = fields.get("__deleted");
