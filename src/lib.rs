@@ -34,6 +34,8 @@ pub mod gold;
 
 pub mod pipeline;
 
+pub mod discover;
+
 pub mod cli;
 pub mod config;
 pub mod telemetry;

@@ -225,7 +225,7 @@ fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Optio
     let mut columns = Vec::new();
     for (index, entry) in written.settings.columns.iter().enumerate() {
         let path = format!("columns[{index}]");
-        if layout::is_own_name(&entry.name) || entry.name == UNEXPECTED {
+        if is_own(&entry.name) {
             let message = format!("`{}` is the name of a column of icestream's own", entry.name);
             problems.push(written.problem(&format!("{path}.name"), message));
         } else if !seen.insert(entry.name.as_str()) {
@@ -241,6 +241,16 @@ fn shape(written: &Written<TableSettings>, problems: &mut Vec<Problem>) -> Optio
         }
     }
     if columns.is_empty() { None } else { Some(RowShape { columns }) }
+}
+
+/// Whether icestream itself gives this name to a column.
+fn is_own(name: &str) -> bool {
+    layout::is_own_name(name) || name == UNEXPECTED
+}
+
+/// Whether a catalog file may declare a column of this name.
+pub(crate) fn may_declare(name: &str) -> bool {
+    check_part(name).is_ok() && !is_own(name)
 }
 
 fn type_of(name: &str, shape: Option<&RowShape>) -> Result<ColumnType, String> {
