@@ -10,6 +10,7 @@
 pub mod check;
 pub mod configuration;
 pub mod demo;
+pub mod discover;
 pub mod drop;
 pub mod init;
 mod lake;
@@ -99,6 +100,7 @@ pub enum ColorChoice {
 pub enum Verb {
     Demo(demo::DemoArgs),
     Init(init::InitArgs),
+    Discover(discover::DiscoverArgs),
     Check(check::CheckArgs),
     Run(run::RunArgs),
     Ingest(run::IngestArgs),
@@ -279,6 +281,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
     match verb {
         Verb::Demo(args) => demo::run(args, context).await,
         Verb::Init(args) => init::run(args, context).await,
+        Verb::Discover(args) => discover::run(args, context).await,
         Verb::Check(args) => check::run(args, context, lake::reach).await,
         Verb::Query(args) => query::run(args, context).await,
         Verb::Tables(args) => tables::run(args, context).await,

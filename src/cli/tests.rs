@@ -75,18 +75,19 @@ fn help_is_what_it_was() {
     Usage: icestream [OPTIONS] <COMMAND>
 
     Commands:
-      demo    Run the whole way in one process: a broker, a shop, bronze, silver and gold, checked
-              against the shop's own truth
-      init    Make a project folder: settings, one declared table, one transform, one gold model
-      check   Find every problem of the project: files, SQL, types, catalog and warehouse
-      run     Ingest and build, again and again
-      ingest  Read Kafka into bronze tables
-      build   Bring silver and gold tables up to date
-      query   Run SQL over the lake
-      tables  List tables; show one's columns, snapshots, files, properties or orphan files
-      drop    Remove a table from the catalog and, with `--purge`, its files
-      config  Show the configuration, its reference page or its JSON schema
-      help    Print this message or the help of the given subcommand(s)
+      demo      Run the whole way in one process: a broker, a shop, bronze, silver and gold, checked
+                against the shop's own truth
+      init      Make a project folder: settings, one declared table, one transform, one gold model
+      discover  Sample topics, read CREATE TABLE files, and draft `catalog/<table>.yaml` for review
+      check     Find every problem of the project: files, SQL, types, catalog and warehouse
+      run       Ingest and build, again and again
+      ingest    Read Kafka into bronze tables
+      build     Bring silver and gold tables up to date
+      query     Run SQL over the lake
+      tables    List tables; show one's columns, snapshots, files, properties or orphan files
+      drop      Remove a table from the catalog and, with `--purge`, its files
+      config    Show the configuration, its reference page or its JSON schema
+      help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help

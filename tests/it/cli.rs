@@ -5,6 +5,7 @@
 
 mod configuration;
 mod demo;
+mod discover;
 mod faults;
 mod models;
 mod query;

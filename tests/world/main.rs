@@ -23,6 +23,7 @@ mod recorded;
 mod subject;
 
 mod demo;
+mod discover;
 mod faults;
 mod fixtures;
 mod foreign;
