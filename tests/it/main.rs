@@ -6,6 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/auditor.rs"]
+mod auditor;
+
 #[path = "../support/canonical.rs"]
 mod canonical;
 
@@ -19,6 +22,7 @@ mod cli;
 mod crash;
 mod evolution;
 mod silver;
+mod simulation;
 mod traps;
 
 mod sqlite {
