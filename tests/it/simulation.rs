@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -61,38 +61,50 @@ fn every_history_ends_with_every_offset_in_bronze_once() {
     let first = number("ICESTREAM_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     println!("ICESTREAM_SEED={first}");
     let started = Instant::now();
-    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-    let seen = Mutex::new(Seen::default());
     #[cfg(feature = "failpoints")]
     dying::arm();
-    let work = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        loop {
-            let index = next.fetch_add(1, Ordering::SeqCst);
-            if index >= histories || failed.load(Ordering::SeqCst) {
-                return;
-            }
-            let mut history = History::new(first + index);
-            let told = runtime.block_on(async {
-                match tokio::time::timeout(Duration::from_secs(120), history.run()).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => Err("it does not come to an end".to_string()),
-                }
-            });
-            if let Err(problem) = told {
-                failed.store(true, Ordering::SeqCst);
-                println!("history {index} failed: {problem}\n{}", history.trace.join("\n"));
-                println!("to replay it: ICESTREAM_SEED={} ICESTREAM_HISTORIES=1", first + index);
-            }
-            seen.lock().unwrap().add(&history.seen);
-        }
-    };
+    let next = Arc::new(AtomicU64::new(0));
+    let (told, outcomes) = mpsc::channel();
     // Owners that lost a race wait a little, so there is work for more threads than there are cores.
-    let threads = 6 * std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (seen, count) = (*seen.lock().unwrap(), next.load(Ordering::SeqCst).min(histories));
-    println!("{count} histories in {:.1} s: {seen:?}", started.elapsed().as_secs_f64());
-    assert!(!failed.load(Ordering::SeqCst), "a history failed; its seed is above");
+    for _ in 0..6 * std::thread::available_parallelism().map_or(2, usize::from) {
+        let (next, told) = (next.clone(), told.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            loop {
+                let seed = first + next.fetch_add(1, Ordering::SeqCst);
+                if seed >= first + histories || told.send((seed, None)).is_err() {
+                    return;
+                }
+                let mut history = History::new(seed);
+                let outcome = runtime.block_on(history.run());
+                if told.send((seed, Some((outcome, history.trace, history.seen)))).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(told);
+    let mut under_way = BTreeSet::new();
+    let mut seen = Seen::default();
+    // A thread that spins cannot be ended, only left behind.
+    loop {
+        match outcomes.recv_timeout(Duration::from_secs(60)) {
+            Ok((seed, None)) => drop(under_way.insert(seed)),
+            Ok((seed, Some((outcome, trace, of_history)))) => {
+                under_way.remove(&seed);
+                seen.add(&of_history);
+                if let Err(problem) = outcome {
+                    println!("{}", trace.join("\n"));
+                    let index = seed - first;
+                    panic!("history {index} failed: {problem}\nreplay: ICESTREAM_SEED={seed} ICESTREAM_HISTORIES=1");
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("these seeds' histories do not end: {under_way:?}"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    assert!(under_way.is_empty(), "the threads of these seeds' histories died: {under_way:?}");
+    println!("{histories} histories in {:.1} s: {seen:?}", started.elapsed().as_secs_f64());
     // Otherwise the dice have fallen into a rut.
     if histories >= 100 {
         let counts =

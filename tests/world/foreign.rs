@@ -28,7 +28,7 @@ fn script(name: &str) -> String {
 }
 
 /// pyiceberg as another program on the catalog.
-struct Pyiceberg {
+pub struct Pyiceberg {
     process: Child,
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -36,7 +36,7 @@ struct Pyiceberg {
 }
 
 impl Pyiceberg {
-    fn start(arguments: &[&str]) -> Pyiceberg {
+    pub fn start(arguments: &[&str]) -> Pyiceberg {
         let mut process = Command::new(services().python)
             .arg(script("pyiceberg_catalog.py"))
             .args(arguments)
@@ -60,7 +60,7 @@ impl Pyiceberg {
         Pyiceberg::start(&["--services", services_file().to_str().unwrap(), "--type", kind])
     }
 
-    fn run(&mut self, table: &TableName, words: &[&str]) -> Value {
+    pub fn run(&mut self, table: &TableName, words: &[&str]) -> Value {
         let name = table.to_string();
         let mut command = vec![words[0], &name];
         command.extend(&words[1..]);
@@ -73,13 +73,13 @@ impl Pyiceberg {
     }
 
     /// Runs a command whose last word is a file with this content.
-    fn run_with(&mut self, table: &TableName, command: &str, content: &Value) -> Value {
+    pub fn run_with(&mut self, table: &TableName, command: &str, content: &Value) -> Value {
         let file = self.folder.path().join("content.json");
         std::fs::write(&file, content.to_string()).unwrap();
         self.run(table, &[command, file.to_str().unwrap()])
     }
 
-    fn rows(&mut self, table: &TableName) -> Vec<Value> {
+    pub fn rows(&mut self, table: &TableName) -> Vec<Value> {
         sorted(self.run(table, &["read"])["tables"][0]["rows"].as_array().unwrap().clone())
     }
 }

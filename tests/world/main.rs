@@ -7,6 +7,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/auditor.rs"]
+mod auditor;
+
 #[path = "../support/canonical.rs"]
 mod canonical;
 
@@ -28,7 +31,9 @@ mod faults;
 mod fixtures;
 mod foreign;
 mod groups;
+mod ingest_faults;
 mod kafka;
+mod project;
 mod readers;
 mod services;
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::support::World;
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Services {
     pub s3_endpoint: String,
     pub glue_endpoint: String,

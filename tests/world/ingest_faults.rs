@@ -1,0 +1,435 @@
+//! What can happen to an ingestion, done to the program itself on a real broker: each test ends in the auditor, or in the
+//! error that spells out the choice, with nothing lost.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use icestream::offsets::MARKER;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rdkafka::admin::{AdminOptions, NewPartitions};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
+
+use crate::auditor::{self, Tally, UpTo};
+use crate::foreign::Pyiceberg;
+use crate::project::{OwnBroker, PARTITIONS, Place, Project, TABLES};
+use crate::proxy::{Canned, Fault, Proxy, rest_commit};
+use crate::services::services;
+
+/// What a verb says when it fails, which it must.
+fn refusal(output: &std::process::Output) -> String {
+    let words = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(!output.status.success(), "{words}");
+    assert!(words.contains("error: ") && !words.contains("panicked"), "{words}");
+    words
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_step_loses_and_doubles_nothing() {
+    let project = &Project::new().await;
+    project.send(40);
+    project.drain(1);
+    for step in [
+        "bronze-after-files",
+        "commit-after-manifests",
+        "commit-after-manifest-list",
+        "commit-before-swap",
+        "commit-after-metadata",
+        "commit-after-swap",
+        "ingest-before-durable",
+    ] {
+        project.send(160);
+        let mut command = project.command(&["ingest", "--drain"]);
+        command.env("ICESTREAM_DIE_AT", format!("{step}=2")).env("ICESTREAM_COMMIT__ROWS", "40");
+        let output = tokio::task::block_in_place(|| command.output().unwrap());
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.signal().is_some(), "{step}: {:?} {words}", output.status);
+        let produced = tokio::task::block_in_place(|| project.log());
+        project.audit(&produced, UpTo::Marker).await;
+    }
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_killed_at_random_moments_lose_and_double_nothing() {
+    let seed: u64 =
+        std::env::var("ICESTREAM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("ICESTREAM_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let project = Project::new().await;
+    project.send(50);
+    for _ in 0..6 {
+        let passed = project.passed().await;
+        let mut command = project.command(&["ingest"]);
+        command.env("ICESTREAM_COMMIT__ROWS", "20");
+        let mut pod = project.pod_of(command);
+        project.send(random.random_range(50..300));
+        project.wait_for(passed + random.random_range(1..40)).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
+        pod.process.kill().unwrap();
+    }
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_pods_started_at_once_share_or_race_and_double_nothing() {
+    let project = Project::new().await;
+    project.send(600);
+    let started = || {
+        let mut command = project.command(&["ingest"]);
+        command.env("ICESTREAM_COMMIT__ROWS", "30");
+        project.pod_of(command)
+    };
+    let pods = [started(), started(), started()];
+    project.wait_for(200).await;
+    project.send(600);
+    project.wait_for_all().await;
+    pods.into_iter().for_each(|pod| pod.end());
+    project.drain(2);
+    project.audit_all().await;
+}
+
+/// A process that was stopped for longer than its session wakes up with batches in its hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zombie_changes_nothing() {
+    const SESSION: Duration = Duration::from_secs(6);
+    let project = Project::new().await;
+    project.send(200);
+    let (zombie, other) = (project.pod(), project.pod());
+    project.wait_for(100).await;
+    project.send(300);
+    zombie.signal("STOP");
+    let stopped = Instant::now();
+    project.send(300);
+    project.wait_for_all().await;
+    while stopped.elapsed() < SESSION + Duration::from_secs(2) {
+        project.send(20);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    zombie.signal("CONT");
+    project.send(300);
+    project.wait_for_all().await;
+    zombie.end();
+    other.end();
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_rebalances_loses_and_doubles_nothing() {
+    let project = Project::new().await;
+    let mut pods = std::collections::VecDeque::new();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(9) {
+        pods.push_back(project.pod());
+        project.send(60);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        if pods.len() > 2 {
+            pods.pop_front().unwrap().end();
+        }
+    }
+    project.wait_for_all().await;
+    pods.into_iter().for_each(|pod| pod.end());
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_restarts_does_not_show() {
+    let mut broker = tokio::task::block_in_place(OwnBroker::start);
+    let project = Project::at(&broker.brokers, Place::Folder).await;
+    project.send(200);
+    let pod = project.pod();
+    project.wait_for(50).await;
+    project.send(200);
+    broker.kill();
+    tokio::task::block_in_place(|| broker.restart());
+    project.send(200);
+    project.wait_for_all().await;
+    pod.end();
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_the_catalog_that_are_lost_do_not_show() {
+    let services = services();
+    let proxy = Proxy::start(&services.rest_uri, rest_commit).await;
+    let project = Project::at(&crate::project::shared_broker(), Place::Rest { uri: proxy.uri.clone() }).await;
+    let mut count = 0;
+    proxy.judge(move || {
+        count += 1;
+        match count % 4 {
+            1 => Some(Fault::LoseAnswer),
+            2 => Some(Fault::ApplyAndAnswer(Canned::rest(503, "ServiceUnavailableException"))),
+            3 => Some(Fault::ArriveLate { before_next: count % 8 == 3 }),
+            _ => None,
+        }
+    });
+    for _ in 0..3 {
+        project.send(150);
+        project.drain(3);
+    }
+    assert!(proxy.struck() >= 6, "{} answers lost", proxy.struck());
+    proxy.plan([]);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_that_is_away_for_a_while_does_not_show() {
+    let services = services();
+    let proxy = Proxy::start(&services.rest_uri, |_| true).await;
+    let project = Project::at(&crate::project::shared_broker(), Place::Rest { uri: proxy.uri.clone() }).await;
+    project.send(200);
+    let mut pod = project.pod();
+    project.wait_for(200).await;
+    proxy.always(Fault::LoseRequest);
+    project.send(200);
+    let away = Instant::now();
+    while away.elapsed() < Duration::from_secs(6) {
+        // A pod that gives up says so, and is started again.
+        if let Some(ended) = pod.process.try_wait().unwrap() {
+            assert_eq!(ended.code(), Some(3), "{}", pod.words());
+            pod = project.pod();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(proxy.struck() > 0);
+    proxy.plan([]);
+    if pod.process.try_wait().unwrap().is_some() {
+        pod = project.pod();
+    }
+    project.wait_for_all().await;
+    pod.end();
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_that_stumbles_and_throttles_does_not_show() {
+    let services = services();
+    let proxy = Proxy::start(&services.s3_endpoint, |_| true).await;
+    let project = Project::at(&crate::project::shared_broker(), Place::Glue { s3_endpoint: proxy.uri.clone() }).await;
+    let mut random = SmallRng::seed_from_u64(7);
+    proxy.judge(move || match random.random_range(0..20) {
+        0 => Some(Fault::Refuse(Canned::s3(500, "InternalError"))),
+        1 | 2 => Some(Fault::Refuse(Canned::s3(503, "SlowDown"))),
+        3 => Some(Fault::LoseAnswer),
+        _ => None,
+    });
+    for _ in 0..2 {
+        project.send(150);
+        project.drain(3);
+    }
+    assert!(proxy.struck() >= 3, "{} requests struck", proxy.struck());
+    proxy.plan([]);
+    project.audit_all().await;
+}
+
+/// A file system of a few megabytes, where that may be made; else files that may not grow.
+struct SmallDisk {
+    folder: std::path::PathBuf,
+    is_mounted: bool,
+}
+
+impl SmallDisk {
+    fn at(folder: std::path::PathBuf) -> Self {
+        std::fs::create_dir(&folder).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&folder).status();
+        SmallDisk { is_mounted: mount.is_ok_and(|status| status.success()), folder }
+    }
+
+    fn preparation(&self) -> &'static str {
+        // In blocks of 512 bytes.
+        if self.is_mounted { "true" } else { "trap '' XFSZ; ulimit -f 600" }
+    }
+
+    fn grow(&self) {
+        if self.is_mounted {
+            let grown = Command::new("mount").args(["-o", "remount,size=256m"]).arg(&self.folder).status().unwrap();
+            assert!(grown.success());
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_an_error_and_loses_nothing() {
+    let project = Project::new().await;
+    let disk = SmallDisk::at(project.path().join("lake"));
+    project.send(60);
+    project.drain(1);
+    let producer = project.producer();
+    let mut random = SmallRng::seed_from_u64(3);
+    for id in 0..60 {
+        // Text that does not get smaller.
+        let note: String = (0..100_000).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
+        let event = json!({"op": "c", "before": null, "after": {"id": id, "note": note}}).to_string();
+        project.put(&producer, TABLES[id % 2], (id % 4 / 2) as i32, b"{}", Some(event.as_bytes()));
+    }
+    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(30)).unwrap();
+    let full = tokio::task::block_in_place(|| {
+        project.command_after(disk.preparation(), &["ingest", "--drain"]).output().unwrap()
+    });
+    let words = refusal(&full);
+    assert!(words.contains("No space left on device") || words.contains("File too large"), "{words}");
+    let produced = tokio::task::block_in_place(|| project.log());
+    project.audit(&produced, UpTo::Marker).await;
+    disk.grow();
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_marker_whose_snapshots_another_engine_expired_is_still_there() {
+    let project = Project::new().await;
+    let uri = format!("sqlite:///{}", project.path().join("lake/catalog.db").display());
+    let warehouse = format!("file://{}", project.path().join("lake/warehouse").display());
+    project.send(100);
+    project.drain(1);
+    let mut foreign = Pyiceberg::start(&["--name", &project.prefix, "--uri", &uri, "--warehouse", &warehouse]);
+    for name in TABLES {
+        let table = project.table_name(name);
+        foreign.run_with(&table, "append", &json!([]));
+        foreign.run(&table, &["expire"]);
+        let table = project.table(name).await;
+        let summaries: Vec<_> = table.snapshots().into_iter().map(|snapshot| snapshot.summary).collect();
+        assert_eq!(summaries.len(), 1);
+        assert!(!summaries[0].contains_key(MARKER), "{summaries:?}");
+    }
+    project.send(100);
+    project.drain(1);
+    let produced = tokio::task::block_in_place(|| project.log());
+    let ours = project.audit(&produced, UpTo::End).await;
+    let theirs = project.audit_by(&produced, UpTo::End, async |table| {
+        auditor::named(&crate::canonical::columns(table), foreign.rows(table.name()))
+    });
+    assert_eq!(theirs.await, ours);
+}
+
+/// Deletes both topics and makes them anew, with so many records.
+async fn remake(project: &Project, records: u64) {
+    let names = TABLES.map(|table| project.topic(table));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for deleted in project.admin().delete_topics(&names, &AdminOptions::new()).await.unwrap() {
+        deleted.unwrap();
+    }
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &project.brokers).create().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let is_there = |name: &str| {
+        let metadata = client.fetch_metadata(None, Duration::from_secs(5)).unwrap();
+        metadata.topics().iter().any(|topic| topic.name() == name)
+    };
+    while tokio::task::block_in_place(|| names.iter().any(|name| is_there(name))) {
+        assert!(Instant::now() < deadline, "the topics are still there");
+    }
+    project.make_topics(&TABLES).await;
+    project.send(records);
+}
+
+async fn a_topic_made_anew_stops(records: u64) {
+    let project = Project::new().await;
+    project.send(200);
+    project.drain(1);
+    let produced = tokio::task::block_in_place(|| project.log());
+    project.audit(&produced, UpTo::End).await;
+    remake(&project, records).await;
+    let words = refusal(&project.ingest());
+    assert!(words.contains(&project.prefix) && words.contains("made anew") && words.contains("hint: "), "{words}");
+    // What was committed stays as it was, and nothing of the new topics was mixed into it.
+    project.audit(&produced, UpTo::End).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_and_shorter_stops_with_the_choice_spelled_out() {
+    a_topic_made_anew_stops(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_and_longer_stops_with_the_choice_spelled_out() {
+    a_topic_made_anew_stops(400).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_past_the_marker_stops_with_the_choice_spelled_out() {
+    let project = Project::new().await;
+    project.send(200);
+    project.drain(1);
+    let produced = tokio::task::block_in_place(|| project.log());
+    project.send(200);
+    let mut cut = TopicPartitionList::new();
+    cut.add_partition_offset(&project.topic("orders"), 1, Offset::Offset(70)).unwrap();
+    project.admin().delete_records(&cut, &AdminOptions::new()).await.unwrap();
+    let words = refusal(&project.ingest());
+    let place =
+        format!("topic `{}` partition 1: offset 50 is no longer there, the oldest is 70", project.topic("orders"));
+    assert!(words.contains(&place) && words.contains("hint: "), "{words}");
+    project.audit(&produced, UpTo::End).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_added_meanwhile_are_read_from_their_beginning() {
+    let project = Project::new().await;
+    project.send(100);
+    let pod = project.pod();
+    project.wait_for(50).await;
+    let names = TABLES.map(|table| project.topic(table));
+    let more: Vec<NewPartitions> = names.iter().map(|name| NewPartitions::new(name, PARTITIONS as usize + 2)).collect();
+    for made in project.admin().create_partitions(&more, &AdminOptions::new()).await.unwrap() {
+        made.unwrap();
+    }
+    project.send_over(200, PARTITIONS + 2);
+    project.wait_for(150).await;
+    pod.end();
+    project.send_over(100, PARTITIONS + 2);
+    project.drain(1);
+    project.audit_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_and_senseless_messages_are_rows_like_others() {
+    let project = Project::new().await;
+    let producer = project.producer();
+    project.send(20);
+    let note = "twenty megabytes ".repeat((20 << 20) / 17);
+    let large = json!({"op": "c", "before": null, "after": {"id": 1, "note": note}}).to_string();
+    assert!(large.len() > 20_000_000);
+    project.put(&producer, "orders", 0, b"{}", Some(large.as_bytes()));
+    let mut random = SmallRng::seed_from_u64(5);
+    let noise: Vec<u8> = (0..5_000).map(|_| random.random()).collect();
+    for table in TABLES {
+        project.put(&producer, table, 1, &noise[..20], Some(&noise));
+        project.put(&producer, table, 1, b"{}", Some(b""));
+    }
+    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(30)).unwrap();
+    project.send(20);
+    project.drain(1);
+    let tally = project.audit_all().await;
+    assert_eq!(tally.changes + tally.rejected + tally.consumed, 45);
+    assert!(tally.rejected >= 4, "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_bad_records_alone_is_committed_as_rejected_rows() {
+    let project = Project::new().await;
+    let producer = project.producer();
+    for number in 0..300 {
+        let bad = format!("bad {number}");
+        project.put(&producer, TABLES[number % 2], (number % 4 / 2) as i32, b"{\"id\":1}", Some(bad.as_bytes()));
+    }
+    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(30)).unwrap();
+    project.drain(1);
+    assert_eq!(project.audit_all().await, Tally { changes: 0, rejected: 300, consumed: 0 });
+}
