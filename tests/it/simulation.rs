@@ -6,6 +6,19 @@
 //! who is next, and who dies. In the end one owner drains the log, and every offset must be in bronze once.
 //!
 //! `ICESTREAM_HISTORIES` sets how many, `ICESTREAM_SEED` the first one's seed. A failure prints the seed of its history.
+//! A replay rolls the same dice; only how far a disk has got when an owner dies may differ.
+//!
+//! That it can fail was seen by breaking the program on purpose. Each of these was found within so many histories:
+//!
+//! | broken | found by |
+//! |---|---|
+//! | a range that starts behind the marker is committed | 4 |
+//! | after losing a range, an owner reads on from where it was | 126 |
+//! | a commit whose answer got lost is not looked for in the history | 12 |
+//! | positions that pass offsets without a record are dropped | 12 |
+//! | the source is told of a position before it is durable | 4 |
+//! | a commit that failed is passed over | 7 |
+//! | a commit whose answer got lost counts as not applied, and its files go | 7 |
 
 mod catalog;
 mod gate;
@@ -76,7 +89,8 @@ fn every_history_ends_with_every_offset_in_bronze_once() {
                     return;
                 }
                 let mut history = History::new(seed);
-                let outcome = runtime.block_on(history.run());
+                let run = std::panic::AssertUnwindSafe(|| runtime.block_on(history.run()));
+                let outcome = std::panic::catch_unwind(run).unwrap_or(Err("it panicked; see above".to_string()));
                 if told.send((seed, Some((outcome, history.trace, history.seen)))).is_err() {
                     return;
                 }
@@ -193,7 +207,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let mut dice = SmallRng::seed_from_u64(seed);
-        // In memory where there is such a place: a history syncs hundreds of files.
+        // In memory where there is such a place, since a history syncs hundreds of files.
         let place = ["/dev/shm".into(), std::env::temp_dir()].into_iter().find(|place| place.is_dir()).unwrap();
         let folder = tempfile::tempdir_in(place).unwrap();
         let routes = routes(&mut dice);
