@@ -14,8 +14,8 @@
 //! |---|---|
 //! | a range that starts behind the marker is committed | 4 |
 //! | after losing a range, an owner reads on from where it was | 126 |
-//! | a commit whose answer got lost is not looked for in the history | 12 |
-//! | positions that pass offsets without a record are dropped | 12 |
+//! | a commit whose answer got lost is not looked for in the history | 8 |
+//! | positions that pass offsets without a record are dropped | 34 |
 //! | the source is told of a position before it is durable | 4 |
 //! | a commit that failed is passed over | 7 |
 //! | a commit whose answer got lost counts as not applied, and its files go | 7 |
