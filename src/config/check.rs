@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::interpolate::{Environment, fill};
 use super::location;
 use super::problem::{Place, Problem, nearest, quoted};
-use super::quantity::{QuantityError, Size, Span};
+use super::quantity::{Percent, QuantityError, Size, Span};
 use super::schema::{self, is_required, is_secret, kind, leaves, present, properties, variants, words};
 use super::secret::is_secret_name;
 use super::table::PartitionField;
@@ -366,6 +366,7 @@ fn check_text(text: &str, shown: &str, schema: &Value) -> Result<(), String> {
     let parsed = match format {
         "size" => at_least::<Size>(text, least),
         "duration" => at_least::<Span>(text, least),
+        "percent" => text.parse::<Percent>().map(drop).map_err(|error| error.to_string()),
         "name" => name(text),
         "column-type" => ColumnType::from_str(text).map(drop).map_err(|error| error.to_string()),
         "partition" => PartitionField::from_str(text).map(drop).map_err(|error| error.to_string()),

@@ -43,7 +43,7 @@ use crate::ids::check_part;
 pub use interpolate::Environment;
 pub use model::{GoldModel, SilverModel, Sql};
 pub use problem::{ConfigProblems, Place, Problem};
-pub use quantity::{QuantityError, Size, Span};
+pub use quantity::{Percent, QuantityError, Size, Span};
 pub use reference::{json_schema, reference};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{Format, KafkaProperties, OnDelete, Refresh};
@@ -72,6 +72,8 @@ pub struct Config {
     pub source_files: Option<FilesConfig>,
     pub format: Format,
     pub commit: CommitConfig,
+    /// The share of rejected records above which a table is stopped; see [`Config::stop_above`].
+    pub stop_above: Option<Percent>,
     pub memory_bytes: u64,
     /// How often silver and gold are brought up to date.
     pub build_every: Duration,
@@ -290,6 +292,12 @@ impl Config {
         let last = topic.rsplit('.').next().unwrap_or(topic);
         let named = self.tables.iter().find(|table| table.topic.as_deref() == Some(topic));
         named.or_else(|| self.tables.iter().find(|table| table.topic.is_none() && table.name == last))
+    }
+
+    /// The share of rejected records above which a bronze table is stopped.
+    pub fn stop_above(&self, table: &crate::ids::TableName) -> Option<Percent> {
+        let declared = self.tables.iter().find(|declared| declared.name == table.name());
+        declared.and_then(|declared| declared.stop_above).or(self.stop_above)
     }
 
     /// Whether the project reads a topic.
@@ -567,6 +575,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
             rows: settings.commit.rows,
             bytes: settings.commit.bytes.0,
         },
+        stop_above: settings.rejects.stop_above,
         memory_bytes: settings.memory.0,
         build_every: settings.build.every.0,
         evolution: settings.evolution,

@@ -16,8 +16,16 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// A share in hundredths: `5%`, `0.5%`. Kept exactly, to a ten-thousandth of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent {
+    millionths: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
+    #[error("`{text}` is not a share; write a number from 0 to 100 with `%`, such as `5%` or `0.5%`")]
+    Percent { text: String },
     #[error("`{text}` is not a size; write a number and a unit, such as `256MiB`, `2GiB` or `500kB`")]
     Size { text: String },
     #[error("`{text}` is not a duration; write a number and a unit, such as `500ms`, `10s`, `1m` or `2h`")]
@@ -82,6 +90,42 @@ impl fmt::Display for Span {
     }
 }
 
+impl Percent {
+    const WHOLE: u32 = 1_000_000;
+
+    /// Whether `part` of `all` is more than this.
+    pub fn is_below(self, part: u64, all: u64) -> bool {
+        u128::from(part) * u128::from(Self::WHOLE) > u128::from(all) * u128::from(self.millionths)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let refused = || QuantityError::Percent { text: text.to_string() };
+        let number = text.trim().strip_suffix('%').ok_or_else(refused)?.trim_end();
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let is_plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_plain(whole) || !is_plain(part) || part.len() > 4 {
+            return Err(refused());
+        }
+        let digits: u32 = format!("{whole}{part:0<4}").parse().map_err(|_| refused())?;
+        Some(digits)
+            .filter(|millionths| *millionths <= Self::WHOLE)
+            .map(|millionths| Percent { millionths })
+            .ok_or_else(refused)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.millionths / 10_000, format!("{:04}", self.millionths % 10_000));
+        let part = part.trim_end_matches('0');
+        if part.is_empty() { write!(f, "{whole}%") } else { write!(f, "{whole}.{part}%") }
+    }
+}
+
 macro_rules! as_text {
     ($type:ty, $name:literal, $format:literal) => {
         impl Serialize for $type {
@@ -114,6 +158,7 @@ macro_rules! as_text {
 
 as_text!(Size, "Size", "size");
 as_text!(Span, "Duration", "duration");
+as_text!(Percent, "Percent", "percent");
 
 #[cfg(test)]
 mod tests {
@@ -135,6 +180,18 @@ mod tests {
         for bad in ["", "MiB", "10 elephants", "-1MiB", "1e3", "1.2.3MB", "99999999999TiB", "infinite"] {
             assert!(bad.parse::<Size>().is_err(), "{bad} should be refused");
         }
+    }
+
+    #[test]
+    fn shares_read_and_write() {
+        for (text, shown) in [("5%", "5%"), ("0.5 %", "0.5%"), ("0%", "0%"), ("100%", "100%"), ("2.2500%", "2.25%")] {
+            assert_eq!(text.parse::<Percent>().unwrap().to_string(), shown);
+        }
+        for bad in ["", "5", "%", "-1%", "101%", "100.0001%", "1e1%", "five%", "0.00001%", "+5%", ".5%"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad} should be refused");
+        }
+        let five: Percent = "5%".parse().unwrap();
+        assert!(five.is_below(6, 100) && !five.is_below(5, 100) && five.is_below(u64::MAX, u64::MAX));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::quantity::{Size, Span};
+use super::quantity::{Percent, Size, Span};
 use super::secret::{MASK, Secret, is_secret_name};
 use crate::evolution::Evolution;
 
@@ -46,6 +46,10 @@ pub(super) struct Settings {
     /// When what was read is committed to bronze. The first of the three limits that is reached triggers a commit.
     #[serde(default)]
     pub(super) commit: CommitSettings,
+
+    /// What to do about records that cannot become rows. Each is kept, with the reason, and can be replayed.
+    #[serde(default)]
+    pub(super) rejects: RejectSettings,
 
     /// The memory that queues, writers, merges and queries share. They slow down or spill to disk at the limit. Leave
     /// the container some 25 % more.
@@ -352,6 +356,16 @@ impl Default for CommitSettings {
     }
 }
 
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RejectSettings {
+    /// Stop reading a table when more than this share of its last 10,000 records were rejected; the other tables go on,
+    /// and a restart tries again. Fewer than 100 records count as 100. When not set, no table is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"5%")]
+    pub(super) stop_above: Option<Percent>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BuildSettings {
@@ -397,6 +411,10 @@ pub(super) struct TableSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Evolution", extend("x-default" = "the project's `evolution`"))]
     pub(super) evolution: Option<Evolution>,
+
+    /// What to do about this table's rejected records, in place of the project's `rejects`.
+    #[serde(default)]
+    pub(super) rejects: RejectSettings,
 
     /// Iceberg table properties, set when the table is made.
     #[serde(default)]

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use super::check::Written;
 use super::problem::{Problem, nearest, quoted};
+use super::quantity::Percent;
 use super::settings::TableSettings;
 use crate::evolution::{Evolution, UNEXPECTED};
 use crate::ids::check_part;
@@ -26,6 +27,8 @@ pub struct TableConfig {
     pub partition: Vec<PartitionField>,
     /// What is done with records whose columns are others.
     pub evolution: Evolution,
+    /// The share of rejected records above which the table is stopped; `None` where the project's applies.
+    pub stop_above: Option<Percent>,
     /// Iceberg table properties for a new table.
     pub properties: BTreeMap<String, String>,
     pub file: PathBuf,
@@ -215,6 +218,7 @@ pub(super) fn resolve(
         shape,
         partition,
         evolution,
+        stop_above: settings.rejects.stop_above,
         properties: settings.properties.clone(),
         file,
     })

@@ -186,9 +186,9 @@ fn a_null_is_as_good_as_nothing() {
 #[test]
 fn unknown_keys_name_the_nearest() {
     insta::assert_snapshot!(error("commit:\n  evry: 10s\n"), @"error: icestream.yaml:3:3 commit.evry: unknown key; did you mean `every`? allowed: `every`, `rows`, `bytes`");
-    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `memory`, `build`, `evolution`");
+    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`");
     insta::assert_snapshot!(error("catalog: { type: sqlite, region: eu }\n"), @"error: icestream.yaml:2:26 catalog.region: unknown key for `type: sqlite`; `type: glue` has it; allowed: `type`, `uri`");
-    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `memory`, `build`, `evolution`");
+    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`");
     insta::assert_snapshot!(error("storage: { s3: { path-style: true } }\n"), @"error: icestream.yaml:2:18 storage.s3.path-style: unknown key; did you mean `path_style`? allowed: `endpoint`, `region`, `profile`, `access_key_id`, `secret_access_key`, `session_token`, `path_style`");
 }
 
@@ -226,7 +226,7 @@ fn wrong_shapes_say_what_is_right() {
     insta::assert_snapshot!(error("catalog: { type: hive }\n"), @"error: icestream.yaml:2:18 catalog.type: `hive` is not allowed; allowed: `sqlite`, `rest`, `glue`");
     insta::assert_snapshot!(error("catalog: { type: rest }\n"), @"error: icestream.yaml:2:10 catalog: `uri` is missing, for example `uri: https://polaris.example.com/api/catalog`");
     insta::assert_snapshot!(error("storage: !s3 { region: eu }\n"), @"error: icestream.yaml:2:10 storage: a YAML tag has no meaning here");
-    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `memory`, `build`, `evolution`, not a list");
+    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`, not a list");
     insta::assert_snapshot!(Project::new("").error(), @"error: icestream.yaml: `name` is missing, for example `name: shop`");
 }
 
@@ -241,7 +241,7 @@ fn yaml_of_more_than_one_meaning_is_refused() {
     insta::assert_snapshot!(error("source: { kafka: { brokers: ${KAFKA} } }\n"), @"error: icestream.yaml:2:30: while parsing a flow mapping, did not find expected ',' or '}'; inside `{ … }` a value with `${…}` needs double quotes");
     insta::assert_snapshot!(error("a: &a { rows: 1 }\ncommit: { <<: *a }\n"), @"
     error: the configuration has 2 problems
-      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `memory`, `build`, `evolution`
+      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`
       icestream.yaml:3:11 commit: YAML merge keys (`<<`) are not read; write the keys out
     ");
 }
@@ -420,7 +420,7 @@ fn problems_of_tables() {
           catalog/orders.yaml:3:41 partition[2]: there is no bronze or declared column `_ingestd_at`; did you mean `_ingested_at`?
           catalog/orders.yaml:3:72 partition[4]: `hour(at)` and `day(at)` are both times of one column; keep the finer one
           catalog/orders.yaml:3:88 partition[6]: `id` is there already
-          catalog/orders.yaml:3:92 partition[7]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_topic_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`, `_error`, `_raw`
+          catalog/orders.yaml:3:92 partition[7]: there is no bronze or declared column `xyzzy`; there are `id`, `at`, `ok`, `_topic`, `_topic_partition`, `_offset`, `_timestamp`, `_ingested_at`, `_key`, `_op`, `_source_ts`, `_position`, `_epoch`, `_tx_id`, `_source`, `_error`, `_raw`, `_replayed_at`
         "
     );
     insta::assert_snapshot!(
@@ -430,8 +430,8 @@ fn problems_of_tables() {
           catalog/orders.yaml:1:13 partition[0]: `days(id)`: there is no transform `days`; write `column`, `year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or `truncate(N, column)`
           catalog/orders.yaml:1:25 partition[1]: `bucket(id)`: `bucket` needs a number from 1 up and a column, such as `bucket(16, id)`
           catalog/orders.yaml:1:39 partition[2]: `day(` is not a partition; write `column`, `year(column)`, `month(column)`, `day(column)`, `hour(column)`, `bucket(N, column)` or `truncate(N, column)`
-          catalog/orders.yaml:2:1 sort: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `evolution`, `properties`
-          catalog/orders.yaml:3:1 engine: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `evolution`, `properties`
+          catalog/orders.yaml:2:1 sort: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `evolution`, `rejects`, `properties`
+          catalog/orders.yaml:3:1 engine: unknown key; allowed: `topic`, `key`, `columns`, `partition`, `evolution`, `rejects`, `properties`
           catalog/orders.yaml:4:8 topic: `a b` is not a topic; topics have letters, digits, `.`, `_` and `-`
           catalog/orders.yaml:5:6 key: must be a list, not a single value; write `[id]`
         "
@@ -575,6 +575,7 @@ fn the_settings_in_force_name_their_origin() {
       every: 10s                                         # default
       rows: 7                                            # line 3
       bytes: 256MiB                                      # default
+    rejects: {}                                          # default
     memory: 4GiB                                         # --set memory
     build:
       every: 1m30s                                       # $ICESTREAM_BUILD__EVERY
