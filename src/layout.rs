@@ -31,6 +31,8 @@ pub const AFTER: &str = "after";
 pub const UNAVAILABLE: &str = "_unavailable";
 pub const ERROR: &str = "_error";
 pub const RAW: &str = "_raw";
+/// When a record that had been rejected was decoded again and became this row; null for all others.
+pub const REPLAYED_AT: &str = "_replayed_at";
 
 /// Names that icestream gives to columns of its own next to the captured ones in silver.
 const SILVER_NAMES: [&str; 5] = ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
@@ -67,6 +69,7 @@ pub fn bronze_schema_with(image: Option<DataType>) -> SchemaRef {
         Field::new(UNAVAILABLE, DataType::List(unavailable_element()), true),
         Field::new(ERROR, DataType::Utf8, true),
         Field::new(RAW, DataType::LargeBinary, true),
+        Field::new(REPLAYED_AT, instant(), true),
     ]);
     Arc::new(Schema::new(fields))
 }

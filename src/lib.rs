@@ -6,6 +6,7 @@
 
 pub mod error;
 
+pub mod amendment;
 pub mod change;
 pub mod clock;
 pub mod evolution;

@@ -12,6 +12,10 @@ use crate::fingerprint;
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.offsets";
 
+/// The key, in the same places, of the operator's count of how often the topic behind a table was made anew. Rows written
+/// from then on carry it as `_epoch`. Not there: 0.
+pub const EPOCH: &str = "icestream.epoch";
+
 /// Per topic and partition, the next offset to read.
 ///
 /// Its text form is JSON with sorted keys, so that equal offsets are equal texts:
@@ -107,6 +111,13 @@ impl Offsets {
         offsets.next.insert(partition, next);
         if let Some(last) = last {
             offsets.last.insert(partition, last);
+        }
+    }
+
+    /// Forgets which topic it was that these offsets are of, as when another took its name.
+    pub fn forget_id(&mut self, topic: &str) {
+        if let Some(offsets) = self.topics.get_mut(topic) {
+            offsets.id = None;
         }
     }
 

@@ -366,6 +366,7 @@ impl Rows {
         arrays.push(Arc::new(self.unavailable.finish()));
         arrays.push(Arc::new(self.error.finish()));
         arrays.push(Arc::new(self.raw.finish()));
+        arrays.push(Arc::new(TimestampMicrosecondArray::new_null(count).with_timezone(UTC)));
         RecordBatch::try_new(schema.clone(), arrays).map_err(Error::Columns)
     }
 }

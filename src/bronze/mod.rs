@@ -60,6 +60,9 @@ pub enum Error {
         source: arrow::error::ArrowError,
     },
 
+    #[error("bronze table `{table}` has an epoch that is no number: `{text}`")]
+    Epoch { table: TableName, text: String },
+
     #[error(transparent)]
     Table(#[from] crate::table::Error),
 }
@@ -69,7 +72,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Gap { .. } | Error::Marker { .. } => Kind::Corrupt,
+            Error::Gap { .. } | Error::Marker { .. } | Error::Epoch { .. } => Kind::Corrupt,
             Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => Kind::Config,
             Error::Rows { .. } => Kind::Bug,
             Error::Table(error) => error.kind(),
@@ -93,6 +96,7 @@ impl Situation for Error {
                     .to_string(),
             ),
             Error::Rows { .. } => None,
+            Error::Epoch { .. } => Some(format!("set the table property `{}` to a number", offsets::EPOCH)),
             Error::Table(error) => error.hint(),
         }
     }
@@ -100,7 +104,7 @@ impl Situation for Error {
     fn state(&self) -> Option<String> {
         match self {
             Error::Gap { .. } | Error::Rows { .. } => Some("nothing was committed; safe to run again".to_string()),
-            Error::Marker { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => None,
+            Error::Marker { .. } | Error::Epoch { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => None,
             Error::Table(error) => error.state(),
         }
     }
@@ -267,6 +271,11 @@ impl BronzeTable {
         Offsets::parse(&text).map_err(|source| Error::Marker { table: self.name().clone(), source })
     }
 
+    /// The epoch that rows committed now are of, as of the same head.
+    pub fn epoch(&self) -> Result<i32> {
+        self.table.as_ref().map_or(Ok(0), epoch)
+    }
+
     /// Writes rows into files that the next commit names, together with the columns they need. They are nobody's until
     /// then.
     pub async fn stage(&mut self, batch: &ChangeBatch) -> Result<Staging> {
@@ -418,6 +427,12 @@ impl BronzeTable {
         }
         Ok(())
     }
+}
+
+/// The epoch that a bronze table's next rows are of.
+pub fn epoch(table: &Table) -> Result<i32> {
+    let Some(text) = table.marker(offsets::EPOCH) else { return Ok(0) };
+    text.parse().map_err(|_| Error::Epoch { table: table.name().clone(), text })
 }
 
 /// What the row images of a table are.

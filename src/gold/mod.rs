@@ -17,7 +17,7 @@ use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
-use crate::table::{At, Lake, Premise, SchemaChange, TableDefinition};
+use crate::table::{At, Lake, Premise, SchemaChange, Table, TableDefinition};
 
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.inputs";
@@ -109,6 +109,11 @@ impl Situation for Error {
 struct Marker {
     model: String,
     inputs: BTreeMap<String, i64>,
+}
+
+/// The snapshots that a gold table was computed from, by input; -1 for one that had none. `None` when it was not built.
+pub fn inputs(gold: &Table) -> Option<BTreeMap<String, i64>> {
+    Some(serde_json::from_str::<Marker>(&gold.marker(MARKER)?).ok()?.inputs)
 }
 
 /// The models in an order in which each comes after those it reads.

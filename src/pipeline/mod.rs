@@ -3,18 +3,24 @@
 //! In come routes and models as the configuration resolved them; what happens is told to an observer. Nothing is hidden
 //! from this folder, and it holds no rule of its own about records, rows or tables.
 
+mod breaker;
 mod build;
 mod check;
 mod ingest;
 mod lane;
+pub mod offsets;
 mod project;
+pub mod rejected;
+mod rows;
+pub mod status;
 
 use std::sync::Arc;
 
+pub use breaker::{Breaker, Tripped};
 pub use build::{BuildReport, Models, build};
 pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
-pub use project::{commit_triggers, engine, files_source, format, models, open_lake, open_storage, route};
+pub use project::{commit_triggers, engine, files_source, format, kafka_admin, models, open_lake, open_storage, route};
 
 use crate::bronze::BronzeCommit;
 use crate::gold::GoldCommit;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::{CommitTriggers, Models, Route};
 use crate::clock::Clock;
-use crate::config::{self, CatalogConfig, Config, OnDelete, S3Config};
+use crate::config::{self, Brokers, CatalogConfig, Config, OnDelete, S3Config};
 use crate::decode::Format;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
 use crate::gold::GoldModel;
 use crate::ids::TableName;
 use crate::silver::{self, SilverModel};
-use crate::source::{FilePlace, FilesConfig, FilesSource};
+use crate::source::{Assignment, FilePlace, FilesConfig, FilesSource, KafkaAdmin, KafkaConfig};
 use crate::table::Lake;
 use crate::table::catalog::Catalog;
 use crate::table::catalog::glue::{GlueCatalog, GlueOptions};
@@ -114,6 +114,22 @@ pub fn engine(config: &Config) -> Result<Engine> {
     // Sorts and joins that spill make a folder of their own in it, and take it away again.
     let spill_dir = std::env::temp_dir();
     Ok(Engine::new(&EngineOptions { memory_bytes: config.memory_bytes, threads, spill_dir })?)
+}
+
+/// A client for questions to the project's brokers; `group` is whose commits it can be asked for, the project's own when
+/// not given. `None` where the project names no brokers that are there now.
+pub fn kafka_admin(config: &Config, group: Option<&str>) -> Result<Option<KafkaAdmin>> {
+    let Some(Brokers::At(brokers)) = &config.kafka.brokers else { return Ok(None) };
+    Ok(Some(KafkaAdmin::connect(&KafkaConfig {
+        brokers: brokers.clone(),
+        group: group.unwrap_or(&config.kafka.group).to_string(),
+        topics: Vec::new(),
+        assignment: Assignment::Everything,
+        discover_every: config.kafka.discover_every,
+        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        // It reads one record of a partition, now and then.
+        queue_bytes: 1 << 20,
+    })?))
 }
 
 /// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part;

@@ -23,6 +23,7 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::amendment::Amendments;
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
@@ -173,6 +174,29 @@ struct Marker {
     model: String,
     /// Fixed when the table was first built, also where the model leaves them to the messages.
     keys: Vec<String>,
+    /// How often bronze had been rewound: what a later rewind takes out is in no new file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    rewinds: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// How far a silver table has merged its bronze table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which bronze table: one made anew under the old name has another.
+    pub bronze: Uuid,
+    pub snapshot_id: i64,
+    /// The number of that snapshot's commit.
+    pub sequence: i64,
+}
+
+/// What a silver table says it has merged; `None` when nothing was built yet.
+pub fn progress(silver: &Table) -> Result<Option<Progress>> {
+    let marker = Marker::of(silver)?.map(|(_, marker)| marker);
+    Ok(marker.map(|of| Progress { bronze: of.bronze, snapshot_id: of.snapshot, sequence: of.sequence }))
 }
 
 impl Marker {
@@ -195,6 +219,7 @@ impl Marker {
         bronze.uuid() == self.bronze
             && view.sequence_number() >= self.sequence
             && view.descends_from(self.snapshot) != Some(false)
+            && Amendments::of(bronze).rewinds == self.rewinds
     }
 }
 
@@ -236,7 +261,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
     if base.is_none() && known.is_some() {
         tracing::warn!(
             table = %model.table, bronze = %model.from, layer = "silver",
-            "bronze was made anew or rolled back: folding all of it"
+            "bronze was made anew, rolled back or rewound: folding all of it"
         );
     }
     let (sequence, keys) = (view.sequence_number(), known.as_ref().map(|known| known.keys.clone()));
@@ -249,6 +274,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
         sequence,
         model: model_name,
         keys: merge.keys.clone(),
+        rewinds: Amendments::of(&bronze).rewinds,
     };
     let silver = match silver {
         Some(silver) => merge.widen(silver).await?,

@@ -11,6 +11,7 @@ mod embedded;
 mod error;
 mod files;
 mod kafka;
+mod kafka_admin;
 mod member;
 mod ownership;
 mod pattern;
@@ -19,6 +20,7 @@ pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
 pub use files::{FilePlace, FilesConfig, FilesSource};
 pub use kafka::{Assignment, KafkaConfig, KafkaSource};
+pub use kafka_admin::{Bounds, KafkaAdmin};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

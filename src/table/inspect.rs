@@ -16,6 +16,8 @@ pub struct SnapshotRow {
     pub committed_ms: i64,
     pub operation: String,
     pub is_current: bool,
+    /// The schema it was made under.
+    pub schema_id: Option<i32>,
     pub summary: BTreeMap<String, String>,
 }
 
@@ -86,6 +88,7 @@ pub(super) fn snapshots(metadata: &TableMetadata) -> Vec<SnapshotRow> {
             sequence: snapshot.sequence_number(),
             committed_ms: snapshot.timestamp_ms(),
             operation: snapshot.summary().operation.as_str().to_string(),
+            schema_id: snapshot.schema_id(),
             is_current: current == Some(snapshot.snapshot_id()),
             summary: snapshot.summary().additional_properties.clone().into_iter().collect(),
         })

@@ -1,0 +1,195 @@
+//! Questions to Kafka besides reading: how far topics go, where a time is in them, what a group has committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tokio::time::Instant;
+
+use super::error::{Error, Reason, Result, Trouble, trouble};
+use super::client::{ClientLog, client_config, set_up_error};
+use super::kafka::KafkaConfig;
+use crate::offsets::{Positions, TopicPartition};
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to listen for the reason why a broker did not answer.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// How long to wait for one record of each partition, and for the next of them: some may have none.
+const RECORDS_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How many partitions are asked for their offsets at once. Each question blocks a thread.
+const QUESTIONS_AT_ONCE: usize = 16;
+
+/// The offsets a partition holds: the oldest, and the one behind the newest that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub first: i64,
+    pub end: i64,
+}
+
+/// Asks the brokers. It reads nothing into tables and moves nothing.
+pub struct KafkaAdmin {
+    brokers: String,
+    consumer: Arc<BaseConsumer<ClientLog>>,
+}
+
+impl KafkaAdmin {
+    /// Sets up a client; [`KafkaConfig::group`] is the group whose commits it can be asked for, which it never joins.
+    pub fn connect(config: &KafkaConfig) -> Result<Self> {
+        let mut client = client_config(config)?;
+        // Whoever asks is told why there is no answer.
+        client.set_log_level(RDKafkaLogLevel::Critical);
+        let consumer = client.create_with_context(ClientLog::default()).map_err(|error| set_up_error(&error))?;
+        Ok(KafkaAdmin { brokers: config.brokers.clone(), consumer: Arc::new(consumer) })
+    }
+
+    /// Every partition of every topic.
+    pub async fn partitions(&self) -> Result<Vec<TopicPartition>> {
+        let list = |consumer: &BaseConsumer<ClientLog>| {
+            let metadata = consumer.fetch_metadata(None, ANSWER_TIMEOUT)?;
+            let mut found = Vec::new();
+            for topic in metadata.topics() {
+                let name: Arc<str> = topic.name().into();
+                found.extend(topic.partitions().iter().map(|part| TopicPartition::new(name.clone(), part.id())));
+            }
+            found.sort();
+            Ok(found)
+        };
+        self.ask(list).await.map_err(|error| self.failure(&error, None))
+    }
+
+    pub async fn bounds(&self, partitions: Vec<TopicPartition>) -> Result<BTreeMap<TopicPartition, Bounds>> {
+        let questions = partitions.into_iter().map(|at| async move {
+            let asked = at.clone();
+            let question = move |consumer: &BaseConsumer<ClientLog>| {
+                consumer.fetch_watermarks(&asked.topic, asked.partition, ANSWER_TIMEOUT)
+            };
+            match self.ask(question).await {
+                Ok((first, end)) => Ok((at, Bounds { first, end })),
+                Err(error) => Err(self.failure(&error, Some(&at))),
+            }
+        });
+        futures::stream::iter(questions).buffer_unordered(QUESTIONS_AT_ONCE).try_collect().await
+    }
+
+    /// The first offset of each partition whose record is of this time or later. None for a partition that has no such
+    /// record.
+    pub async fn offsets_at(&self, time_ms: i64, partitions: Vec<TopicPartition>) -> Result<Positions> {
+        let asked =
+            list(partitions.iter().map(|at| (at, Offset::Offset(time_ms)))).map_err(|e| self.failure(&e, None))?;
+        let found = self.ask(move |consumer| consumer.offsets_for_times(asked, ANSWER_TIMEOUT)).await;
+        self.positions(found)
+    }
+
+    /// What the group has committed of these partitions.
+    pub async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Positions> {
+        let asked = list(partitions.iter().map(|at| (at, Offset::Invalid))).map_err(|e| self.failure(&e, None))?;
+        let found = self.ask(move |consumer| consumer.committed_offsets(asked, ANSWER_TIMEOUT)).await;
+        self.positions(found)
+    }
+
+    /// The time of the first record at or behind each position, milliseconds since 1970, where there is a record.
+    pub async fn times(&self, positions: &Positions) -> Result<BTreeMap<TopicPartition, i64>> {
+        let positions = positions.clone();
+        let read = move |consumer: &BaseConsumer<ClientLog>| {
+            let times = first_times(consumer, &positions);
+            consumer.unassign()?;
+            times
+        };
+        self.ask(read).await.map_err(|error| self.failure(&error, None))
+    }
+
+    fn positions(&self, found: KafkaResult<TopicPartitionList>) -> Result<Positions> {
+        let found = found.map_err(|error| self.failure(&error, None))?;
+        let mut positions = Positions::new();
+        for element in found.elements() {
+            let at = TopicPartition::new(element.topic(), element.partition());
+            element.error().map_err(|error| self.failure(&error, Some(&at)))?;
+            if let Offset::Offset(offset) = element.offset() {
+                positions.insert(at, offset);
+            }
+        }
+        Ok(positions)
+    }
+
+    /// The client's questions block, so they get a thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer<ClientLog>) -> KafkaResult<T> + Send + 'static,
+    ) -> KafkaResult<T> {
+        let consumer = self.consumer.clone();
+        let ask = move || {
+            let answer = question(&consumer);
+            if answer.is_err() {
+                // The reason comes through the queue of records.
+                drop(consumer.poll(COMPLAINT_TIMEOUT));
+            }
+            answer
+        };
+        // Without an answer, the runtime is being shut down, or the question panicked.
+        tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    fn failure(&self, error: &KafkaError, at: Option<&TopicPartition>) -> Error {
+        let brokers = self.brokers.clone();
+        let (mut kind, mut source) = (trouble(error.rdkafka_error_code()), Reason::from(error));
+        if kind == Trouble::Passing {
+            let complaint = self.consumer.context().complaint();
+            if let Some((complained, text)) = complaint {
+                (kind, source) = (complained, Reason::new(text));
+            }
+        }
+        match (kind, at) {
+            (Trouble::TopicGone, Some(at)) => Error::TopicMissing { topic: at.topic.to_string(), brokers },
+            (Trouble::Denied, _) => Error::Denied { brokers, source },
+            _ => Error::Unreachable { brokers, source },
+        }
+    }
+}
+
+impl std::fmt::Debug for KafkaAdmin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaAdmin").field("brokers", &self.brokers).finish_non_exhaustive()
+    }
+}
+
+fn list<'a>(partitions: impl Iterator<Item = (&'a TopicPartition, Offset)>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (at, offset) in partitions {
+        list.add_partition_offset(&at.topic, at.partition, offset)?;
+    }
+    Ok(list)
+}
+
+fn first_times<C: ClientContext + rdkafka::consumer::ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    positions: &Positions,
+) -> KafkaResult<BTreeMap<TopicPartition, i64>> {
+    consumer.assign(&list(positions.iter().map(|(at, next)| (at, Offset::Offset(*next))))?)?;
+    let deadline = Instant::now() + RECORDS_TIMEOUT;
+    let mut seen = BTreeMap::new();
+    while seen.len() < positions.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let message = match consumer.poll(left.min(SILENCE)) {
+            Some(Ok(message)) => message,
+            // The end of a partition, or one whose position is not there any more: it has no time.
+            Some(Err(_)) if !left.is_zero() => continue,
+            _ => break,
+        };
+        let at = TopicPartition::new(message.topic(), message.partition());
+        if !seen.contains_key(&at) {
+            consumer.pause(&list([(&at, Offset::Invalid)].into_iter())?)?;
+            seen.insert(at, message.timestamp().to_millis());
+        }
+    }
+    Ok(seen.into_iter().filter_map(|(at, time)| Some((at, time?))).collect())
+}
