@@ -10,6 +10,7 @@ use super::check::{Finding, Reached};
 use crate::config::{CatalogConfig, Config};
 use crate::error::{Error, Kind, Result, Situation};
 use crate::ids::TableName;
+use crate::layout;
 use crate::pipeline;
 use crate::table::{self, Lake, Table};
 
@@ -26,6 +27,9 @@ pub(super) enum LakeError {
     #[error("there is no table `{table}`")]
     UnknownTable { table: TableName, nearest: Option<TableName> },
 
+    #[error("table `{table}` is not of the bronze layer, which is in `{namespace}`")]
+    NotBronze { table: TableName, namespace: String },
+
     #[error("the warehouse `{warehouse}` cannot be written to")]
     Warehouse {
         warehouse: String,
@@ -38,7 +42,7 @@ impl Situation for LakeError {
     fn kind(&self) -> Kind {
         match self {
             LakeError::Slow { .. } => Kind::Unavailable,
-            LakeError::UnknownTable { .. } => Kind::Config,
+            LakeError::UnknownTable { .. } | LakeError::NotBronze { .. } => Kind::Config,
             LakeError::Warehouse { source, .. } => source.kind(),
         }
     }
@@ -48,6 +52,9 @@ impl Situation for LakeError {
             LakeError::Slow { .. } => Some("check the address, and whether a firewall is in between".to_string()),
             LakeError::UnknownTable { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             LakeError::UnknownTable { .. } => Some("`icestream tables` lists the tables there are".to_string()),
+            LakeError::NotBronze { namespace, .. } => {
+                Some(format!("name one of `{namespace}`; the namespace may be left out"))
+            }
             LakeError::Warehouse { source, .. } => source.hint(),
         }
     }
@@ -64,6 +71,32 @@ pub(super) async fn table(name: &TableName, config: &Config, lake: &Lake) -> Res
         Some(table) => Ok(table),
         None => Err(unknown(name, config, lake).await),
     }
+}
+
+/// The bronze table that a person means: `orders` is the one of the project's bronze namespace.
+pub(super) fn bronze_name(text: &str, config: &Config) -> Result<TableName> {
+    let name = if text.contains('.') { text.parse() } else { TableName::new(config.namespaces.bronze.clone(), text) };
+    let name = name.map_err(table::Error::from)?;
+    if name.namespace() != config.namespaces.bronze {
+        return Err(LakeError::NotBronze { table: name, namespace: config.namespaces.bronze.clone() }.into());
+    }
+    Ok(name)
+}
+
+/// The bronze tables there are, or the one that is named, which has to be there.
+pub(super) async fn bronze_tables(named: Option<&str>, config: &Config, lake: &Lake) -> Result<Vec<Table>> {
+    if let Some(named) = named {
+        return Ok(vec![table(&bronze_name(named, config)?, config, lake).await?]);
+    }
+    let catalog = self::named(config);
+    let names = within(PATIENCE, &catalog, async { Ok(lake.tables(&config.namespaces.bronze).await?) }).await?;
+    let mut tables = Vec::new();
+    for name in names {
+        let table = load(&name, config, lake).await?;
+        // Somebody else may keep tables there, too.
+        tables.extend(table.filter(|table| table.schema().is_ok_and(|schema| schema.index_of(layout::ERROR).is_ok())));
+    }
+    Ok(tables)
 }
 
 /// The error for a name that no table has.

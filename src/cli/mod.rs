@@ -14,11 +14,14 @@ pub mod discover;
 pub mod drop;
 pub mod init;
 mod lake;
+pub mod offsets;
 pub mod output;
 pub mod progress;
 pub mod query;
+pub mod rejected;
 pub mod report;
 pub mod run;
+pub mod status;
 pub mod tables;
 
 use std::io::IsTerminal;
@@ -105,6 +108,9 @@ pub enum Verb {
     Run(run::RunArgs),
     Ingest(run::IngestArgs),
     Build(run::BuildArgs),
+    Status(status::StatusArgs),
+    Rejected(rejected::RejectedArgs),
+    Offsets(offsets::OffsetsArgs),
     Query(query::QueryArgs),
     Tables(tables::TablesArgs),
     Drop(drop::DropArgs),
@@ -284,6 +290,9 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Discover(args) => discover::run(args, context).await,
         Verb::Check(args) => check::run(args, context, lake::reach).await,
         Verb::Query(args) => query::run(args, context).await,
+        Verb::Status(args) => status::run(args, context).await,
+        Verb::Rejected(args) => rejected::run(args, context).await,
+        Verb::Offsets(args) => offsets::run(args, context).await,
         Verb::Tables(args) => tables::run(args, context).await,
         Verb::Drop(args) => drop::run(args, context).await,
         Verb::Ingest(args) => run::ingest(args, context).await,

@@ -170,8 +170,13 @@ impl Stdout {
 
     /// Writes a text as it is.
     pub fn print(&self, text: &str) -> Result<()> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// Writes bytes as they are.
+    pub fn print_bytes(&self, bytes: &[u8]) -> Result<()> {
         let mut sink = self.clone();
-        let written = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
+        let written = sink.write_all(bytes).and_then(|()| sink.flush());
         self.forgive(written.map_err(|source| failed(None, source)))
     }
 

@@ -177,7 +177,7 @@ where
     Ok(Outcome::Done)
 }
 
-fn parse_time(text: &str) -> Result<Instant, String> {
+pub(super) fn parse_time(text: &str) -> Result<Instant, String> {
     let text = text.trim();
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(Instant(time.timestamp_millis()));

@@ -81,6 +81,8 @@ pub enum RunError {
     EmbeddedBroker,
     #[error("the project does not say which topics to read")]
     NoTopics,
+    #[error("the project does not read the topic `{topic}`")]
+    TopicNotRead { topic: String },
     #[error("there is no model of a table `{name}`")]
     UnknownModel { name: String, known: String },
     #[error("cannot write the result to `{}`", path.display())]
@@ -108,6 +110,7 @@ impl Situation for RunError {
                     .to_string()
             }
             RunError::NoTopics => "set `source.kafka.topics: [\"shop.public.*\"]` in `icestream.yaml`".to_string(),
+            RunError::TopicNotRead { .. } => "check the name, and `source.kafka.topics`".to_string(),
             RunError::UnknownModel { known, .. } => format!("there are {known}"),
             RunError::Result { .. } => "check that the folder exists and that this process may write there".to_string(),
             RunError::Signals(_) => return None,

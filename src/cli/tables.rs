@@ -439,22 +439,22 @@ pub fn show_orphans(rows: &[OrphanRow], json: bool, context: &Context) -> Result
     print_grid(&grid, context)
 }
 
-fn print_grid(grid: &Grid, context: &Context) -> Result<Outcome> {
+pub(super) fn print_grid(grid: &Grid, context: &Context) -> Result<Outcome> {
     context.stdout.print(&grid.render(context.stdout.width()))?;
     Ok(Outcome::Done)
 }
 
-fn print_json<T: Serialize + ?Sized>(value: &T, context: &Context) -> Result<Outcome> {
+pub(super) fn print_json<T: Serialize + ?Sized>(value: &T, context: &Context) -> Result<Outcome> {
     context.stdout.print_json(value)?;
     Ok(Outcome::Done)
 }
 
-fn number(number: Option<u64>) -> String {
+pub(super) fn number(number: Option<u64>) -> String {
     number.map(|number| number.to_string()).unwrap_or_default()
 }
 
 /// A size as people read it: three digits that count.
-fn size(bytes: Option<u64>) -> String {
+pub(super) fn size(bytes: Option<u64>) -> String {
     let Some(bytes) = bytes else { return String::new() };
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
@@ -471,7 +471,7 @@ fn size(bytes: Option<u64>) -> String {
     String::new()
 }
 
-fn time(ms: Option<i64>) -> String {
+pub(super) fn time(ms: Option<i64>) -> String {
     let time = ms.and_then(DateTime::from_timestamp_millis);
     time.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)).unwrap_or_default()
 }

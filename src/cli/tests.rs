@@ -83,6 +83,9 @@ fn help_is_what_it_was() {
       run       Ingest and build, again and again
       ingest    Read Kafka into bronze tables
       build     Bring silver and gold tables up to date
+      status    Show how far behind, how fresh and how sound the tables are
+      rejected  List the records that could not become rows, look at one, or decode them again
+      offsets   Show how far the tables have read, move that, or take it over from elsewhere
       query     Run SQL over the lake
       tables    List tables; show one's columns, snapshots, files, properties or orphan files
       drop      Remove a table from the catalog and, with `--purge`, its files

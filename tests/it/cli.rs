@@ -10,6 +10,7 @@ mod faults;
 mod models;
 mod query;
 mod tables;
+mod verbs;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -36,6 +36,7 @@ mod kafka;
 mod project;
 mod readers;
 mod services;
+mod verbs;
 
 mod glue {
     crate::conformance!(crate::services::glue_world());
