@@ -199,7 +199,8 @@ fn fuzz(seed: u64, recorded: &[RawRecord], shapes: &[Arc<RowShape>]) -> ChangeCo
         builder.push(decoded).unwrap();
     }
     let batch = builder.finish().unwrap();
-    let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes } = batch.counts;
+    let ChangeCounts { changes, rejected, tombstones, heartbeats, transactions, schema_changes, unexpected: _ } =
+        batch.counts;
     assert_eq!((changes + rejected) as usize, batch.rows.num_rows());
     let consumed = tombstones + heartbeats + transactions + schema_changes;
     assert_eq!((changes + rejected + consumed) as i64, RECORDS);

@@ -28,7 +28,7 @@ impl Fit {
         let laid_out = Form::of_table(layout.fields(), |_| false);
         let mut fit = Fit { names: HashMap::new(), evolved: None, changes: Vec::new() };
         let wanted = match (form(table)?, laid_out) {
-            (_, Form::Open) | (Form::Text, Form::Text) => return Ok(Some(fit)),
+            (form, Form::Open) | (form @ Form::Text, Form::Text) => form,
             (Form::Open, laid_out) => laid_out,
             (Form::Columns(columns), Form::Columns(laid_out)) => {
                 let merged = columns.merge(&laid_out);

@@ -104,7 +104,9 @@ impl Situation for Error {
     fn state(&self) -> Option<String> {
         match self {
             Error::Gap { .. } | Error::Rows { .. } => Some("nothing was committed; safe to run again".to_string()),
-            Error::Marker { .. } | Error::Epoch { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => None,
+            Error::Marker { .. } | Error::Epoch { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => {
+                None
+            }
             Error::Table(error) => error.state(),
         }
     }
@@ -254,6 +256,14 @@ impl BronzeTable {
         self.table.as_ref()
     }
 
+    /// The table, which is made now if there is none, before it is known what its rows are like.
+    pub async fn made(&mut self) -> Result<Table> {
+        match &self.table {
+            Some(table) => Ok(table.clone()),
+            None => Ok(self.make(Form::Open).await?.clone()),
+        }
+    }
+
     /// How its rows are to be read, as of the head this was opened or committed at.
     pub fn images(&self) -> Result<TableImages> {
         Ok(TableImages {
@@ -364,7 +374,7 @@ impl BronzeTable {
             Some(table) => table.clone(),
             None => self.make(Form::Open).await?.clone(),
         };
-        let premise = Premise::new().marker(offsets::MARKER, {
+        let premise = Premise::new().marker_is(offsets::EPOCH, table.marker(offsets::EPOCH)).marker(offsets::MARKER, {
             let (ranges, last) = (ranges.clone(), last.clone());
             move |found| advance(found, &ranges, &last)
         });
@@ -427,6 +437,16 @@ impl BronzeTable {
         }
         Ok(())
     }
+}
+
+/// How a table's rows are to be read once it has the declared columns.
+pub fn images(table: &Table, declared: Option<Arc<RowShape>>, evolution: Evolution) -> Result<TableImages> {
+    let form = match (form(table)?, &declared) {
+        (Form::Open, Some(shape)) => Form::Columns(TableColumns::default().evolve(shape).columns),
+        (Form::Columns(columns), Some(shape)) => Form::Columns(columns.evolve(shape).columns),
+        (form, _) => form,
+    };
+    Ok(TableImages { evolution, declared, form })
 }
 
 /// The epoch that a bronze table's next rows are of.

@@ -14,7 +14,7 @@ use crate::discover::{self, DdlFile, Draft, Drafting, Drafts, Finding, Target, d
 use crate::error::{Kind, Result, Situation};
 use crate::offsets::TopicPartition;
 use crate::pipeline;
-use crate::source::{KafkaConfig, KafkaSource, Source};
+use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -219,6 +219,8 @@ fn kafka(config: &Config, topics: &[String]) -> Result<KafkaConfig> {
         brokers,
         group: config.kafka.group.clone(),
         topics,
+        assignment: Assignment::Everything,
+        discover_every: config.kafka.discover_every,
         properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         queue_bytes: QUEUE_BYTES,
     })

@@ -57,7 +57,7 @@ pub async fn sample(
         if share < span.next - span.from {
             heads.insert(at.clone(), span.from + (share + 1) / 2);
             if share > 1 {
-                tails.insert(at.clone(), Start::At(span.next - share / 2));
+                tails.insert(at.clone(), Start::At { next: span.next - share / 2, last: None });
             }
         } else {
             heads.insert(at.clone(), span.next);
@@ -197,6 +197,8 @@ mod tests {
         let config = KafkaConfig {
             brokers: broker.brokers().to_string(),
             group: "g".to_string(),
+            assignment: crate::source::Assignment::Everything,
+            discover_every: Duration::from_secs(30),
             topics: vec!["t".to_string()],
             properties: BTreeMap::new(),
             queue_bytes: 1 << 20,

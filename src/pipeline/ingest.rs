@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::lane::{Lane, Report, Work};
-use super::{Event, Observer};
+use super::{Breaker, Event, Observer, Tripped};
 use crate::bronze::{BronzeDefinition, BronzeTable};
 use crate::change::RawRecord;
+use crate::config::Percent;
 use crate::decode::Format;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::evolution::Evolution;
@@ -59,6 +60,8 @@ pub struct Route {
     pub table: TableName,
     pub shape: Option<Arc<RowShape>>,
     pub evolution: Evolution,
+    /// The share of rejected records above which the table is stopped.
+    pub stop_above: Option<Percent>,
     pub partition: Vec<String>,
     pub properties: BTreeMap<String, String>,
 }
@@ -96,11 +99,26 @@ pub struct IngestReport {
 enum IngestError {
     #[error("the task that writes table `{table}` has ended")]
     LaneEnded { table: TableName },
+
+    #[error("table `{table}` has stopped: {tripped}")]
+    TooManyRejected { table: TableName, tripped: Tripped },
 }
 
 impl Situation for IngestError {
     fn kind(&self) -> Kind {
-        Kind::Bug
+        match self {
+            IngestError::LaneEnded { .. } => Kind::Bug,
+            IngestError::TooManyRejected { .. } => Kind::Quality,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            IngestError::LaneEnded { .. } => None,
+            IngestError::TooManyRejected { table, .. } => {
+                Some(format!("`icestream rejected list {}` says why; what was read is kept", table.name()))
+            }
+        }
     }
 }
 
@@ -146,6 +164,7 @@ struct Table {
     joining: BTreeSet<TopicPartition>,
     state: State,
     failures: u32,
+    breaker: Breaker,
 }
 
 #[derive(Default)]
@@ -322,7 +341,7 @@ impl<'a> Ingest<'a> {
             };
             let index = self.tables.len();
             self.by_topic.extend(topics.iter().map(|topic| (topic.clone(), index)));
-            let name = route.table;
+            let name = route.table.clone();
             let (work, inbox) = mpsc::channel(CHUNKS_WAITING + 1);
             let tell = self.tell.clone();
             // Nobody listens any more when reading has ended.
@@ -341,6 +360,7 @@ impl<'a> Ingest<'a> {
                 joining: BTreeSet::new(),
                 state: State::Reading,
                 failures: 0,
+                breaker: Breaker::new(route.stop_above),
             });
             found.push((index, offsets));
         }
@@ -467,7 +487,9 @@ impl<'a> Ingest<'a> {
     }
 
     fn bytes_in_flight(&self) -> usize {
-        self.tables.iter().map(|table| table.bytes_waiting + table.pending.bytes).sum()
+        // What a stopped table was given is skipped, or its lane has ended and will never say so.
+        let tables = self.tables.iter().filter(|table| !table.is_stopped());
+        tables.map(|table| table.bytes_waiting + table.pending.bytes).sum()
     }
 
     /// Commits what is due, and asks tables again that have waited long enough.
@@ -475,6 +497,9 @@ impl<'a> Ingest<'a> {
         let now = Instant::now();
         for table in &mut self.tables {
             if table.task.is_finished() && !table.is_stopped() {
+                table.is_committing = false;
+                table.uncommitted = Uncommitted::default();
+                table.pending = Pending::default();
                 table.state = State::Stopped(IngestError::LaneEnded { table: table.name.clone() }.into());
             }
             if let State::Waiting(at) = table.state
@@ -490,6 +515,12 @@ impl<'a> Ingest<'a> {
                 table.begin_commit();
             } else if !table.joining.is_empty() && table.is_reading() && !table.is_committing {
                 table.reopen();
+            }
+        }
+        if self.bytes_in_flight() >= self.triggers.memory / 2 {
+            // Small chunks are better than none: what waits for more to come would wait for good.
+            for table in &mut self.tables {
+                table.hand_over();
             }
         }
         let staged: usize = self.tables.iter().map(|table| table.bytes_staged).sum();
@@ -589,7 +620,8 @@ impl<'a> Ingest<'a> {
         if partitions.is_empty() {
             return Ok(());
         }
-        let mut rest = partitions.clone();
+        let mut rest: Vec<TopicPartition> = partitions.clone();
+        rest.retain(|partition| !self.read.contains_key(partition));
         for (index, offsets) in self.open(&partitions).await? {
             let of_table = self.of_table(index, &partitions);
             rest.retain(|partition| !of_table.contains(partition));
@@ -628,10 +660,20 @@ impl<'a> Ingest<'a> {
                     self.report.rows += commit.rows;
                     self.report.rejected += commit.counts.rejected;
                     self.report.commits += 1;
-                    let joining: Vec<TopicPartition> =
-                        std::mem::take(&mut self.tables[index].joining).into_iter().collect();
+                    let table = &mut self.tables[index];
+                    // What was read of a partition before it was lost and gained again may still wait for its commit.
+                    let joining = match table.pending.is_empty() && !table.has_uncommitted() {
+                        true => std::mem::take(&mut table.joining).into_iter().collect(),
+                        false => Vec::new(),
+                    };
                     let offsets = commit.offsets.clone();
+                    let tripped = self.tables[index].breaker.observe(&commit.counts);
                     (self.observer)(&Event::Ingested(commit));
+                    if let Some(tripped) = tripped {
+                        let table = self.tables[index].name.clone();
+                        self.stop(index, IngestError::TooManyRejected { table, tripped }.into());
+                        return Ok(());
+                    }
                     if !joining.is_empty()
                         && let Err(error) = self.assign(index, &joining, &offsets, false).await
                     {
@@ -660,9 +702,6 @@ impl<'a> Ingest<'a> {
     /// Waits with a table, or stops it, whichever its error asks for.
     fn fail(&mut self, index: usize, error: Error, goal: &Until) {
         let table = &mut self.tables[index];
-        if table.is_stopped() {
-            return;
-        }
         table.pending = Pending::default();
         table.uncommitted = Uncommitted::default();
         (table.is_committing, table.bytes_staged) = (false, 0);
@@ -678,6 +717,9 @@ impl<'a> Ingest<'a> {
 
     fn stop(&mut self, index: usize, error: Error) {
         let table = &mut self.tables[index];
+        if table.is_stopped() {
+            return;
+        }
         tracing::error!(table = %table.name, %error, "a table has stopped; the others go on");
         table.pending = Pending::default();
         table.uncommitted = Uncommitted::default();

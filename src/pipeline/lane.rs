@@ -55,7 +55,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(bronze: BronzeTable, clock: Clock, format: Format) -> Result<Self> {
         Ok(Lane {
-            builder: ChangeBatchBuilder::new(bronze.images()?, 0, clock.clone()),
+            builder: ChangeBatchBuilder::new(bronze.images()?, bronze.epoch()?, clock.clone()),
             bronze,
             clock,
             decoder: Decoder::new(format),
@@ -104,7 +104,7 @@ impl Lane {
     async fn start(&mut self, positions: Positions, afresh: bool) -> Result<()> {
         if afresh {
             self.forget().await;
-            self.builder = ChangeBatchBuilder::new(self.bronze.images()?, 0, self.clock.clone());
+            self.builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone());
             self.is_stale = false;
         }
         for (partition, from) in positions {

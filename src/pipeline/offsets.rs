@@ -16,7 +16,6 @@ use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
 use crate::ids::TableName;
-use crate::layout::bronze_schema;
 use crate::offsets::{self, Offsets, OffsetsError, Positions, TopicPartition};
 use crate::source::{Bounds, KafkaAdmin};
 use crate::table::{self, At, Lake, Premise, ScanFile, Table};
@@ -407,11 +406,12 @@ impl MovePlan {
 async fn make(lake: &Lake, route: &Route) -> Result<Table> {
     let definition = BronzeDefinition {
         name: route.table.clone(),
-        schema: bronze_schema(route.shape.as_deref()),
+        shape: route.shape.clone(),
+        evolution: route.evolution,
         partition: route.partition.clone(),
         properties: route.properties.clone(),
     };
-    Ok(BronzeTable::open(lake, &definition).await?.table().clone())
+    Ok(BronzeTable::open(lake, &definition).await?.made().await?)
 }
 
 /// The rows from these offsets on, of one epoch.

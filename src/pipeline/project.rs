@@ -144,9 +144,11 @@ pub fn route(config: &Config, topic: &str) -> Option<Route> {
         Some(table) => table.partition.iter().map(ToString::to_string).collect(),
         None => vec!["day(_ingested_at)".to_string()],
     };
+    let table = TableName::new(config.namespaces.bronze.clone(), name).ok()?;
     Some(Route {
         topic: topic.to_string(),
-        table: TableName::new(config.namespaces.bronze.clone(), name).ok()?,
+        stop_above: config.stop_above(&table),
+        table,
         shape: declared.and_then(|table| table.shape.clone()).map(Arc::new),
         evolution: declared.map_or(config.evolution, |table| table.evolution),
         partition,

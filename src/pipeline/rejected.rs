@@ -13,6 +13,7 @@ use arrow::array::{
 use arrow::compute::{cast, concat_batches, take, take_record_batch};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 use serde::Serialize;
@@ -21,16 +22,17 @@ use super::offsets::literal;
 use super::rows::{files_of, longs, note_places, texts};
 use crate::amendment::{self, Amendments};
 use crate::batch::ChangeBatchBuilder;
+use crate::bronze;
 use crate::change::{Decoded, RawRecord};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::decode::{self, Format};
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
+use crate::evolution::{Form, TableImages};
 use crate::ids::TableName;
-use crate::layout::{self, UTC, bronze_schema};
+use crate::layout::{self, UTC};
 use crate::offsets::TopicPartition;
-use crate::row::RowShape;
 use crate::table::{self, At, Lake, Premise, SchemaChange, Table, TableView};
 
 /// How often a replay looks again when somebody else took rows out meanwhile.
@@ -366,18 +368,15 @@ struct Replayed {
 impl Replayed {
     async fn make(table: &Table, engine: &Engine, config: &Config, replay: &Replay) -> Result<Self> {
         let declared = config.tables.iter().find(|declared| declared.name == table.name().name());
-        let decoder = Decoder {
+        let shape = declared.and_then(|declared| declared.shape.clone()).map(Arc::new);
+        let evolution = declared.map_or(config.evolution, |declared| declared.evolution);
+        let mut decoder = Decoder {
             table: table.name().clone(),
-            shape: declared.and_then(|declared| declared.shape.clone()).map(Arc::new),
-            format: match config.format {
-                config::Format::DebeziumJson => Format::DebeziumJson,
-            },
+            images: bronze::images(table, shape, evolution)?,
+            format: super::format(config),
             now_us: table.lake().clock().now_us(),
             clock: table.lake().clock().clone(),
         };
-        // A corrected catalog may know more columns than the table has yet.
-        let wanted = bronze_schema(decoder.shape.as_deref());
-        let evolved = table.evolve(&SchemaChange::to_fit(table.schema()?.as_ref(), &wanted))?;
         let view = table.view(At::Head)?;
         let session = engine.session();
         engine::register(&session, table.name(), view.clone())?;
@@ -395,19 +394,28 @@ impl Replayed {
             name.namespace(),
             name.name()
         );
-        let mut made = Replayed {
-            report: ReplayReport::default(),
-            view,
-            schema: None,
-            files: Vec::new(),
-            places: BTreeMap::new(),
-        };
+        // A first look says which columns the rows need, since files are written under the columns of all of them.
+        let mut made = Replayed::new(view.clone());
+        let mut stream = engine::query(&session, &sql).await?;
+        while let Some(batch) = next(&mut stream).await? {
+            if let Some(rows) = made.take(&batch, &decoder, replay, &mut Vec::new())?
+                && let Form::Columns(needed) = Form::of_table(rows.schema_ref().fields(), |_| false)
+            {
+                decoder.images.form = match &decoder.images.form {
+                    Form::Columns(columns) => Form::Columns(columns.merge(&needed).columns),
+                    _ => Form::Columns(needed),
+                };
+            }
+        }
+        let wanted = layout::bronze_schema_with(decoder.images.form.data_type());
+        let evolved = table.evolve(&SchemaChange::to_fit(table.schema()?.as_ref(), &wanted))?;
+
+        let mut made = Replayed::new(view);
         let mut not_seen: Vec<&RecordPlace> = replay.payloads.keys().collect();
         let mut writer = if replay.dry_run { None } else { Some(table.writer(evolved.as_ref())?) };
         let mut stream = engine::query(&session, &sql).await?;
         loop {
-            let read = stream.try_next().await.map_err(|error| engine::Error::from(error).into());
-            let written = match read {
+            let written = match next(&mut stream).await {
                 Ok(None) => break,
                 Ok(Some(batch)) => match made.take(&batch, &decoder, replay, &mut not_seen) {
                     Ok(rows) => match (&mut writer, rows) {
@@ -431,6 +439,10 @@ impl Replayed {
         made.schema = evolved;
         made.report.not_rejected = not_seen.into_iter().map(ToString::to_string).collect();
         Ok(made)
+    }
+
+    fn new(view: TableView) -> Self {
+        Replayed { report: ReplayReport::default(), view, schema: None, files: Vec::new(), places: BTreeMap::new() }
     }
 
     /// Decodes a batch of rejected rows: notes what becomes of each, and gives the rows made.
@@ -518,6 +530,10 @@ impl Replayed {
     }
 }
 
+async fn next(stream: &mut SendableRecordBatchStream) -> Result<Option<RecordBatch>> {
+    Ok(stream.try_next().await.map_err(engine::Error::from)?)
+}
+
 /// What a record became. One that is not among the rows was consumed.
 enum Fate {
     /// The row of this index.
@@ -537,7 +553,7 @@ fn fates(made: &RecordBatch) -> HashMap<RecordPlace, Fate> {
 /// Makes rows as ingestion does.
 struct Decoder {
     table: TableName,
-    shape: Option<Arc<RowShape>>,
+    images: TableImages,
     format: Format,
     clock: Clock,
     now_us: i64,
@@ -546,7 +562,7 @@ struct Decoder {
 impl Decoder {
     fn rows<'a>(&self, records: impl Iterator<Item = &'a RejectedRecord>) -> Result<RecordBatch> {
         // The epoch is each record's own; see `as_ingested`.
-        let mut builder = ChangeBatchBuilder::new(self.shape.clone(), 0, self.clock.clone());
+        let mut builder = ChangeBatchBuilder::new(self.images.clone(), 0, self.clock.clone());
         for record in records {
             let raw = RawRecord {
                 topic: record.place.at.topic.clone(),

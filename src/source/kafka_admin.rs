@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::client::{ClientLog, client_config, set_up_error};
+use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::kafka::KafkaConfig;
 use crate::offsets::{Positions, TopicPartition};
 

@@ -17,6 +17,7 @@ pub struct Premise {
     head: Option<Option<i64>>,
     schema: Option<i32>,
     markers: Vec<(String, Advance)>,
+    held: Vec<(String, Option<String>)>,
 }
 
 impl Premise {
@@ -54,15 +55,21 @@ impl Premise {
             if found == from.as_deref() {
                 return Ok(to.clone());
             }
-            let show = |value: Option<&str>| value.map_or("not set".to_string(), |value| format!("`{value}`"));
-            Err(Broken::Marker { key: name.clone(), expected: show(from.as_deref()), found: show(found) })
+            Err(other_marker(&name, from.as_deref(), found))
         })
+    }
+
+    /// The marker has exactly this value, or none, and keeps it.
+    pub fn marker_is(mut self, key: &str, value: Option<String>) -> Self {
+        self.held.push((key.to_string(), value));
+        self
     }
 
     pub(super) fn and(mut self, other: Premise) -> Self {
         self.head = other.head.or(self.head);
         self.schema = other.schema.or(self.schema);
         self.markers.extend(other.markers);
+        self.held.extend(other.held);
         self
     }
 
@@ -84,6 +91,12 @@ impl Premise {
         {
             return Err(broken(table, Broken::Schema { expected, found: metadata.current_schema_id() }));
         }
+        for (key, expected) in &self.held {
+            let found = marker(metadata, key);
+            if found != *expected {
+                return Err(broken(table, other_marker(key, expected.as_deref(), found.as_deref())));
+            }
+        }
         let advance = |(key, advance): &(String, Advance)| {
             let next = advance(marker(metadata, key).as_deref()).map_err(|reason| broken(table, reason))?;
             Ok((key.clone(), next))
@@ -101,6 +114,11 @@ impl fmt::Debug for Premise {
             .field("markers", &markers)
             .finish()
     }
+}
+
+fn other_marker(key: &str, expected: Option<&str>, found: Option<&str>) -> Broken {
+    let show = |value: Option<&str>| value.map_or("not set".to_string(), |value| format!("`{value}`"));
+    Broken::Marker { key: key.to_string(), expected: show(expected), found: show(found) }
 }
 
 pub(super) fn broken(table: &TableName, broken: Broken) -> Error {

@@ -65,14 +65,15 @@ impl Parts {
         let route = pipeline::route(&config, TOPIC).unwrap();
         let definition = BronzeDefinition {
             name: route.table,
-            schema: bronze_schema(route.shape.as_deref()),
+            shape: route.shape.clone(),
+            evolution: route.evolution,
             partition: route.partition,
             properties: Default::default(),
         };
         let mut bronze = BronzeTable::open(&lake, &definition).await.unwrap();
         if epoch > 0 {
-            let start = Premise::new().marker_moves(MARKER, bronze.table().marker(MARKER), "{}".to_string());
-            bronze.table().change().premise(start).commit().await.unwrap();
+            let start = Premise::new().marker_moves(MARKER, bronze.table().unwrap().marker(MARKER), "{}".to_string());
+            bronze.table().unwrap().change().premise(start).commit().await.unwrap();
             bronze = BronzeTable::open(&lake, &definition).await.unwrap();
         }
         for chunk in records.chunks(4) {
@@ -80,7 +81,9 @@ impl Parts {
             for record in chunk {
                 builder.push(decode(record.clone(), Format::DebeziumJson)).unwrap();
             }
-            let outcome = bronze.commit(&builder.finish().unwrap()).await.unwrap();
+            let batch = builder.finish().unwrap();
+            assert_eq!(bronze.stage(&batch).await.unwrap(), bronze::Staging::Staged);
+            let outcome = bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, bronze::Outcome::Committed(_)));
         }
     }

@@ -72,6 +72,8 @@ pub struct Reader {
     next: BTreeMap<TopicPartition, i64>,
     /// What this reader was told that it has.
     told: BTreeSet<TopicPartition>,
+    /// What is held back.
+    held: BTreeSet<TopicPartition>,
 }
 
 impl Reader {
@@ -84,7 +86,17 @@ impl Reader {
         seed: u64,
     ) -> Self {
         let dice = SmallRng::seed_from_u64(seed);
-        Reader { id, broker, gate, is_calm, witness, dice, next: BTreeMap::new(), told: BTreeSet::new() }
+        Reader {
+            id,
+            broker,
+            gate,
+            is_calm,
+            witness,
+            dice,
+            next: BTreeMap::new(),
+            told: BTreeSet::new(),
+            held: BTreeSet::new(),
+        }
     }
 
     fn stumbles(&mut self, chance: f64) -> Result<(), Error> {
@@ -124,7 +136,7 @@ impl Reader {
         let broker = self.broker.clone();
         let broker = broker.lock().unwrap();
         let mut room = self.dice.random_range(1..=8).min(limits.records);
-        for (at, next) in &mut self.next {
+        for (at, next) in self.next.iter_mut().filter(|(at, _)| !self.held.contains(*at)) {
             let partition = &broker.partitions[at];
             Reader::check(partition, at, *next)?;
             let before = *next;
@@ -178,7 +190,7 @@ impl Source for Reader {
             let partition = &broker.partitions[at];
             let next = match start {
                 Start::Beginning => partition.first,
-                Start::At(offset) => *offset,
+                Start::At { next, .. } => *next,
             };
             Reader::check(partition, at, next)?;
             positions.insert(at.clone(), next);
@@ -194,6 +206,16 @@ impl Source for Reader {
         self.reassigned(&mut fetched);
         self.read(limits, &mut fetched)?;
         Ok(fetched)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        self.held.extend(partitions.iter().cloned());
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        self.held.retain(|at| !partitions.contains(at));
+        Ok(())
     }
 
     async fn end_offsets(&mut self) -> Result<Positions, Error> {
