@@ -47,7 +47,7 @@ impl KafkaAdmin {
     pub fn connect(config: &KafkaConfig) -> Result<Self> {
         let mut client = client_config(config)?;
         // Whoever asks is told why there is no answer.
-        client.set_log_level(RDKafkaLogLevel::Critical);
+        client.set_log_level(RDKafkaLogLevel::Critical).set("log_level", "2");
         let consumer = client.create_with_context(ClientLog::default()).map_err(|error| set_up_error(&error))?;
         Ok(KafkaAdmin { brokers: config.brokers.clone(), consumer: Arc::new(consumer) })
     }

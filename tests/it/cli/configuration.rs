@@ -67,7 +67,7 @@ fn everything_wrong_is_said_at_once() {
       icestream.yaml:5:27 commit.rows: must be at least 1, not 0
       icestream.yaml:6:29 source.kafka.brokers: `kafka` is not a broker; write `host:port`, with commas between, or `embedded`
       icestream.yaml:6:45 source.kafka.topics[0]: `a b` is not a topic; topics have letters, digits, `.`, `_` and `-`, and `*` for any of them
-      icestream.yaml:6:63 source.format: `avro` is not allowed; allowed: `debezium-json`
+      icestream.yaml:6:63 source.format: `avro` is not allowed; allowed: `debezium-json`, `json`
       icestream.yaml:7:37 storage.s3.secret_access_key: a secret does not belong in a file; write `${VAR}` or `${file:/path}` in its place
       hint: `icestream config reference` describes every key
     ");

@@ -24,7 +24,8 @@ use super::*;
 
 const TOPIC: &str = "shop.public.parts";
 
-const SETTINGS: &str = "name: shop\nsource: { kafka: { brokers: \"127.0.0.1:1\", topics: [\"shop.public.*\"] } }\n";
+const SETTINGS: &str =
+    "name: shop\nevolution: strict\nsource: { kafka: { brokers: \"127.0.0.1:1\", topics: [\"shop.public.*\"] } }\n";
 
 const RIGHT: &str = "key: [id]\ncolumns:\n  - { name: id, type: int }\n  - { name: name, type: string }\n  \
                      - { name: price, type: \"decimal(10,2)\", encoding: native }\n  - { name: note, type: string }\n";
@@ -77,7 +78,7 @@ impl Parts {
             bronze = BronzeTable::open(&lake, &definition).await.unwrap();
         }
         for chunk in records.chunks(4) {
-            let mut builder = ChangeBatchBuilder::new(route.shape.clone(), epoch, Clock::system());
+            let mut builder = ChangeBatchBuilder::new(bronze.images().unwrap(), epoch, Clock::system());
             for record in chunk {
                 builder.push(decode(record.clone(), Format::DebeziumJson)).unwrap();
             }
