@@ -3,10 +3,13 @@
 //!     cargo bench --bench ingest -- --json ingest.json [--messages 500000] [--rounds 5]
 //!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json kafka.json [--messages 5000000]
 //!
+//!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json memory.json --tables 200 --memory 536870912
+//!
 //! The first form stays on one thread and in memory: records of about 1 KB are decoded, made columns and encoded as
 //! Parquet, which is what a core has to do for a row. The second fills a topic of four partitions at a real broker and
-//! drains it into a bronze table of typed columns; `tests/services/kafka/up` starts a broker. Rows per second count from
-//! the first question to the broker to the last commit.
+//! drains it into a bronze table of typed columns, in a process of its own; `tests/services/kafka/up` starts a broker.
+//! Rows per second count from the first question to the broker to the last commit. The third has many tables of eight
+//! partitions each, the first of which gets nine of ten messages, and is about the process's peak of memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,19 +70,28 @@ const COLUMNS: &[(&str, &str)] = &[
 
 struct Options {
     brokers: Option<String>,
+    /// What a process that only drains is told: the prefix of the topics.
+    drain: Option<String>,
+    tables: usize,
+    /// The memory budget of a whole process, as `memory` in a project's settings.
+    memory: usize,
     json: Option<PathBuf>,
     messages: u64,
     rounds: usize,
 }
 
 fn options() -> Result<Options, Failure> {
-    let mut options = Options { brokers: None, json: None, messages: 500_000, rounds: 5 };
+    let mut options =
+        Options { brokers: None, drain: None, tables: 1, memory: 2 << 30, json: None, messages: 500_000, rounds: 5 };
     let mut messages = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--brokers" => options.brokers = Some(value()?),
+            "--drain" => options.drain = Some(value()?),
+            "--tables" => options.tables = value()?.parse()?,
+            "--memory" => options.memory = value()?.parse()?,
             "--json" => options.json = Some(value()?.into()),
             "--messages" => messages = Some(value()?.parse()?),
             "--rounds" => options.rounds = value()?.parse()?,
@@ -95,13 +107,18 @@ fn options() -> Result<Options, Failure> {
 
 fn main() -> Result<(), Failure> {
     let options = options()?;
-    let report = match &options.brokers {
-        Some(brokers) => {
-            let threads = std::thread::available_parallelism()?.get();
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-            runtime.block_on(from_kafka(&options, brokers))?
+    let many = || -> Result<_, Failure> {
+        let threads = std::thread::available_parallelism()?.get();
+        Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+    };
+    let report = match (&options.brokers, &options.drain) {
+        (Some(brokers), Some(prefix)) => {
+            let report = many()?.block_on(drain(&options, brokers, prefix))?;
+            println!("{report}");
+            return Ok(());
         }
-        None => {
+        (Some(brokers), None) => many()?.block_on(from_kafka(&options, brokers))?,
+        _ => {
             // One thread does all the work, so that wall clock is processor time.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(in_memory(&options))?
@@ -222,9 +239,6 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
                 }
                 let batch = builder.finish()?;
                 batch_seconds += started.elapsed().as_secs_f64();
-                for (partition, range) in batch.ranges {
-                    ranges.entry(partition).and_modify(|known| known.next = range.next).or_insert(range);
-                }
                 counts += batch.counts;
                 let started = Instant::now();
                 match table.stage(&batch).await? {
@@ -232,6 +246,9 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
                     other => return Err(format!("rows were not staged: {other:?}").into()),
                 }
                 write_seconds += started.elapsed().as_secs_f64();
+                for (partition, range) in batch.ranges {
+                    ranges.entry(partition).and_modify(|known| known.next = range.next).or_insert(range);
+                }
             }
             let started = Instant::now();
             let Outcome::Committed(commit) = table.commit(&ranges, &BTreeMap::new(), counts).await? else {
@@ -278,65 +295,91 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
 }
 
 async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Value, Failure> {
-    let topic = format!("bench{}.public.order_lines", uuid::Uuid::new_v4().simple());
-    let bytes = fill(brokers, &topic, options.messages).await?;
-    println!("{} messages of {bytes} bytes in {topic}", options.messages);
-    let shape = shape()?;
+    let prefix = format!("bench{}", uuid::Uuid::new_v4().simple());
+    let bytes = fill(options, brokers, &prefix).await?;
+    println!("{} messages of {bytes} bytes in {} topics {prefix}.public.*", options.messages, options.tables);
     let mut rounds = Vec::new();
-    for round in 0..options.rounds {
-        let folder = tempfile::tempdir()?;
-        let lake = lake(folder.path()).await?;
-        let (started, processor) = (Instant::now(), processor_seconds()?);
-        let source = KafkaSource::connect(KafkaConfig {
-            brokers: brokers.to_string(),
-            group: format!("{topic}-{round}"),
-            topics: vec![topic.clone()],
-            assignment: Assignment::Everything,
-            discover_every: Duration::from_secs(30),
-            properties: BTreeMap::new(),
-            queue_bytes: 64 << 20,
-        })?;
-        let route = |topic: &str| {
-            Some(Route {
-                topic: topic.to_string(),
-                table: TableName::new("bench", "order_lines").ok()?,
-                shape: Some(shape.clone()),
-                evolution: Evolution::Evolve,
-                partition: vec!["day(_ingested_at)".to_string()],
-                properties: BTreeMap::new(),
-            })
-        };
-        let triggers =
-            CommitTriggers { every: Duration::from_secs(10), rows: 500_000, bytes: 1 << 30, memory: 1 << 30 };
-        let mut ingest = Ingest::start(&lake, Box::new(source), route, Format::DebeziumJson, triggers, unobserved())
-            .await
-            .map_err(|error| error.to_string())?;
-        let end = ingest.end().await.map_err(|error| error.to_string())?;
-        let (_until, until) = watch::channel(Until::Reached(end));
-        let result = ingest.run(until).await.map_err(|error| error.to_string())?;
-        let (wall, processor) = (started.elapsed().as_secs_f64(), processor_seconds()? - processor);
-        if result.rows != options.messages || result.rejected > 0 {
-            return Err(format!("{} rows, {} rejected, of {}", result.rows, result.rejected, options.messages).into());
+    for _ in 0..options.rounds {
+        let child = std::process::Command::new(std::env::current_exe()?)
+            .args(["--brokers", brokers, "--drain", &prefix])
+            .args(["--messages", &options.messages.to_string(), "--memory", &options.memory.to_string()])
+            .output()?;
+        if !child.status.success() {
+            return Err(format!("the drain failed: {}", String::from_utf8_lossy(&child.stderr)).into());
         }
-        let rate = options.messages as f64 / wall;
-        println!("{rate:12.0} rows/s  wall {wall:6.2} s  cpu {processor:6.2} s  {} commits", result.commits);
-        rounds.push(serde_json::json!({
-            "rows_per_second": rate, "wall_seconds": wall, "cpu_seconds": processor, "commits": result.commits,
-        }));
+        let round: serde_json::Value = serde_json::from_slice(&child.stdout)?;
+        println!("{round}");
+        rounds.push(round);
     }
     Ok(serde_json::json!({
-        "messages": options.messages, "bytes_per_message": bytes, "partitions": PARTITIONS, "compression": "lz4",
+        "messages": options.messages, "bytes_per_message": bytes, "tables": options.tables,
+        "partitions_per_table": partitions(options), "compression": "lz4", "memory_budget": options.memory,
         "threads": std::thread::available_parallelism()?.get(), "rounds": rounds,
     }))
 }
 
-/// Fills the topic, unless it is there, and says how long its payloads are.
-async fn fill(brokers: &str, topic: &str, messages: u64) -> Result<usize, Failure> {
+fn partitions(options: &Options) -> i32 {
+    if options.tables == 1 { PARTITIONS } else { 2 * PARTITIONS }
+}
+
+/// Reads everything there is into bronze, as `icestream ingest --drain` does.
+async fn drain(options: &Options, brokers: &str, prefix: &str) -> Result<serde_json::Value, Failure> {
+    let shape = shape()?;
+    let folder = tempfile::tempdir()?;
+    let lake = lake(folder.path()).await?;
+    let (started, processor) = (Instant::now(), processor_seconds()?);
+    let source = KafkaSource::connect(KafkaConfig {
+        brokers: brokers.to_string(),
+        group: prefix.to_string(),
+        topics: vec![format!("{prefix}.public.*")],
+        assignment: Assignment::Everything,
+        discover_every: Duration::from_secs(30),
+        properties: BTreeMap::new(),
+        queue_bytes: options.memory / 8,
+    })?;
+    let route = |topic: &str| {
+        Some(Route {
+            topic: topic.to_string(),
+            table: TableName::new("bench", topic.rsplit('.').next()?.to_string()).ok()?,
+            shape: Some(shape.clone()),
+            evolution: Evolution::Evolve,
+            stop_above: None,
+            partition: vec!["day(_ingested_at)".to_string()],
+            properties: BTreeMap::new(),
+        })
+    };
+    // As the project's settings have it when they say nothing else.
+    let triggers =
+        CommitTriggers { every: Duration::from_secs(10), rows: 500_000, bytes: 256 << 20, memory: options.memory / 2 };
+    let said = |error: icestream::error::Error| error.to_string();
+    let mut ingest = Ingest::start(&lake, Box::new(source), route, Format::DebeziumJson, triggers, unobserved())
+        .await
+        .map_err(said)?;
+    let end = ingest.end().await.map_err(said)?;
+    let (_until, until) = watch::channel(Until::Reached(end));
+    let result = ingest.run(until).await.map_err(said)?;
+    let (wall, processor) = (started.elapsed().as_secs_f64(), processor_seconds()? - processor);
+    if result.rows != options.messages || result.rejected > 0 {
+        return Err(format!("{} rows, {} rejected, of {}", result.rows, result.rejected, options.messages).into());
+    }
+    Ok(serde_json::json!({
+        "rows_per_second": options.messages as f64 / wall, "wall_seconds": wall, "cpu_seconds": processor,
+        "commits": result.commits, "peak_rss_bytes": peak_memory()?,
+    }))
+}
+
+/// Fills the topics and says how long their payloads are.
+async fn fill(options: &Options, brokers: &str, prefix: &str) -> Result<usize, Failure> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    // The events' times are those of their own story, and retention goes by them.
-    let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1");
-    for made in admin.create_topics(&[new], &AdminOptions::new()).await? {
-        made.map_err(|(topic, code)| format!("{topic}: {code}"))?;
+    let topics: Vec<String> = (0..options.tables).map(|table| format!("{prefix}.public.order_lines_{table}")).collect();
+    for some in topics.chunks(20) {
+        // The events' times are those of their own story, and retention goes by them.
+        let new = some.iter().map(|topic| {
+            NewTopic::new(topic, partitions(options), TopicReplication::Fixed(1)).set("retention.ms", "-1")
+        });
+        for made in admin.create_topics(&new.collect::<Vec<_>>(), &AdminOptions::new()).await? {
+            made.map_err(|(topic, code)| format!("{topic}: {code}"))?;
+        }
     }
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -347,11 +390,12 @@ async fn fill(brokers: &str, topic: &str, messages: u64) -> Result<usize, Failur
         .create()?;
     let mut random = StdRng::seed_from_u64(1);
     let mut bytes = 0;
-    for number in 0..messages {
+    for number in 0..options.messages {
         let (key, payload) = event(number, &mut random);
         bytes += payload.len();
-        let mut record =
-            BaseRecord::to(topic).partition((number % PARTITIONS as u64) as i32).key(&key).payload(&payload);
+        let table = if number % 10 > 0 { 0 } else { (number / 10) as usize % topics.len() };
+        let partition = (number % partitions(options) as u64) as i32;
+        let mut record = BaseRecord::to(&topics[table]).partition(partition).key(&key).payload(&payload);
         while let Err((error, back)) = producer.send(record) {
             if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
                 return Err(error.into());
@@ -361,7 +405,14 @@ async fn fill(brokers: &str, topic: &str, messages: u64) -> Result<usize, Failur
         }
     }
     producer.flush(Duration::from_secs(120))?;
-    Ok(bytes / messages.max(1) as usize)
+    Ok(bytes / options.messages.max(1) as usize)
+}
+
+/// The most memory this process ever held.
+fn peak_memory() -> Result<u64, Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the system does not say VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 /// Processor time of all threads that are alive, to the nanosecond where the system tells it.
