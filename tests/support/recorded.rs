@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    DataType, Date32Type, Decimal128Type, Fields, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
     TimestampMicrosecondType,
 };
 use bytes::Bytes;
@@ -102,25 +102,31 @@ fn hex_of_base64(text: &str) -> String {
     from_base64(text).map(|bytes| hex(&bytes)).unwrap_or_default()
 }
 
-/// One recorded topic in bronze. Each shape its schema blocks had is a table of its own.
+/// One recorded topic in bronze.
 pub struct Topic {
     pub connector: String,
     pub variant: String,
     /// The table as the database calls it, without the `_full` of its twin.
     pub table: String,
     pub is_full: bool,
-    pub parts: Vec<Part>,
+    pub in_bronze: Table,
+    /// Which columns each record said it has, by its offset.
+    pub shapes: BTreeMap<i64, Arc<RowShape>>,
+    /// The columns of the row images in bronze.
+    pub columns: Vec<ImageColumn>,
 }
 
-pub struct Part {
-    pub shape: Arc<RowShape>,
-    pub table: Table,
+/// A column of bronze's row images.
+pub struct ImageColumn {
+    pub name: String,
+    /// What the records call it.
+    pub source: String,
+    pub column_type: ColumnType,
 }
 
 /// A row of bronze as an engine gives it, every value in the form of [`exact`].
 #[derive(Debug, Clone)]
 pub struct Row {
-    pub part: usize,
     pub cells: Map<String, Value>,
 }
 
@@ -129,6 +135,9 @@ pub const COLUMNS: [&str; 7] = ["_offset", "_op", "_key", "before", "after", "_u
 
 /// Variants whose events are no history of one table, step by step.
 const NOT_STEP_BY_STEP: [&str; 1] = ["incremental"];
+
+/// So few that a table's columns change within a batch as well as between commits.
+const EVENTS_A_COMMIT: usize = 4;
 
 /// Writes every table of a variant through decoding, batches and bronze.
 pub async fn write(world: &World, connector: &str, variant: &str) -> Vec<Topic> {
@@ -143,42 +152,56 @@ pub async fn write(world: &World, connector: &str, variant: &str) -> Vec<Topic> 
         let is_full = name.ends_with("_full");
         let table = name.strip_suffix("_full").unwrap_or(name).replace("Odd_T_ble.1", "Odd Täble.1");
         let events = events(connector, variant, &topic, &file);
-        let mut parts: Vec<(Arc<RowShape>, ChangeBatchBuilder)> = Vec::new();
-        for event in events {
-            let shape = event.shape.clone().unwrap_or_else(|| panic!("{topic}: no shape for {event:?}"));
-            let part = parts.iter().position(|(of, _)| *of == shape).unwrap_or_else(|| {
-                let clock = Clock::manual(1_735_689_600_000_000).0;
-                parts.push((shape.clone(), ChangeBatchBuilder::new(Some(shape), 0, clock)));
-                parts.len() - 1
-            });
-            parts[part].1.push(Decoded::Change(event)).unwrap();
-        }
-        let mut in_bronze = Vec::new();
-        for (shape, mut builder) in parts {
-            let name = format!(
-                "t{}_{}_{}",
-                in_bronze.len(),
-                variant,
-                topic.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
-            );
-            let definition = BronzeDefinition {
-                name: world.table(&format!("{connector}_{name}").replace('-', "_").to_lowercase()),
-                shape: Some(shape.clone()),
-                evolution: Evolution::Evolve,
-                partition: vec!["day(_ingested_at)".to_string()],
-                properties: BTreeMap::new(),
-            };
-            let mut bronze = BronzeTable::open(&world.lake, &definition).await.unwrap();
+        let name = format!("{connector}_{variant}_{topic}").replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let definition = BronzeDefinition {
+            name: world.table(&name.to_lowercase()),
+            shape: None,
+            evolution: Evolution::Evolve,
+            partition: vec!["day(_ingested_at)".to_string()],
+            properties: BTreeMap::new(),
+        };
+        let mut bronze = BronzeTable::open(&world.lake, &definition).await.unwrap();
+        let clock = Clock::manual(1_735_689_600_000_000).0;
+        let mut builder = ChangeBatchBuilder::new(bronze.images().unwrap(), 0, clock);
+        let mut shapes = BTreeMap::new();
+        for events in events.chunks(EVENTS_A_COMMIT) {
+            for event in events {
+                let shape = event.shape.clone().unwrap_or_else(|| panic!("{topic}: no shape for {event:?}"));
+                assert_eq!(shapes.insert(event.record.offset, shape), None, "{topic}: an offset comes twice");
+                builder.push(Decoded::Change(event.clone())).unwrap();
+            }
             let batch = builder.finish().unwrap();
-            assert_eq!(bronze.stage(&batch).await.unwrap(), Staging::Staged);
+            assert_eq!(batch.counts.unexpected, 0, "{topic}");
+            assert_eq!(bronze.stage(&batch).await.unwrap(), Staging::Staged, "{topic}");
             let outcome = bronze.commit(&batch.ranges, &BTreeMap::new(), batch.counts).await.unwrap();
             assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
-            in_bronze.push(Part { shape, table: bronze.table().unwrap().clone() });
         }
+        let in_bronze = bronze.table().unwrap().clone();
+        let columns = image_columns(&in_bronze);
         let (connector, variant) = (connector.to_string(), variant.to_string());
-        written.push(Topic { connector, variant, table, is_full, parts: in_bronze });
+        written.push(Topic { connector, variant, table, is_full, in_bronze, shapes, columns });
     }
     written
+}
+
+/// What the columns are for stands in their documentation.
+fn image_columns(table: &Table) -> Vec<ImageColumn> {
+    let schema = table.schema().unwrap();
+    let [before, after] = ["before", "after"].map(|image| match schema.field_with_name(image).unwrap().data_type() {
+        DataType::Struct(fields) => fields.clone(),
+        other => panic!("{}: images are {other}", table.name()),
+    });
+    let columns = |fields: &Fields| -> Vec<(String, DataType)> {
+        fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    };
+    assert_eq!(columns(&before), columns(&after), "{}", table.name());
+    let columns = after.iter().map(|field| {
+        let doc = field.metadata().get("doc").map_or("", String::as_str);
+        let source = doc.split_once("source column ").map(|(_, name)| serde_json::from_str(name).unwrap());
+        let column_type = ColumnType::from_arrow(field.data_type()).unwrap();
+        ImageColumn { name: field.name().clone(), source: source.unwrap_or(field.name().clone()), column_type }
+    });
+    columns.collect()
 }
 
 fn decoded(variant: &str, file: &Path) -> Vec<ChangeEvent> {
@@ -220,17 +243,15 @@ pub async fn read(topic: &Topic) -> Vec<Row> {
     let spill = tempfile::tempdir().unwrap();
     let options = EngineOptions { memory_bytes: 256 << 20, threads: 2, spill_dir: spill.path().to_path_buf() };
     let context = Engine::new(&options).unwrap().session();
+    let table = &topic.in_bronze;
+    engine::register(&context, table.name(), table.view(At::Head).unwrap()).unwrap();
+    let sql = format!("SELECT {} FROM {}", COLUMNS.join(", "), table.name());
+    let batches: Vec<RecordBatch> = engine::query(&context, &sql).await.unwrap().try_collect().await.unwrap();
     let mut rows = Vec::new();
-    for (part, Part { table, .. }) in topic.parts.iter().enumerate() {
-        engine::register(&context, table.name(), table.view(At::Head).unwrap()).unwrap();
-        let sql = format!("SELECT {} FROM {}", COLUMNS.join(", "), table.name());
-        let batches: Vec<RecordBatch> = engine::query(&context, &sql).await.unwrap().try_collect().await.unwrap();
-        for batch in batches {
-            for row in 0..batch.num_rows() {
-                let cells = COLUMNS.iter().zip(batch.columns());
-                let cells = cells.map(|(name, column)| (name.to_string(), exact(column, row))).collect();
-                rows.push(Row { part, cells });
-            }
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let cells = COLUMNS.iter().zip(batch.columns());
+            rows.push(Row { cells: cells.map(|(name, column)| (name.to_string(), exact(column, row))).collect() });
         }
     }
     rows
@@ -403,27 +424,54 @@ impl Comparison<'_> {
             names = vec!["code".to_string()];
         }
         for name in names {
-            let original =
-                step.columns.as_object().unwrap().keys().find(|column| **column == name || adjusted(column) == name);
-            self.cell(row, step, original.unwrap(), &image[&name], step.before, true);
+            let mut originals = step.columns.as_object().unwrap().keys();
+            let original = originals.find(|column| **column == name || adjusted(column) == name).unwrap();
+            match self.sent(row, original) {
+                Some(column) => self.cell(row, step, original, &column, image, step.before, true),
+                None => self.say(row, &format!("`{name}` is missing")),
+            }
         }
     }
 
     fn image(&mut self, row: &Row, step: &Step<'_>, image: &Map<String, Value>, expected: &Value, streamed: bool) {
         let columns = step.columns.as_object().unwrap();
+        let topic = self.topic;
+        let mut filled: Vec<&str> = Vec::new();
         for name in columns.keys() {
-            let cell = image.get(name).or_else(|| image.get(&adjusted(name)));
-            match cell {
-                Some(cell) => self.cell(row, step, name, cell, expected, streamed),
+            match self.sent(row, name) {
+                Some(column) => {
+                    filled.extend(place(topic, &column).map(|place| place.name.as_str()));
+                    self.cell(row, step, name, &column, image, expected, streamed);
+                }
                 None if self.has_no_field(name, columns[name].as_str().unwrap(), streamed) => {}
                 None => self.say(row, &format!("`{name}` is missing")),
             }
         }
-        for name in image.keys() {
-            if !columns.keys().any(|column| column == name || adjusted(column) == *name) {
-                self.say(row, &format!("`{name}` is a column the database does not have"));
+        // The columns of rows before and after this one, and of types that the source's column had then.
+        for (name, cell) in image {
+            if !filled.contains(&name.as_str()) && !cell.is_null() {
+                self.say(row, &format!("`{name}` has a value that the database does not have"));
             }
         }
+        if image.len() != topic.columns.len() {
+            self.say(row, &format!("has {} columns of {}", image.len(), topic.columns.len()));
+        }
+        for column in self.shape(row).columns.clone() {
+            if !columns.keys().any(|name| *name == column.name || adjusted(name) == column.name) {
+                self.say(row, &format!("`{}` is a column the database does not have", column.name));
+            }
+        }
+    }
+
+    /// What the record of a row says of its columns.
+    fn shape(&self, row: &Row) -> &RowShape {
+        &self.topic.shapes[&row.cells["_offset"].as_i64().unwrap()]
+    }
+
+    /// A column of the database as the record says it.
+    fn sent(&self, row: &Row, name: &str) -> Option<Column> {
+        let mut columns = self.shape(row).columns.iter();
+        columns.find(|column| column.name == name || column.name == adjusted(name)).cloned()
     }
 
     fn has_no_field(&self, name: &str, declared: &str, streamed: bool) -> bool {
@@ -434,12 +482,31 @@ impl Comparison<'_> {
             || streamed && (self.topic.table.as_str(), name) == ("generated", "twice")
     }
 
-    fn cell(&mut self, row: &Row, step: &Step<'_>, name: &str, cell: &Value, expected: &Value, streamed: bool) {
+    #[allow(clippy::too_many_arguments, reason = "a cell is where all that is known of a row meets")]
+    fn cell(
+        &mut self,
+        row: &Row,
+        step: &Step<'_>,
+        name: &str,
+        sent: &Column,
+        image: &Map<String, Value>,
+        expected: &Value,
+        streamed: bool,
+    ) {
         self.compared += 1;
+        let Some(in_bronze) = place(self.topic, sent) else {
+            self.say(row, &format!("`{name}` has no column for {}", sent.column_type));
+            return;
+        };
+        let Some(cell) = image.get(&in_bronze.name) else {
+            self.say(row, &format!("`{}` is missing", in_bronze.name));
+            return;
+        };
         let declared = step.columns[name].as_str().unwrap();
         let text = expected[name].as_str();
         let canonical = expected.get(format!("{name}/canonical")).and_then(Value::as_str);
-        let place = if std::ptr::eq(expected, step.before) { format!("before.{name}") } else { name.to_string() };
+        let place = if std::ptr::eq(expected, step.before) { "before." } else { "" };
+        let place = format!("{place}{}", in_bronze.name);
         let is_unavailable = row.cells["_unavailable"]
             .as_array()
             .is_some_and(|names| names.iter().any(|unavailable| *unavailable == place));
@@ -451,8 +518,7 @@ impl Comparison<'_> {
             }
             return;
         }
-        let shape = &self.topic.parts[row.part].shape;
-        let column = shape.columns.iter().find(|column| column.name == name || column.name == adjusted(name)).unwrap();
+        let column = &Column { column_type: in_bronze.column_type, ..sent.clone() };
         if agrees(declared, text, canonical, cell, column) {
             return;
         }
@@ -555,6 +621,19 @@ impl Lost<'_> {
             },
         }
     }
+}
+
+/// Where the values of a record's column are in bronze: in the column of its source that has their type or a wider one.
+fn place<'t>(topic: &'t Topic, sent: &Column) -> Option<&'t ImageColumn> {
+    let takes = |of_bronze: ColumnType| match (sent.column_type, of_bronze) {
+        (ColumnType::Int, ColumnType::Long) | (ColumnType::Float, ColumnType::Double) => true,
+        (
+            ColumnType::Decimal { precision: narrow, scale },
+            ColumnType::Decimal { precision: wide, scale: same_scale },
+        ) => narrow <= wide && scale == same_scale,
+        (sent, of_bronze) => sent == of_bronze,
+    };
+    topic.columns.iter().find(|column| column.source == sent.name && takes(column.column_type))
 }
 
 /// What the connector makes of names that Avro does not have (`field.name.adjustment.mode`).
