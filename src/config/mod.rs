@@ -50,7 +50,6 @@ pub use settings::{Format, KafkaProperties, OnDelete, Refresh};
 pub use table::{FieldError, PartitionField, TableConfig, Transform};
 
 pub(crate) use check::legal_name;
-pub(crate) use table::may_declare;
 
 /// The file that makes a folder a project.
 pub const FILE_NAME: &str = "icestream.yaml";

@@ -434,7 +434,7 @@ fn table_properties_example() -> BTreeMap<&'static str, &'static str> {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct ColumnSettings {
-    /// The column's name, as the records have it.
+    /// The column's name, as the records have it; `order_id` stands for `orderId` and `Order Id` as well.
     #[schemars(extend("format" = "name"), example = &"total_amount")]
     pub(super) name: String,
     /// Its type: `boolean`, `int`, `long`, `float`, `double`, `decimal(P,S)`, `date`, `timestamp`, `timestamptz`,
@@ -445,7 +445,7 @@ pub(super) struct ColumnSettings {
     /// How the records' JSON carries it. When not set, it is what Debezium's PostgreSQL connector sends for the type.
     /// A unit is never guessed.
     #[serde(default)]
-    #[schemars(extend("oneOf" = encodings(), "x-default" = "by type"), example = &"base64")]
+    #[schemars(extend("oneOf" = encodings(), "format" = "encoding", "x-default" = "by type"), example = &"base64")]
     pub(super) encoding: Option<String>,
     /// What it means; becomes the column's comment.
     #[serde(default)]
@@ -466,9 +466,15 @@ fn encodings() -> serde_json::Value {
         ("time-millis", "milliseconds since midnight (`io.debezium.time.Time`), which become `12:34:56.789`"),
         ("time-micros", "microseconds since midnight (`io.debezium.time.MicroTime`), which become `12:34:56.789012`"),
         ("time-nanos", "nanoseconds since midnight (`io.debezium.time.NanoTime`), which become `12:34:56.789012345`"),
-        ("digits", "a decimal that no `decimal(P,S)` holds, as `io.debezium.data.VariableScaleDecimal` carries it"),
+        (
+            "digits",
+            "a decimal that no `decimal(P,S)` holds, as `io.debezium.data.VariableScaleDecimal` carries it; `digits(20)` \
+             where the scale is not in the records",
+        ),
     ];
-    words.iter().map(|(word, about)| serde_json::json!({ "const": word, "description": about })).collect()
+    let words = words.iter().map(|(word, about)| serde_json::json!({ "const": word, "description": about }));
+    let with_scale = serde_json::json!({ "pattern": r"^digits\([0-9]+\)$", "description": "`digits`, with the scale" });
+    words.chain([with_scale]).collect()
 }
 
 /// The comment `/* icestream … */` on top of `transforms/<table>.sql`: how a silver table is kept. Without it, the file's

@@ -252,11 +252,6 @@ fn is_own(name: &str) -> bool {
     layout::is_own_name(name) || name == UNEXPECTED
 }
 
-/// Whether a catalog file may declare a column of this name.
-pub(crate) fn may_declare(name: &str) -> bool {
-    check_part(name).is_ok() && !is_own(name)
-}
-
 fn type_of(name: &str, shape: Option<&RowShape>) -> Result<ColumnType, String> {
     let bronze = BRONZE_COLUMNS.iter().filter_map(|(own, column_type)| Some((own.as_str(), (*column_type)?)));
     if let Some((_, column_type)) = bronze.clone().find(|(own, _)| *own == name) {
