@@ -12,7 +12,7 @@ use crate::row::{ColumnType, Encoding};
 /// The ways the values may be sent, the likeliest first.
 pub(super) fn candidates(connector: &str, sql: &SqlType, seen: &Seen<'_>) -> Vec<Candidate> {
     if sql.is_array {
-        return vec![Candidate::plain(ColumnType::String).about("JSON text of an array")];
+        return vec![Candidate::json().about("an array, as JSON text")];
     }
     match connector {
         _ if matches!(sql.name.as_str(), "" | "computed") => Vec::new(),
@@ -43,10 +43,16 @@ fn postgresql(sql: &SqlType, seen: &Seen<'_>) -> Vec<Candidate> {
         "bit" if sql.number(0).unwrap_or(1) == 1 => plain(ColumnType::Boolean),
         "bit" | "bit varying" | "varbit" | "bytea" => bytes(seen),
         "date" => date(seen),
-        "time" if !sql.has_zone => clock(if precision <= 3 { "milliseconds" } else { "microseconds" }),
+        "time" if !sql.has_zone => clock(if precision <= 3 { Encoding::Millis } else { Encoding::Micros }, DAY_S, seen),
         "timestamp" | "timestamptz" if sql.has_zone || sql.name == "timestamptz" => instant(),
         "timestamp" => timestamp(if precision <= 3 { Encoding::Millis } else { Encoding::Micros }, seen),
         "interval" => duration(),
+        "hstore" => vec![
+            Candidate::plain(ColumnType::String),
+            Candidate::json().about("hstore.handling.mode=map: a map, as JSON text"),
+        ],
+        "point" | "geometry" | "geography" | "sparsevec" => structure("struct"),
+        "vector" | "halfvec" => structure("array"),
         _ => plain(ColumnType::String),
     }
 }
@@ -77,9 +83,13 @@ fn mysql(sql: &SqlType, seen: &Seen<'_>) -> Vec<Candidate> {
         "bit" if sql.number(0).unwrap_or(1) == 1 => plain(ColumnType::Boolean),
         "bit" | "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => bytes(seen),
         "date" => date(seen),
-        "time" => clock("microseconds"),
+        // Up to `838:59:59`, as it is a span of time as well.
+        "time" => clock(Encoding::Micros, 839 * 3600, seen),
         "datetime" => timestamp(if precision <= 3 { Encoding::Millis } else { Encoding::Micros }, seen),
         "timestamp" => instant(),
+        "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
+        | "geometrycollection" | "geomcollection" => structure("struct"),
+        "vector" => structure("array"),
         _ => plain(ColumnType::String),
     }
 }
@@ -97,10 +107,11 @@ fn sqlserver(sql: &SqlType, seen: &Seen<'_>) -> Vec<Candidate> {
         "float" | "double precision" => plain(ColumnType::Double),
         "binary" | "varbinary" | "image" | "rowversion" | "timestamp" => bytes(seen),
         "date" => date(seen),
-        "time" => clock(unit_name(precision)),
+        "time" => clock(unit(precision), DAY_S, seen),
         "datetime" | "smalldatetime" => timestamp(Encoding::Millis, seen),
         "datetime2" => timestamp(unit(precision), seen),
         "datetimeoffset" => instant(),
+        "geometry" | "geography" => structure("struct"),
         _ => plain(ColumnType::String),
     }
 }
@@ -140,14 +151,6 @@ fn unit(precision: i64) -> Encoding {
     }
 }
 
-fn unit_name(precision: i64) -> &'static str {
-    match precision {
-        ..=3 => "milliseconds",
-        4..=6 => "microseconds",
-        _ => "nanoseconds",
-    }
-}
-
 /// `decimal.handling.mode`: base64 unless told otherwise, digits in text, or a number that lost digits.
 fn decimal(digits: i64, scale: i64, seen: &Seen<'_>) -> Vec<Candidate> {
     let mut found = Vec::new();
@@ -170,6 +173,13 @@ fn decimal(digits: i64, scale: i64, seen: &Seen<'_>) -> Vec<Candidate> {
         if !is_number {
             found.push(Candidate::new(wider, Encoding::Base64).ambiguous(outgrown));
         }
+    } else if let Some(scale) = u32::try_from(scale).ok().filter(|_| !is_number) {
+        let about = "no Iceberg decimal holds its digits, so they become text";
+        if !seen.is_text() || !seen.texts().all(|text| is_decimal(&text)) {
+            let digits = Encoding::Digits { scale: Some(scale) };
+            found.push(Candidate::new(ColumnType::String, digits).about(about));
+        }
+        found.push(Candidate::plain(ColumnType::String).about("as it is sent: decimal.handling.mode=string"));
     } else if !is_number {
         let about = "no Iceberg decimal holds its digits, so it stays as it is sent; with decimal.handling.mode=precise \
                      that is base64";
@@ -200,13 +210,47 @@ fn date(seen: &Seen<'_>) -> Vec<Candidate> {
     vec![Candidate::new(ColumnType::Date, Encoding::Days)]
 }
 
-/// A time of day, for which there is no column type.
-fn clock(unit: &str) -> Vec<Candidate> {
-    let about = format!("{unit} since midnight, unless time.precision.mode says otherwise");
-    vec![
-        Candidate::plain(ColumnType::Long).about(about),
-        Candidate::plain(ColumnType::String).about("time.precision.mode=isostring"),
-    ]
+const DAY_S: i64 = 86_400;
+
+/// Decimal digits, as `decimal.handling.mode=string` sends them. Base64 of a short number can be that, too, but hardly
+/// that of every one.
+fn is_decimal(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    match digits.split_once('.') {
+        Some((whole, fraction)) => is_part(whole) && is_part(fraction),
+        None => is_part(digits),
+    }
+}
+
+/// A time of day, for which Athena has no type: text. `most_s` is the last second there is.
+fn clock(unit: Encoding, most_s: i64, seen: &Seen<'_>) -> Vec<Candidate> {
+    let (sent, coarser, own) = match unit {
+        Encoding::Millis => (Encoding::TimeMillis, None, 1_000),
+        Encoding::Micros => (Encoding::TimeMicros, Some(1_000), 1_000_000),
+        _ => (Encoding::TimeNanos, Some(1_000_000), 1_000_000_000),
+    };
+    let sent_as = format!("its type is sent as {unit} since midnight unless time.precision.mode says otherwise");
+    let most = seen.numbers().map(i64::unsigned_abs).max().unwrap_or(0);
+    let lasts = |per_second: i64| u64::try_from(most_s.saturating_mul(per_second)).is_ok_and(|last| most <= last);
+    if !lasts(own) {
+        let doubt = format!(
+            "{sent_as}, and {most} is past its end then; set `string` and the encoding of what the connector sends"
+        );
+        return vec![Candidate::plain(ColumnType::Long).ambiguous(doubt)];
+    }
+    let mut time = Candidate::new(ColumnType::String, sent);
+    time = if most > 0 && coarser.is_some_and(lasts) {
+        time.ambiguous(format!("{sent_as}, and no value is so large that it has to be"))
+    } else {
+        time.about("time of day, as text")
+    };
+    vec![time, Candidate::plain(ColumnType::String).about("time.precision.mode=isostring")]
+}
+
+/// What is no single value, and the text that a connector may make of it.
+fn structure(kind: &str) -> Vec<Candidate> {
+    vec![Candidate::json().about(format!("{} {kind}, as JSON text", if kind == "array" { "an" } else { "a" }))]
 }
 
 fn duration() -> Vec<Candidate> {
@@ -245,7 +289,12 @@ fn timestamp(unit: Encoding, seen: &Seen<'_>) -> Vec<Candidate> {
         sent = sent.ambiguous(doubt);
     }
     if unit == Encoding::Nanos {
-        sent = sent.ambiguous("a value with digits below the microsecond would be rejected; `long` holds every one");
+        let doubt =
+            "a value with digits below the microsecond would be rejected; a `string` sent as `nanos` holds every one";
+        sent = sent.ambiguous(doubt);
+        let as_text =
+            Candidate::new(ColumnType::String, unit).about("as text, which keeps what is below the microsecond");
+        return vec![sent, as_text, as_number];
     }
     vec![sent, as_number]
 }
@@ -329,8 +378,8 @@ mod tests {
         datetime2(6) → timestamp as micros
         datetimeoffset → timestamptz as iso
         date → date as days
-        time(3) → long as native
-        time → long as native
+        time(3) → string as time-millis
+        time → string as time-nanos
         rowversion → binary as base64
         varbinary(max) → binary as base64
         uniqueidentifier → string as native
@@ -372,7 +421,7 @@ mod tests {
         number(19) → decimal(19,0) as base64
         number(10,2) → decimal(10,2) as base64
         number(5,-2) → int as native
-        number(38,-2) → string as native
+        number(38,-2) → string as digits(0)
         integer → decimal(38,0) as base64
         float(63) → decimal(38,9) as base64
         binary_float → float as native
@@ -396,7 +445,7 @@ mod tests {
         float(10,3) → double as native
         float(30) → double as native
         decimal → decimal(10,0) as base64
-        decimal(65,30) → string as native
+        decimal(65,30) → string as digits(30)
         bit → boolean as native
         bit(8) → binary as base64
         json → string as native

@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::ddl::{DdlColumn, DdlTable};
 use super::guess::Candidate;
 use super::sample::Sample;
-use super::seen::{self, Seen};
+use super::seen::{self, Seen, Sent};
 use super::{declared, guess, yaml};
 use crate::batch::ChangeBatchBuilder;
 use crate::change::{ChangeBatch, ChangeEvent, Decoded, Op, RawRecord};
 use crate::clock::Clock;
-use crate::config::may_declare;
 use crate::error::Result;
+use crate::evolution::{Evolution, Form, TableColumns, TableImages, legal_name};
 use crate::layout;
 use crate::row::{Column, ColumnType, Encoding, RowShape};
 
@@ -33,7 +33,7 @@ pub struct Draft {
     pub changes: usize,
     pub key: Vec<String>,
     pub columns: Vec<DraftColumn>,
-    /// Why the columns are not declared, where they cannot be: rows stay JSON text.
+    /// Why the columns are not declared, where they cannot be.
     pub undeclarable: Option<String>,
     /// Sampled records that would become rejected rows with these columns.
     pub refused: Vec<Refused>,
@@ -44,6 +44,9 @@ pub struct Draft {
 #[derive(Debug, Clone, Serialize)]
 pub struct DraftColumn {
     pub name: String,
+    /// What the source calls it, where that is no name for a declared column.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     #[serde(rename = "type", serialize_with = "shown")]
     pub column_type: ColumnType,
     #[serde(serialize_with = "shown")]
@@ -57,9 +60,13 @@ pub struct DraftColumn {
     pub notes: Vec<String>,
     /// What a person has to decide.
     pub ambiguous: Vec<String>,
-    /// Whether a catalog file can declare it.
-    #[serde(skip)]
-    pub(super) is_declarable: bool,
+}
+
+impl DraftColumn {
+    /// The name that the records have it by.
+    fn source(&self) -> &str {
+        self.source.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// A record that would become a rejected row.
@@ -100,8 +107,7 @@ pub(super) fn draft(
     let mut columns = Vec::new();
     for (name, seen) in seen::columns(&events) {
         let ddl = declared.and_then(|(_, table)| find(&table.columns, &name));
-        let sent: Vec<&Column> =
-            shapes.iter().filter_map(|shape| shape.columns.iter().find(|c| c.name == name)).collect();
+        let sent: Vec<&Column> = shapes.iter().filter_map(|shape| shape_column(shape, &name)).collect();
         let mut column = column(&name, &seen, &sent, ddl, connector.as_deref(), with_examples)?;
         if let (Some((file, table)), None, true) = (declared, ddl, sent.is_empty()) {
             column.notes.push(format!("not in {file}:{}", table.line));
@@ -109,7 +115,7 @@ pub(super) fn draft(
         columns.push(column);
     }
     for ddl in declared.into_iter().flat_map(|(_, table)| &table.columns) {
-        if !columns.iter().any(|column| column.name.eq_ignore_ascii_case(&ddl.name)) {
+        if !columns.iter().any(|column| column.source().eq_ignore_ascii_case(&ddl.name)) {
             let mut column = column(&ddl.name, &Seen::default(), &[], Some(ddl), connector.as_deref(), with_examples)?;
             column.ambiguous =
                 vec!["no sampled record has this column; leave it out if it is not captured".to_string()];
@@ -119,20 +125,30 @@ pub(super) fn draft(
     let undeclarable = undeclarable(&columns);
     let key = key(&events, declared.map(|(_, table)| table), &columns, findings);
     let shape = undeclarable.is_none().then(|| Arc::new(shape(&columns)));
-    let refused = refused(sample, shape)?;
-    if !refused.is_empty() {
-        let first = &refused[0];
-        findings.push(format!(
-            "{} of {} sampled records would be rejected rows, the first at partition {} offset {}: {}",
-            refused.len(),
-            sample.decoded.len(),
-            first.partition,
-            first.offset,
-            first.reason
-        ));
+    let refused = refused(sample, shape.as_ref(), Evolution::Evolve)?;
+    let told = |what: &str, records: &[Refused]| {
+        let Refused { partition, offset, reason } = records.first()?;
+        let (count, all) = (records.len(), sample.decoded.len());
+        Some(format!(
+            "{count} of {all} sampled records {what}, the first at partition {partition} offset {offset}: {reason}"
+        ))
+    };
+    findings.extend(told("would be rejected rows", &refused));
+    if shape.is_some() {
+        // What is not rejected only because the table follows its records.
+        let mut others = self::refused(sample, shape.as_ref(), Evolution::Strict)?;
+        others.retain(|strict| !refused.iter().any(|r| (r.partition, r.offset) == (strict.partition, strict.offset)));
+        findings.extend(told("do not fit these columns", &others));
     }
     if let Some(reason) = &undeclarable {
-        findings.push(format!("its columns are not declared, and rows stay JSON text: {reason}"));
+        let rows = if events.iter().all(|event| event.shape.is_some()) {
+            "are what the records' schema blocks say"
+        } else if shapes.is_empty() {
+            "rows stay JSON text"
+        } else {
+            "are known only from those records that have a schema block"
+        };
+        findings.push(format!("its columns are not declared, and {rows}: {reason}"));
     }
     findings.extend(sample.cut.clone());
     let doubtful = columns.iter().filter(|column| !column.ambiguous.is_empty()).count();
@@ -196,6 +212,10 @@ fn newest_shapes<'a>(events: &[&'a ChangeEvent]) -> Vec<&'a Arc<RowShape>> {
     shapes
 }
 
+fn shape_column<'s>(shape: &'s RowShape, name: &str) -> Option<&'s Column> {
+    shape.columns.iter().find(|column| column.name == name)
+}
+
 fn find<'d>(columns: &'d [DdlColumn], name: &str) -> Option<&'d DdlColumn> {
     let exact = columns.iter().find(|column| column.name == name);
     exact.or_else(|| columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)))
@@ -210,8 +230,10 @@ fn column(
     connector: Option<&str>,
     with_examples: bool,
 ) -> Result<DraftColumn> {
-    let mut candidates: Vec<Candidate> =
-        sent.iter().map(|column| Candidate::new(column.column_type, column.encoding)).collect();
+    // A record with a schema block is read by that; the others have to fit what the blocks make of the table.
+    let has_own = |value: &Sent<'_>| value.event.shape.as_ref().is_some_and(|s| shape_column(s, name).is_some());
+    let values: Vec<Sent<'_>> = seen.values.iter().copied().filter(|value| !has_own(value)).collect();
+    let mut candidates: Vec<Candidate> = widest(sent).into_iter().collect();
     let by_ddl = match (ddl, connector) {
         (Some(ddl), Some(connector)) => declared::candidates(connector, &ddl.sql_type, seen),
         _ => Vec::new(),
@@ -223,11 +245,13 @@ fn column(
     };
     candidates.extend(by_ddl);
     candidates.extend(guess::candidates(name, seen));
+    let choices = candidates.len();
+    candidates.push(Candidate::json().ambiguous("no other type holds its values, which are kept as JSON text"));
     let mut notes = Vec::new();
     let mut ambiguous = Vec::new();
     let mut taken = None;
     for (index, candidate) in candidates.iter().enumerate() {
-        match misfit(name, candidate, seen)? {
+        match misfit(name, candidate, &values)? {
             None => {
                 taken = Some((index, candidate));
                 break;
@@ -246,28 +270,32 @@ fn column(
         if known == 0 || index < known {
             ambiguous.extend(candidate.ambiguous.clone());
         }
-        ambiguous.extend(other_reading(name, candidate, &candidates[index + 1..], seen)?);
+        if sent.is_empty() {
+            ambiguous.extend(other_reading(name, candidate, &candidates[index + 1..], seen)?);
+        }
+        if candidate.encoding == Encoding::Json && seen.unavailable > 0 {
+            let doubt =
+                "values that were not sent, as they are large, would be taken for the text that stands for them";
+            ambiguous.push(doubt.to_string());
+        }
         if index >= known && known > 0 {
             let (column_type, encoding) = (candidate.column_type, candidate.encoding);
             ambiguous
                 .push(format!("its values are not what {origin} makes; {column_type} sent as {encoding} holds them"));
         }
-        if sent.is_empty() && known > 0 && seen.values.is_empty() && candidates.len() > 2 {
+        if sent.is_empty() && known > 0 && seen.values.is_empty() && choices > 2 {
             notes.push("no value was seen: the connector's default is assumed".to_string());
         }
     }
-    let string = Candidate::plain(ColumnType::String);
-    let is_declarable = taken.is_some() && may_declare(name);
-    let Candidate { column_type, encoding, .. } = taken.map_or(&string, |(_, candidate)| candidate).clone();
-    if taken.is_none() {
-        notes.push(format!("no column type holds its values: {}", seen.kinds.told()));
-    } else if !may_declare(name) {
-        notes.push("a declared column cannot have this name".to_string());
-    }
+    let any = Candidate::json();
+    let Candidate { column_type, encoding, .. } = taken.map_or(&any, |(_, candidate)| candidate);
+    let (column_type, encoding) = (*column_type, *encoding);
+    let legal = legal_name(name);
     let example = seen.values.first().filter(|_| with_examples).map(|value| yaml::shortened(value.json));
     let null_percent = (seen.rows > 0).then(|| (seen.nulls * 100).div_ceil(seen.rows));
     Ok(DraftColumn {
-        name: name.to_string(),
+        source: (legal != name).then(|| name.to_string()),
+        name: legal,
         column_type,
         encoding,
         doc: sent.first().and_then(|column| column.doc.clone()).or_else(|| ddl.and_then(|ddl| ddl.doc.clone())),
@@ -277,11 +305,20 @@ fn column(
         null_percent,
         notes,
         ambiguous,
-        is_declarable,
     })
 }
 
-/// Words on another encoding of the same type that all values, being text, fit as well.
+/// What a table gets whose records had these columns, the newest first: the newest one's type, wide enough for those of
+/// the others that it can be widened for.
+fn widest(sent: &[&Column]) -> Option<Candidate> {
+    let alone = |column: &Column| RowShape { columns: vec![column.clone()] };
+    let (newest, older) = sent.split_first()?;
+    let table =
+        older.iter().fold(TableColumns::of_shape(&alone(newest)), |table, older| table.evolve(&alone(older)).columns);
+    Some(Candidate::new(table[0].column_type, newest.encoding))
+}
+
+/// Words on another encoding of the same type that all values, being text, fit as well. JSON text could be anything.
 fn other_reading(name: &str, taken: &Candidate, others: &[Candidate], seen: &Seen<'_>) -> Result<Option<String>> {
     if !seen.is_text() {
         return Ok(None);
@@ -289,7 +326,7 @@ fn other_reading(name: &str, taken: &Candidate, others: &[Candidate], seen: &See
     for other in
         others.iter().filter(|other| other.column_type == taken.column_type && other.encoding != taken.encoding)
     {
-        if misfit(name, other, seen)?.is_none() {
+        if other.encoding != Encoding::Json && misfit(name, other, &seen.values)?.is_none() {
             let (taken, other) = (taken.encoding, other.encoding);
             return Ok(Some(format!("every value can be read as {taken} and as {other}")));
         }
@@ -298,13 +335,13 @@ fn other_reading(name: &str, taken: &Candidate, others: &[Candidate], seen: &See
 }
 
 /// Words on the values that do not fit a type, with the first reason; `None` when all fit. The batch builder decides.
-fn misfit(name: &str, candidate: &Candidate, seen: &Seen<'_>) -> Result<Option<String>> {
+fn misfit(name: &str, candidate: &Candidate, values: &[Sent<'_>]) -> Result<Option<String>> {
     let Candidate { column_type, encoding, .. } = candidate;
-    let column = Column { name: name.to_string(), column_type: *column_type, encoding: *encoding, doc: None };
-    let shape = RowShape { columns: vec![column] };
-    let mut builder = ChangeBatchBuilder::new(Some(Arc::new(shape)), 0, Clock::manual(0).0);
+    let column = Column { name: legal_name(name), column_type: *column_type, encoding: *encoding, doc: None };
+    let shape = Arc::new(RowShape { columns: vec![column] });
+    let mut builder = ChangeBatchBuilder::new(images(Some(&shape), Evolution::Strict), 0, Clock::manual(0).0);
     let topic: Arc<str> = "sample".into();
-    for (offset, value) in (0..).zip(&seen.values) {
+    for (offset, value) in (0..).zip(values) {
         let mut row = "{".to_string();
         crate::json::push_field(&mut row, name, value.json);
         row.push('}');
@@ -316,14 +353,14 @@ fn misfit(name: &str, candidate: &Candidate, seen: &Seen<'_>) -> Result<Option<S
     }
     let found = errors(&builder.finish()?);
     let Some(first) = found.first() else { return Ok(None) };
-    let record = &seen.values[usize::try_from(first.offset).unwrap_or_default()].event.record;
+    let record = &values[usize::try_from(first.offset).unwrap_or_default()].event.record;
     // The column is named already where this is read.
     let reason =
         first.reason.split_once("`: ").or_else(|| first.reason.split_once("` ")).map_or(&*first.reason, |r| r.1);
     Ok(Some(format!(
         "{} of {} values, first at partition {} offset {}: {reason}",
         found.len(),
-        seen.values.len(),
+        values.len(),
         record.partition,
         record.offset
     )))
@@ -349,13 +386,18 @@ fn errors(batch: &ChangeBatch) -> Vec<Refused> {
         .collect()
 }
 
-/// Puts the whole sample through the batch builder, as `ingest` will.
-fn refused(sample: &Sample, shape: Option<Arc<RowShape>>) -> Result<Vec<Refused>> {
-    let mut builder = ChangeBatchBuilder::new(shape, 0, Clock::manual(0).0);
+/// Puts the whole sample through the batch builder, as `ingest` will into a new table.
+fn refused(sample: &Sample, shape: Option<&Arc<RowShape>>, evolution: Evolution) -> Result<Vec<Refused>> {
+    let mut builder = ChangeBatchBuilder::new(images(shape, evolution), 0, Clock::manual(0).0);
     for decoded in &sample.decoded {
         builder.push(decoded.clone())?;
     }
     Ok(errors(&builder.finish()?))
+}
+
+fn images(declared: Option<&Arc<RowShape>>, evolution: Evolution) -> TableImages {
+    let form = declared.map_or(Form::Open, |shape| Form::Columns(TableColumns::of_shape(shape)));
+    TableImages { evolution, declared: declared.cloned(), form }
 }
 
 fn shape(columns: &[DraftColumn]) -> RowShape {
@@ -368,11 +410,18 @@ fn shape(columns: &[DraftColumn]) -> RowShape {
     RowShape { columns: columns.iter().map(column).collect() }
 }
 
-/// A table's columns are declared all or not at all, because a row with a column that is not declared is rejected.
+/// A table's columns are declared all or not at all: a row with two fields for one of them is rejected.
 fn undeclarable(columns: &[DraftColumn]) -> Option<String> {
-    let names: Vec<String> =
-        columns.iter().filter(|column| !column.is_declarable).map(|column| format!("`{}`", column.name)).collect();
-    (!names.is_empty()).then(|| format!("{} cannot be declared", names.join(", ")))
+    let is_double = |column: &&DraftColumn| columns.iter().filter(|other| other.name == column.name).count() > 1;
+    let mut double: Vec<&DraftColumn> = columns.iter().filter(is_double).collect();
+    double.sort_by_key(|column| (&column.name, column.source()));
+    let told = |column: &&DraftColumn| format!("`{}`", column.source());
+    let groups = double.chunk_by(|left, right| left.name == right.name).map(|group| {
+        let sources: Vec<String> = group.iter().map(told).collect();
+        format!("{} would be one column, `{}`", sources.join(" and "), group[0].name)
+    });
+    let groups: Vec<String> = groups.collect();
+    (!groups.is_empty()).then(|| groups.join("; "))
 }
 
 /// The columns that identify a row: the message key's, or where there is none, the declared primary key's.
@@ -395,10 +444,10 @@ fn key(
             keys.push(names);
         }
     }
-    let is_column = |name: &String| columns.iter().any(|column| column.name == *name && column.is_declarable);
+    let named = |name: &String| columns.iter().find(|column| column.source() == name).map(|column| column.name.clone());
     let own = |names: &[String]| -> Vec<String> {
-        let column = |name: &String| columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
-        names.iter().map(|name| column(name).map_or(name.clone(), |column| column.name.clone())).collect()
+        let column = |name: &String| columns.iter().find(|column| column.source().eq_ignore_ascii_case(name));
+        names.iter().map(|name| column(name).map_or(name.clone(), |column| column.source().to_string())).collect()
     };
     let primary = ddl.map(|table| own(&table.key)).filter(|key| !key.is_empty());
     if with > 0 && without > 0 {
@@ -436,11 +485,10 @@ fn key(
             return Vec::new();
         }
     };
-    if !key.iter().all(is_column) {
+    key.iter().map(named).collect::<Option<Vec<String>>>().unwrap_or_else(|| {
         findings.push(format!("its message key ({}) is not made of its columns: set `key`", key.join(", ")));
-        return Vec::new();
-    }
-    key
+        Vec::new()
+    })
 }
 
 /// Whether another partitioning than by day would serve the table better, by how many records come in a day.
@@ -509,41 +557,39 @@ mod tests {
         ];
         let records: Vec<_> = rows.iter().map(|row| (Some(r#"{"id":1}"#), *row)).collect();
         insta::assert_snapshot!(shown(&sample(POSTGRES, &records), None), @r#"
-        ! its columns are not declared, and rows stay JSON text: `mixed`, `tags` cannot be declared
-        ! 8 of 15 columns are ambiguous; see the draft
+        ! 9 of 15 columns are ambiguous; see the draft
         # Drafted by `icestream discover` from 2 changes (postgresql, table public.orders), for review.
-        # Columns to decide: 8; look for `ambiguous`.
+        # Columns to decide: 9; look for `ambiguous`.
         topic: shop.public.orders
         key: [id]
         partition: ["day(_ingested_at)"]
-        # Rows stay JSON text, because `mixed`, `tags` cannot be declared.
-        # columns:
+        columns:
           # fits `int` as well in the sample
-        #   - { name: id, type: long }                                     # by its values · 2
-        #   - { name: "n", type: long }                                    # by its values · 3000000000
+          - { name: id, type: long }                                     # by its values · 2
+          - { name: "n", type: long }                                    # by its values · 3000000000
           # ambiguous: a number, or a timestamp sent as millis: 1735689600999 would be 2025-01-01T00:00:00Z
-        #   - { name: at, type: long }                                     # by its values · 1735689600999
+          - { name: at, type: long }                                     # by its values · 1735689600999
           # ambiguous: a number, or a date sent as days: 20090 would be 2025-01-02
-        #   - { name: day, type: long }                                    # by its values · 20090
+          - { name: day, type: long }                                    # by its values · 20090
           # ambiguous: a double, or a decimal that decimal.handling.mode=double has made one; the source's CREATE TABLE tells
-        #   - { name: x, type: double }                                    # by its values · 2
-        #   - { name: ok, type: boolean }                                  # by its values · true · 50% null
+          - { name: x, type: double }                                    # by its values · 2
+          - { name: ok, type: boolean }                                  # by its values · true · 50% null
           # ambiguous: looks like base64: a decimal (decimal.handling.mode=precise; which scale is not in the record), bytes or text; the source's CREATE TABLE tells
-        #   - { name: b64, type: string }                                  # by its values · "Zg=="
-        #   - { name: when, type: timestamptz, encoding: iso }             # by its values · "2025-01-01T00:00:00.5Z"
-          # no column type holds its values: whole numbers, text
-        #   - { name: mixed, type: string }                                # by its values · "one"
+          - { name: b64, type: string }                                  # by its values · "Zg=="
+          - { name: when, type: timestamptz, encoding: iso }             # by its values · "2025-01-01T00:00:00.5Z"
+          # ambiguous: its values are of different kinds, and each is kept as its JSON text: whole numbers, text
+          - { name: mixed, type: string, encoding: json }                # by its values · "one"
           # ambiguous: no value was seen; `string` is for text, and a row with another value would be rejected
-        #   - { name: never, type: string }                                # by its values · 100% null
+          - { name: never, type: string }                                # by its values · 100% null
           # ambiguous: its values were never sent, as they are large; `string` is for text, and a row with another value would be rejected
-        #   - { name: big, type: string }                                  # by its values
-          # no column type holds its values: arrays
-        #   - { name: tags, type: string }                                 # by its values · [1] · 50% null
-          # ambiguous: its type sets no scale; decimal(38,9) holds what was seen, and a value with more digits would be rejected
-        #   - { name: free, type: "decimal(38,9)", encoding: base64 }      # by its values · {"scale":0,"value":"AQ=="}
+          - { name: big, type: string }                                  # by its values
+          # JSON text
+          - { name: tags, type: string, encoding: json }                 # by its values · [1] · 50% null
+          # ambiguous: its type sets no scale; decimal(38,9) holds what was seen, and a value with more digits would be rejected; a `string` sent as `digits` holds every one
+          - { name: free, type: "decimal(38,9)", encoding: base64 }      # by its values · {"scale":0,"value":"AQ=="}
           # ambiguous: a date (time.precision.mode=isostring), or text that looks like one
-        #   - { name: iso, type: date, encoding: iso }                     # by its values · "2025-01-01Z" · 50% null
-        #   - { name: note, type: string }                                 # by its values · "line\u2028\nend"
+          - { name: iso, type: date, encoding: iso }                     # by its values · "2025-01-01Z" · 50% null
+          - { name: note, type: string }                                 # by its values · "line\u2028\nend"
         "#);
     }
 
@@ -559,34 +605,32 @@ mod tests {
         ];
         let records: Vec<_> = rows.iter().map(|row| (Some(r#"{"id":1}"#), *row)).collect();
         insta::assert_snapshot!(shown(&sample(POSTGRES, &records), Some(ddl)), @r#"
-        ! its columns are not declared, and rows stay JSON text: `_op` cannot be declared
         ! 6 of 9 columns are ambiguous; see the draft
         # Drafted by `icestream discover` from 2 changes (postgresql, table public.orders) and schema.sql:1, for review.
         # Columns to decide: 6; look for `ambiguous`.
         topic: shop.public.orders
         key: [id]
         partition: ["day(_ingested_at)"]
-        # Rows stay JSON text, because `_op` cannot be declared.
-        # columns:
-        #   - { name: id, type: int, doc: "the $${number}: \"it\"" }       # int · 2
+        columns:
+          - { name: id, type: int, doc: "the $${number}: \"it\"" }       # int · 2
           # 1 of 2 values, first at partition 0 offset 1: does not fit decimal(4,2) sent as base64: it has more digits than the type holds
           # ambiguous: its values have more digits than were declared; it is taken to have been widened, with the same scale
-        #   - { name: total, type: "decimal(38,2)", encoding: base64 }     # numeric(4,2) · "CSfA"
-        #   - { name: at, type: timestamp, encoding: millis }              # timestamp(3) · 1735689600999
+          - { name: total, type: "decimal(38,2)", encoding: base64 }     # numeric(4,2) · "CSfA"
+          - { name: at, type: timestamp, encoding: millis }              # timestamp(3) · 1735689600999
           # ambiguous: its type is sent as micros unless time.precision.mode says otherwise, and 1735689600999 is 2025-01-01T00:00:00Z in millis, 1970-01-21T02:08:09Z in micros, 1970-01-01T00:28:55Z in nanos; set type and encoding to what the connector sends
-        #   - { name: late, type: long }                                   # timestamp · 1735689600999
-          # ambiguous: its type sets no scale; decimal(38,9) holds what was seen, and a value with more digits would be rejected
-        #   - { name: scale, type: "decimal(38,9)", encoding: base64 }     # numeric · {"scale":2,"value":"MDk="} · 50% null
+          - { name: late, type: long }                                   # timestamp · 1735689600999
+          # ambiguous: its type sets no scale; decimal(38,9) holds what was seen, and a value with more digits would be rejected; a `string` sent as `digits` holds every one
+          - { name: scale, type: "decimal(38,9)", encoding: base64 }     # numeric · {"scale":2,"value":"MDk="} · 50% null
           # ambiguous: every value could be hex as well (binary.handling.mode=hex); that would be a `string`
-        #   - { name: raw, type: binary }                                  # bytea · "abcd"
+          - { name: raw, type: binary }                                  # bytea · "abcd"
           # fits `int` as well in the sample
           # not in schema.sql:1
-        #   - { name: new, type: long }                                    # by its values · 2
+          - { name: new, type: long }                                    # by its values · 2
           # ambiguous: no sampled record has this column; leave it out if it is not captured
-        #   - { name: gone, type: string }                                 # text
-          # a declared column cannot have this name
+          - { name: gone, type: string }                                 # text
+          # `_op` at the source
           # ambiguous: no sampled record has this column; leave it out if it is not captured
-        #   - { name: _op, type: string }                                  # text
+          - { name: op, type: string }                                   # text
         "#);
     }
 
@@ -613,6 +657,67 @@ mod tests {
           - { name: id, type: int }                                      # schema block · 1
           - { name: total, type: "decimal(10,2)", encoding: base64 }     # schema block · "AfQ="
           - { name: at, type: timestamp, encoding: millis }              # schema block · 1
+        "#);
+    }
+
+    #[test]
+    fn names_that_no_column_can_have_become_ones_that_it_can() {
+        let rows = [r#"{"orderId":1,"Größe":"m","_op":"x"}"#, r#"{"orderId":2,"Größe":null,"_op":"y"}"#];
+        let records: Vec<_> = rows.iter().map(|row| (Some(r#"{"orderId":1}"#), *row)).collect();
+        insta::assert_snapshot!(shown(&sample(POSTGRES, &records), None), @r#"
+        # Drafted by `icestream discover` from 2 changes (postgresql, table public.orders), for review.
+        topic: shop.public.orders
+        key: [order_id]
+        partition: ["day(_ingested_at)"]
+        columns:
+          # `orderId` at the source
+          # fits `int` as well in the sample
+          - { name: order_id, type: long }                               # by its values · 2
+          # `Größe` at the source
+          - { name: grosse, type: string }                               # by its values · "m" · 50% null
+          # `_op` at the source
+          - { name: op, type: string }                                   # by its values · "y"
+        "#);
+        let records = [(Some(r#"{"ID":1}"#), r#"{"ID":1,"id":2}"#)];
+        insta::assert_snapshot!(shown(&sample(POSTGRES, &records), None), @r#"
+        ! its columns are not declared, and rows stay JSON text: `ID` and `id` would be one column, `id`
+        # Drafted by `icestream discover` from 1 change (postgresql, table public.orders), for review.
+        topic: shop.public.orders
+        key: [id]
+        partition: ["day(_ingested_at)"]
+        # Not declared, because `ID` and `id` would be one column, `id`.
+        # columns:
+          # `ID` at the source
+          # fits `int` as well in the sample
+        #   - { name: id, type: long }                                     # by its values · 1
+          # fits `int` as well in the sample
+        #   - { name: id, type: long }                                     # by its values · 2
+        "#);
+    }
+
+    #[test]
+    fn what_only_an_evolving_table_takes_is_told() {
+        let mut sample = sample(
+            POSTGRES,
+            &[
+                (Some(r#"{"id":1}"#), r#"{"id":1}"#),
+                (Some(r#"{"id":1}"#), r#"{"id":"one"}"#),
+                (Some(r#"{"id":1}"#), r#"{"id":"two"}"#),
+            ],
+        );
+        for (decoded, column_type) in sample.decoded.iter_mut().zip([ColumnType::Int, ColumnType::String]) {
+            let Decoded::Change(event) = decoded else { panic!("not a change") };
+            let columns = vec![Column::new("id", column_type, None).unwrap()];
+            event.shape = Some(Arc::new(RowShape { columns }));
+        }
+        insta::assert_snapshot!(shown(&sample, None), @r#"
+        ! 1 of 3 sampled records do not fit these columns, the first at partition 0 offset 0: its columns need what `evolution: strict` does not do: added `id_v2` (int) beside `id` (string)
+        # Drafted by `icestream discover` from 3 changes (postgresql, table public.orders), for review.
+        topic: shop.public.orders
+        key: [id]
+        partition: ["day(_ingested_at)"]
+        columns:
+          - { name: id, type: string }                                   # schema block · "two"
         "#);
     }
 

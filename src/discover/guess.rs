@@ -24,6 +24,11 @@ impl Candidate {
         Candidate::new(column_type, column_type.encodings()[0])
     }
 
+    /// Any value, as its JSON text.
+    pub(super) fn json() -> Self {
+        Candidate::new(ColumnType::String, Encoding::Json)
+    }
+
     pub(super) fn about(self, about: impl Into<String>) -> Self {
         Candidate { about: Some(about.into()), ..self }
     }
@@ -48,21 +53,23 @@ pub(super) fn candidates(name: &str, seen: &Seen<'_>) -> Vec<Candidate> {
     } else if only(Kinds { boolean: true, ..none }) {
         vec![Candidate::plain(ColumnType::Boolean)]
     } else if only(Kinds { whole: true, ..none }) {
-        vec![whole(name, seen), string()]
+        vec![whole(name, seen)]
     } else if seen.kinds.fraction
         && only(Kinds { fraction: true, whole: seen.kinds.whole, text: seen.kinds.text, ..none })
     {
         let doubt =
             "a double, or a decimal that decimal.handling.mode=double has made one; the source's CREATE TABLE tells";
-        vec![Candidate::plain(ColumnType::Double).ambiguous(doubt), string()]
+        vec![Candidate::plain(ColumnType::Double).ambiguous(doubt)]
     } else if seen.is_text() {
         text(seen)
     } else if only(Kinds { object: true, ..none }) && scales(seen).is_some() {
         variable_scale(seen)
     } else if only(Kinds { object: seen.kinds.object, array: seen.kinds.array, ..none }) {
-        vec![string().about("JSON text")]
+        vec![Candidate::json().about("JSON text")]
     } else {
-        vec![string().ambiguous(format!("its values are of different kinds: {}", seen.kinds.told()))]
+        let kinds = seen.kinds.told();
+        let doubt = format!("its values are of different kinds, and each is kept as its JSON text: {kinds}");
+        vec![Candidate::json().ambiguous(doubt)]
     }
 }
 
@@ -176,6 +183,7 @@ fn scales(seen: &Seen<'_>) -> Option<i64> {
 pub(super) fn variable_scale(seen: &Seen<'_>) -> Vec<Candidate> {
     let mut found = Vec::new();
     let encoding = if seen.is_text() { Encoding::Native } else { Encoding::Base64 };
+    let holds_all = if encoding == Encoding::Native { "" } else { " sent as `digits`" };
     let behind_point = |text: &str| text.split_once('.').map_or(0, |(_, digits)| digits.len() as i64);
     let sent = match encoding {
         Encoding::Native => Some(seen.texts().map(|text| behind_point(&text)).max().unwrap_or(0)),
@@ -184,7 +192,8 @@ pub(super) fn variable_scale(seen: &Seen<'_>) -> Vec<Candidate> {
     for scale in [sent.map(|sent| sent.max(9)), sent].into_iter().flatten().filter(|scale| (0..=38).contains(scale)) {
         let column_type = ColumnType::Decimal { precision: 38, scale: scale as i8 };
         let doubt = format!(
-            "its type sets no scale; {column_type} holds what was seen, and a value with more digits would be rejected"
+            "its type sets no scale; {column_type} holds what was seen, and a value with more digits would be rejected; \
+             a `string`{holds_all} holds every one"
         );
         found.push(Candidate::new(column_type, encoding).ambiguous(doubt));
     }
@@ -193,6 +202,11 @@ pub(super) fn variable_scale(seen: &Seen<'_>) -> Vec<Candidate> {
             "sent as a number (decimal.handling.mode=double), which has lost digits already where there were many";
         found.push(Candidate::plain(ColumnType::Double).ambiguous(lossy));
     }
-    found.push(Candidate::plain(ColumnType::String).about("as it is sent"));
+    found.push(match encoding {
+        Encoding::Native => Candidate::plain(ColumnType::String).about("as it is sent"),
+        _ => {
+            Candidate::new(ColumnType::String, Encoding::Digits { scale: None }).about("no one decimal type holds them")
+        }
+    });
     found
 }

@@ -3,6 +3,7 @@
 use super::draft::{Draft, DraftColumn};
 use super::sample::Sample;
 use crate::json;
+use crate::row::Encoding;
 
 /// An example longer than this is cut.
 const LONGEST_EXAMPLE: usize = 40;
@@ -37,12 +38,15 @@ pub(super) fn render(draft: &Draft, sample: &Sample, place: Option<&str>, partit
     }
     text.push_str("partition: [\"day(_ingested_at)\"]\n");
     if let Some(reason) = &draft.undeclarable {
-        comment(&mut text, "", &format!("Rows stay JSON text, because {reason}."));
+        comment(&mut text, "", &format!("Not declared, because {reason}."));
     }
-    // A declaration that would not be accepted, or would reject rows, is shown all the same.
+    // A declaration that would reject rows is shown all the same.
     let off = if draft.undeclarable.is_some() { "# " } else { "" };
     text.push_str(&format!("{off}columns:\n"));
     for column in &draft.columns {
+        if let Some(source) = &column.source {
+            comment(&mut text, "  ", &format!("`{source}` at the source"));
+        }
         for note in &column.notes {
             comment(&mut text, "  ", note);
         }
@@ -57,7 +61,9 @@ pub(super) fn render(draft: &Draft, sample: &Sample, place: Option<&str>, partit
 fn entry(column: &DraftColumn) -> String {
     let DraftColumn { name, column_type, encoding, doc, .. } = column;
     let mut entry = format!("{{ name: {}, type: {}", scalar(name), scalar(&column_type.to_string()));
-    if column_type.encodings().len() > 1 {
+    // Text as text and a number as a number go without saying; what is sent as something else is said even if usual.
+    let is_plain = column_type.encodings()[0] == Encoding::Native && *encoding == Encoding::Native;
+    if column_type.encodings().len() > 1 && !is_plain {
         entry.push_str(&format!(", encoding: {encoding}"));
     }
     if let Some(doc) = doc {
