@@ -156,7 +156,7 @@ fn event(number: u64, random: &mut StdRng) -> (String, String) {
     let after = format!(
         r#"{{"id":{number},"customer_id":{customer},"product_id":{product},"quantity":{quantity},"unit_price":"{price}","status":"{}","email":"customer{customer}@example.com","shipping_address":"{address}","note":"{note}","is_gift":{},"weight":{weight},"placed_at":"2026-01-01T{:02}:{:02}:{:02}.{:06}Z","updated_at":{}123,"ship_on":{}}}"#,
         STATUS[(number % 4) as usize],
-        number % 9 == 0,
+        number.is_multiple_of(9),
         number / 3600 % 24,
         number / 60 % 60,
         number % 60,

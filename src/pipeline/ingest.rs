@@ -122,11 +122,14 @@ impl Situation for IngestError {
     }
 }
 
+/// Says where a topic's records go.
+type Router<'a> = Box<dyn Fn(&str) -> Option<Route> + Send + Sync + 'a>;
+
 /// A source on its way into bronze tables.
 pub struct Ingest<'a> {
     source: Box<dyn Source>,
     lake: &'a Lake,
-    route: Box<dyn Fn(&str) -> Option<Route> + Send + Sync + 'a>,
+    route: Router<'a>,
     tables: Vec<Table>,
     /// The table of each topic, as an index.
     by_topic: BTreeMap<Arc<str>, usize>,
@@ -662,7 +665,8 @@ impl<'a> Ingest<'a> {
                     self.report.commits += 1;
                     let table = &mut self.tables[index];
                     // What was read of a partition before it was lost and gained again may still wait for its commit.
-                    let joining = match table.pending.is_empty() && !table.has_uncommitted() {
+                    let is_all = table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing;
+                    let joining = match is_all {
                         true => std::mem::take(&mut table.joining).into_iter().collect(),
                         false => Vec::new(),
                     };

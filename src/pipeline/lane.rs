@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
-use crate::change::{ChangeCounts, RawRecord};
+use crate::change::{ChangeBatch, ChangeCounts, RawRecord};
 use crate::clock::Clock;
 use crate::decode::{Decoder, Format};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, Situation};
 use crate::offsets::{OffsetRange, Offsets, Positions, RecordMark, TopicPartition};
 
 /// What a lane is told.
@@ -39,11 +39,26 @@ pub(super) enum Report {
     Failed(Error),
 }
 
+/// Makes columns of records.
+struct Columns {
+    decoder: Decoder,
+    builder: ChangeBatchBuilder,
+}
+
+/// What became of a chunk, and the last record of each partition in it.
+struct Made {
+    batch: ChangeBatch,
+    last: Vec<(TopicPartition, RecordMark)>,
+}
+
 pub(super) struct Lane {
     bronze: BronzeTable,
-    builder: ChangeBatchBuilder,
+    /// Not here while it works on a chunk.
+    columns: Option<Columns>,
+    /// Columns that are not in a file yet: they are written while the next chunk is made columns.
+    made: Option<Made>,
     clock: Clock,
-    decoder: Decoder,
+    format: Format,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
     last: BTreeMap<TopicPartition, RecordMark>,
@@ -55,10 +70,11 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(bronze: BronzeTable, clock: Clock, format: Format) -> Result<Self> {
         Ok(Lane {
-            builder: ChangeBatchBuilder::new(bronze.images()?, bronze.epoch()?, clock.clone()),
+            columns: None,
+            made: None,
             bronze,
             clock,
-            decoder: Decoder::new(format),
+            format,
             ranges: BTreeMap::new(),
             last: BTreeMap::new(),
             counts: ChangeCounts::default(),
@@ -85,7 +101,7 @@ impl Lane {
                 }
                 Work::Commit if self.is_stale => {}
                 Work::Commit => {
-                    if let Err(error) = self.commit(true, &tell).await {
+                    if let Err(error) = self.commit(&tell).await {
                         self.fail(error, &tell).await;
                     }
                 }
@@ -104,32 +120,53 @@ impl Lane {
     async fn start(&mut self, positions: Positions, afresh: bool) -> Result<()> {
         if afresh {
             self.forget().await;
-            self.builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone());
             self.is_stale = false;
         }
+        let mut columns = self.columns()?;
         for (partition, from) in positions {
-            self.builder.start(partition, from)?;
+            columns.builder.start(partition, from)?;
+        }
+        self.columns = Some(columns);
+        Ok(())
+    }
+
+    fn columns(&mut self) -> Result<Columns> {
+        if let Some(columns) = self.columns.take() {
+            return Ok(columns);
+        }
+        let builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone());
+        Ok(Columns { decoder: Decoder::new(self.format), builder })
+    }
+
+    /// Makes columns of a chunk, and meanwhile writes those of the chunk before.
+    async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
+        let mut columns = self.columns()?;
+        let making = tokio::spawn(async move {
+            let made = columns.make(records, &positions);
+            (columns, made)
+        });
+        let written = self.write(tell).await;
+        let (columns, made) = match making.await {
+            Ok(finished) => finished,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(LaneError::Ended.into()),
+            },
+        };
+        written?;
+        let made = made?;
+        if !self.is_stale {
+            (self.columns, self.made) = (Some(columns), Some(made));
         }
         Ok(())
     }
 
-    async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
-        let mut last: Vec<(TopicPartition, RecordMark)> = Vec::new();
-        for record in records.iter().rev() {
-            if !last.iter().any(|(at, _)| at.partition == record.partition && at.topic == record.topic) {
-                last.push((TopicPartition::new(record.topic.clone(), record.partition), RecordMark::of(record)));
-            }
-        }
-        for record in records {
-            self.builder.push(self.decoder.decode(record))?;
-        }
-        for (partition, next) in &positions {
-            self.builder.advance(partition, *next);
-        }
-        let batch = self.builder.finish()?;
+    /// Writes what was made of the last chunk into a file.
+    async fn write(&mut self, tell: &impl Fn(Report)) -> Result<()> {
+        let Some(Made { batch, last }) = self.made.take() else { return Ok(()) };
         let mut staging = self.bronze.stage(&batch).await?;
         if staging == Staging::CommitFirst {
-            self.commit(false, tell).await?;
+            self.commit_written(false, tell).await?;
             if self.is_stale {
                 return Ok(());
             }
@@ -141,14 +178,28 @@ impl Lane {
             return Ok(());
         }
         for (partition, range) in batch.ranges {
-            self.ranges.entry(partition).and_modify(|known| known.next = range.next).or_insert(range);
+            let known =
+                self.ranges.entry(partition.clone()).or_insert(OffsetRange { from: range.from, next: range.from });
+            // What is committed has to be one range; a commit of anything else would lose or double rows.
+            if known.next != range.from {
+                return Err(LaneError::Torn { partition, next: known.next, from: range.from }.into());
+            }
+            known.next = range.next;
         }
         self.last.extend(last);
         self.counts += batch.counts;
         Ok(())
     }
 
-    async fn commit(&mut self, is_asked_for: bool, tell: &impl Fn(Report)) -> Result<()> {
+    async fn commit(&mut self, tell: &impl Fn(Report)) -> Result<()> {
+        self.write(tell).await?;
+        match self.is_stale {
+            true => Ok(()),
+            false => self.commit_written(true, tell).await,
+        }
+    }
+
+    async fn commit_written(&mut self, is_asked_for: bool, tell: &impl Fn(Report)) -> Result<()> {
         let ranges = std::mem::take(&mut self.ranges);
         let last = std::mem::take(&mut self.last);
         let counts = std::mem::take(&mut self.counts);
@@ -176,6 +227,7 @@ impl Lane {
 
     async fn forget(&mut self) {
         self.bronze.discard().await;
+        (self.columns, self.made) = (None, None);
         self.ranges.clear();
         self.last.clear();
         self.counts = ChangeCounts::default();
@@ -185,5 +237,38 @@ impl Lane {
     async fn offsets(&mut self) -> Result<Offsets> {
         self.bronze.refresh().await?;
         Ok(self.bronze.offsets()?)
+    }
+}
+
+impl Columns {
+    fn make(&mut self, records: Vec<RawRecord>, positions: &Positions) -> Result<Made> {
+        let mut last: Vec<(TopicPartition, RecordMark)> = Vec::new();
+        for record in records.iter().rev() {
+            if !last.iter().any(|(at, _)| at.partition == record.partition && at.topic == record.topic) {
+                last.push((TopicPartition::new(record.topic.clone(), record.partition), RecordMark::of(record)));
+            }
+        }
+        for record in records {
+            self.builder.push(self.decoder.decode(record))?;
+        }
+        for (partition, next) in positions {
+            self.builder.advance(partition, *next);
+        }
+        Ok(Made { batch: self.builder.finish()?, last })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LaneError {
+    #[error("the runtime ended while records were decoded")]
+    Ended,
+
+    #[error("rows of `{partition}` from offset {from} were to follow those up to {next}")]
+    Torn { partition: TopicPartition, next: i64, from: i64 },
+}
+
+impl Situation for LaneError {
+    fn kind(&self) -> Kind {
+        Kind::Unavailable
     }
 }

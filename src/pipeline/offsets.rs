@@ -441,8 +441,7 @@ async fn rows_from(
     );
     let mut rows = BTreeMap::new();
     for batch in engine::query(&session, &sql).await?.try_collect::<Vec<_>>().await.map_err(engine::Error::from)? {
-        let column =
-            |name: &str| batch.column_by_name(name).map(|column| super::rows::texts(column)).unwrap_or_default();
+        let column = |name: &str| batch.column_by_name(name).map(super::rows::texts).unwrap_or_default();
         let (topics, partitions, counts) = (column("_topic"), column("_topic_partition"), column("rows"));
         for ((topic, partition), count) in topics.into_iter().zip(partitions).zip(counts) {
             let (Some(topic), Some(partition), Some(count)) = (topic, partition, count) else { continue };
@@ -571,7 +570,7 @@ impl SinkMark {
 }
 
 /// A time as Java writes it, which leaves out seconds that are zero.
-fn parse_time(text: &String) -> Option<i64> {
+fn parse_time(text: &str) -> Option<i64> {
     let whole = text.strip_suffix('Z').filter(|time| time.len() == "2026-01-31T00:00".len());
     let whole = whole.map(|time| format!("{time}:00Z"));
     let time = chrono::DateTime::parse_from_rfc3339(whole.as_deref().unwrap_or(text)).ok()?;

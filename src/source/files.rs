@@ -113,7 +113,7 @@ struct OpenFile {
 
 enum Packing {
     None,
-    Gzip(MultiGzDecoder<Vec<u8>>),
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     Zstd(zio::Writer<Vec<u8>, raw::Decoder<'static>>),
 }
 
@@ -472,7 +472,7 @@ impl Packing {
     /// What a file's first bytes say. No JSON starts like this.
     fn of(start: &[u8]) -> Self {
         match start {
-            [0x1f, 0x8b, ..] => Packing::Gzip(MultiGzDecoder::new(Vec::new())),
+            [0x1f, 0x8b, ..] => Packing::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => match raw::Decoder::new() {
                 Ok(decoder) => Packing::Zstd(zio::Writer::new(Vec::new(), decoder)),
                 // There was no memory for it; the bytes will be rejected as what they are.

@@ -915,7 +915,7 @@ mod tests {
         for round in 0.. {
             // One partition and then the other, with much of both in the client's queue.
             let (held, free) = (at(round % 2), at(1 - round % 2));
-            source.pause(&[held.clone()]).unwrap();
+            source.pause(std::slice::from_ref(&held)).unwrap();
             let fetched = source.fetch(few).await.unwrap();
             assert_eq!(offsets(&fetched.records, held.partition), Vec::<i64>::new());
             assert!(!fetched.positions.contains_key(&held));

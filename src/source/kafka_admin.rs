@@ -1,6 +1,7 @@
 //! Questions to Kafka besides reading: how far topics go, where a time is in them, what a group has committed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,9 +187,9 @@ fn first_times<C: ClientContext + rdkafka::consumer::ConsumerContext>(
             _ => break,
         };
         let at = TopicPartition::new(message.topic(), message.partition());
-        if !seen.contains_key(&at) {
-            consumer.pause(&list([(&at, Offset::Invalid)].into_iter())?)?;
-            seen.insert(at, message.timestamp().to_millis());
+        if let Entry::Vacant(first) = seen.entry(at) {
+            consumer.pause(&list([(first.key(), Offset::Invalid)].into_iter())?)?;
+            first.insert(message.timestamp().to_millis());
         }
     }
     Ok(seen.into_iter().filter_map(|(at, time)| Some((at, time?))).collect())

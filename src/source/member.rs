@@ -144,17 +144,14 @@ fn attend(
             consumer.unsubscribe();
             is_subscribed = false;
         }
-        match consumer.poll(LISTEN_EVERY) {
-            Some(Err(error)) => {
-                let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-                if is_fatal || trouble(error.rdkafka_error_code()) == Trouble::Denied {
-                    attendance.fail(error);
-                } else {
-                    tracing::debug!(%error, "the group is in trouble");
-                }
+        // Nothing is assigned, so there is nothing to read.
+        if let Some(Err(error)) = consumer.poll(LISTEN_EVERY) {
+            let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+            if is_fatal || trouble(error.rdkafka_error_code()) == Trouble::Denied {
+                attendance.fail(error);
+            } else {
+                tracing::debug!(%error, "the group is in trouble");
             }
-            // Nothing is assigned, so there is nothing to read.
-            Some(Ok(_)) | None => {}
         }
     }
 }

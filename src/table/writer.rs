@@ -362,6 +362,13 @@ impl Partitioner {
         let rows = self.converter.convert_columns(&values).map_err(|error| refuse(error.to_string()))?;
         let mut order: Vec<OwnedRow> = Vec::new();
         let mut groups: HashMap<OwnedRow, Vec<u32>> = HashMap::new();
+        // Rows that come together are nearly always of one partition.
+        let is_one = rows.num_rows() > 0 && rows.iter().all(|row| row == rows.row(0));
+        if is_one {
+            let key = rows.row(0).owned();
+            let literals = self.literals(&values, 0).map_err(refuse)?;
+            return Ok(vec![(key, literals, batch.clone())]);
+        }
         for (index, row) in rows.iter().enumerate() {
             let row = row.owned();
             groups
@@ -376,20 +383,25 @@ impl Partitioner {
         for key in order {
             let Some(indices) = groups.remove(&key) else { continue };
             let first = indices[0] as usize;
-            let mut literals = Vec::with_capacity(self.fields.len());
-            for (field, values) in self.fields.iter().zip(&values) {
-                let one = arrow_primitive_to_literal(&values.slice(first, 1), &field.result)
-                    .map_err(|error| refuse(error.message().to_string()))?;
-                literals.push(one.into_iter().next().flatten());
-            }
+            let literals = self.literals(&values, first).map_err(refuse)?;
             let rows = if indices.len() == batch.num_rows() {
                 batch.clone()
             } else {
                 take_record_batch(batch, &UInt32Array::from(indices)).map_err(|error| refuse(error.to_string()))?
             };
-            parts.push((key, Struct::from_iter(literals), rows));
+            parts.push((key, literals, rows));
         }
         Ok(parts)
+    }
+
+    /// The partition of one row.
+    fn literals(&self, values: &[ArrayRef], row: usize) -> Result<Struct, String> {
+        let literal = |(field, values): (&PartitionColumn, &ArrayRef)| {
+            let one = arrow_primitive_to_literal(&values.slice(row, 1), &field.result);
+            Ok(one.map_err(|error| error.message().to_string())?.into_iter().next().flatten())
+        };
+        let literals: Vec<_> = self.fields.iter().zip(values).map(literal).collect::<Result<_, String>>()?;
+        Ok(Struct::from_iter(literals))
     }
 
     /// A folder name for people. Readers take partition values from metadata, so anything a URL or a file system could

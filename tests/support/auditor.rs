@@ -175,7 +175,7 @@ struct Audit {
 enum Meaning {
     Consumed,
     Rejected,
-    Change(Change),
+    Change(Box<Change>),
 }
 
 #[derive(Debug, PartialEq)]
@@ -371,7 +371,7 @@ fn read(sent: &Sent, topic: &str, shape: Option<&RowShape>) -> Meaning {
         return if is_aside(&payload, topic, key.as_ref()) { Meaning::Consumed } else { Meaning::Rejected };
     }
     match change(&payload, key, shape) {
-        Ok(change) => Meaning::Change(change),
+        Ok(change) => Meaning::Change(Box::new(change)),
         Err(Unfit) => Meaning::Rejected,
     }
 }

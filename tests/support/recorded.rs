@@ -789,7 +789,7 @@ fn little_endian(bits: &str) -> String {
 /// A point, line or circle has its numbers as such; all others are well-known binary, whose last bytes are the numbers.
 fn same_geometry(text: &str, sent: &str) -> bool {
     let sent: Value = serde_json::from_str(sent).unwrap();
-    if let Some((_, wkb)) = text.split_once(|c: char| c == ':' || c == ' ' || c == ';')
+    if let Some((_, wkb)) = text.split_once([':', ' ', ';'])
         && text.starts_with(|c: char| c.is_ascii_digit())
     {
         return sent["wkb"].as_str().is_some_and(|sent| hex_of_base64(sent) == wkb.to_lowercase());
@@ -799,7 +799,7 @@ fn same_geometry(text: &str, sent: &str) -> bool {
         other => other.as_f64().unwrap(),
     };
     let expected: Vec<f64> = text
-        .split(|c: char| matches!(c, '(' | ')' | '[' | ']' | '{' | '}' | '<' | '>' | ','))
+        .split(['(', ')', '[', ']', '{', '}', '<', '>', ','])
         .filter(|part| !part.is_empty())
         .map(|part| part.parse().unwrap())
         .collect();
