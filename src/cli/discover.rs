@@ -9,12 +9,11 @@ use serde::Serialize;
 use super::run::RunError;
 use super::{Context, Outcome};
 use crate::config::{Brokers, Config};
-use crate::decode::Format;
 use crate::discover::{self, DdlFile, Draft, Drafting, Drafts, Finding, Target, difference};
 use crate::error::{Kind, Result, Situation};
 use crate::offsets::TopicPartition;
 use crate::pipeline;
-use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
+use crate::source::{KafkaConfig, KafkaSource, Source};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -215,15 +214,7 @@ fn kafka(config: &Config, topics: &[String]) -> Result<KafkaConfig> {
     if topics.is_empty() {
         return Err(RunError::NoTopics.into());
     }
-    Ok(KafkaConfig {
-        brokers,
-        group: config.kafka.group.clone(),
-        topics,
-        assignment: Assignment::Everything,
-        discover_every: config.kafka.discover_every,
-        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        queue_bytes: QUEUE_BYTES,
-    })
+    Ok(KafkaConfig { topics, queue_bytes: QUEUE_BYTES, ..pipeline::kafka_config(config, &brokers) })
 }
 
 /// Samples every topic, some at a time, each with a client of its own, so that what one has read ahead goes with it.
@@ -254,7 +245,7 @@ async fn draft(
     let bar = context.progress.bar("topics", topics.len() as u64);
     let reading = topics.into_iter().map(|(topic, partitions)| async move {
         let mut source = KafkaSource::connect(KafkaConfig { topics: vec![topic.to_string()], ..kafka.clone() })?;
-        discover::sample(&mut source, &topic, &partitions, args.sample, Format::DebeziumJson).await
+        discover::sample(&mut source, &topic, &partitions, args.sample, pipeline::format(config)).await
     });
     let mut samples = futures::stream::iter(reading).buffered(AT_ONCE);
     while let Some(sample) = samples.try_next().await? {

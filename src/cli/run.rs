@@ -254,14 +254,9 @@ fn source(config: &Config, drain: bool) -> Result<Box<dyn Source>> {
         return Err(RunError::NoTopics.into());
     }
     Ok(Box::new(KafkaSource::connect(KafkaConfig {
-        brokers,
-        group: config.kafka.group.clone(),
-        topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
         // A drain has an end to reach, whoever else reads.
         assignment: if drain { Assignment::Everything } else { Assignment::Group },
-        discover_every: config.kafka.discover_every,
-        properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
+        ..pipeline::kafka_config(config, &brokers)
     })?))
 }
 

@@ -66,6 +66,19 @@ pub struct Route {
     pub properties: BTreeMap<String, String>,
 }
 
+impl Route {
+    /// How its bronze table is made.
+    pub(super) fn definition(&self) -> BronzeDefinition {
+        BronzeDefinition {
+            name: self.table.clone(),
+            shape: self.shape.clone(),
+            evolution: self.evolution,
+            partition: self.partition.clone(),
+            properties: self.properties.clone(),
+        }
+    }
+}
+
 /// A table's rows are committed when any of these is reached.
 #[derive(Debug, Clone)]
 pub struct CommitTriggers {
@@ -319,14 +332,7 @@ impl<'a> Ingest<'a> {
         }
         let (lake, format) = (self.lake, self.format);
         let opened = stream::iter(routes).map(|(route, topics)| async move {
-            let definition = BronzeDefinition {
-                name: route.table.clone(),
-                shape: route.shape.clone(),
-                evolution: route.evolution,
-                partition: route.partition.clone(),
-                properties: route.properties.clone(),
-            };
-            let bronze = BronzeTable::open(lake, &definition).await?;
+            let bronze = BronzeTable::open(lake, &route.definition()).await?;
             let offsets = bronze.offsets()?;
             Ok::<_, Error>((route, topics, Lane::new(bronze, lake.clock().clone(), format)?, offsets))
         });

@@ -20,7 +20,9 @@ pub use breaker::{Breaker, Tripped};
 pub use build::{BuildReport, Models, build};
 pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
-pub use project::{commit_triggers, engine, files_source, format, kafka_admin, models, open_lake, open_storage, route};
+pub use project::{
+    commit_triggers, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage, route,
+};
 
 use crate::bronze::BronzeCommit;
 use crate::gold::GoldCommit;

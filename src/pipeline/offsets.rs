@@ -11,7 +11,7 @@ use roaring::RoaringTreemap;
 
 use super::{Route, route};
 use crate::amendment::{self, Amendments};
-use crate::bronze::{self, BronzeDefinition, BronzeTable};
+use crate::bronze::{self, BronzeTable};
 use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
@@ -404,14 +404,7 @@ impl MovePlan {
 }
 
 async fn make(lake: &Lake, route: &Route) -> Result<Table> {
-    let definition = BronzeDefinition {
-        name: route.table.clone(),
-        shape: route.shape.clone(),
-        evolution: route.evolution,
-        partition: route.partition.clone(),
-        properties: route.properties.clone(),
-    };
-    Ok(BronzeTable::open(lake, &definition).await?.made().await?)
+    Ok(BronzeTable::open(lake, &route.definition()).await?.made().await?)
 }
 
 /// The rows from these offsets on, of one epoch.

@@ -121,15 +121,24 @@ pub fn engine(config: &Config) -> Result<Engine> {
 pub fn kafka_admin(config: &Config, group: Option<&str>) -> Result<Option<KafkaAdmin>> {
     let Some(Brokers::At(brokers)) = &config.kafka.brokers else { return Ok(None) };
     Ok(Some(KafkaAdmin::connect(&KafkaConfig {
-        brokers: brokers.clone(),
         group: group.unwrap_or(&config.kafka.group).to_string(),
-        topics: Vec::new(),
+        // It reads one record of a partition, now and then.
+        queue_bytes: 1 << 20,
+        ..kafka_config(config, brokers)
+    })?))
+}
+
+/// Reading everything the project's topics hold.
+pub fn kafka_config(config: &Config, brokers: &str) -> KafkaConfig {
+    KafkaConfig {
+        brokers: brokers.to_string(),
+        group: config.kafka.group.clone(),
+        topics: config.kafka.topics.iter().map(|pattern| pattern.as_str().to_string()).collect(),
         assignment: Assignment::Everything,
         discover_every: config.kafka.discover_every,
         properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        // It reads one record of a partition, now and then.
-        queue_bytes: 1 << 20,
-    })?))
+        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
+    }
 }
 
 /// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part;

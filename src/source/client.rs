@@ -1,18 +1,19 @@
 //! What every Kafka client here is set up with, and where its words go.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
 
 use super::error::{Error, Result, Trouble, trouble};
 use super::kafka::KafkaConfig;
+use crate::offsets::TopicPartition;
 
 /// Properties that decide where reading starts or ends, which is not the user's to say, or that are set elsewhere.
 const RESERVED: &[(&str, &str)] = &[
@@ -72,6 +73,21 @@ pub(super) fn set_up_error(error: &KafkaError) -> Error {
         KafkaError::ClientCreation(problem) => Error::Setup { problem: problem.clone() },
         other => Error::Setup { problem: other.to_string() },
     }
+}
+
+/// Every partition of every topic there is.
+pub(super) fn list_partitions(
+    consumer: &impl Consumer<ClientLog>,
+    timeout: Duration,
+) -> KafkaResult<Vec<TopicPartition>> {
+    let metadata = consumer.fetch_metadata(None, timeout)?;
+    let mut found = Vec::new();
+    for topic in metadata.topics() {
+        let name: Arc<str> = topic.name().into();
+        found.extend(topic.partitions().iter().map(|part| TopicPartition::new(name.clone(), part.id())));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Carries the client's words to our log, and keeps the last complaint for errors that need a reason.

@@ -16,7 +16,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::client::{ClientLog, client_config, set_up_error};
+use super::client::{ClientLog, client_config, list_partitions, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::member::Member;
 use super::ownership::{Owned, Ownership, difference};
@@ -682,17 +682,6 @@ fn check_bounds(at: &TopicPartition, offset: i64, bounds: Bounds) -> Result<()> 
     Ok(())
 }
 
-fn list_partitions(consumer: &StreamConsumer<ClientLog>, timeout: Duration) -> KafkaResult<Vec<TopicPartition>> {
-    let metadata = consumer.fetch_metadata(None, timeout)?;
-    let mut found = Vec::new();
-    for topic in metadata.topics() {
-        let name: Arc<str> = topic.name().into();
-        found.extend(topic.partitions().iter().map(|part| TopicPartition::new(name.clone(), part.id())));
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// Looks for new topics and partitions for as long as the client is there. One that is gone is for reading to find out.
 async fn discover(
     consumer: std::sync::Weak<StreamConsumer<ClientLog>>,
@@ -703,7 +692,7 @@ async fn discover(
     loop {
         tokio::time::sleep(every).await;
         let consumer = consumer.clone();
-        let question = move || consumer.upgrade().map(|consumer| list_partitions(&consumer, ANSWER_TIMEOUT));
+        let question = move || consumer.upgrade().map(|consumer| list_partitions(&*consumer, ANSWER_TIMEOUT));
         match tokio::task::spawn_blocking(question).await {
             Ok(Some(Ok(mut found))) => {
                 found.retain(|at| patterns.iter().any(|pattern| pattern.matches(&at.topic)));

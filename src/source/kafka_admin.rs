@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
-use super::client::{ClientLog, client_config, set_up_error};
+use super::client::{ClientLog, client_config, list_partitions, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::kafka::KafkaConfig;
 use crate::offsets::{Positions, TopicPartition};
@@ -55,16 +55,7 @@ impl KafkaAdmin {
 
     /// Every partition of every topic.
     pub async fn partitions(&self) -> Result<Vec<TopicPartition>> {
-        let list = |consumer: &BaseConsumer<ClientLog>| {
-            let metadata = consumer.fetch_metadata(None, ANSWER_TIMEOUT)?;
-            let mut found = Vec::new();
-            for topic in metadata.topics() {
-                let name: Arc<str> = topic.name().into();
-                found.extend(topic.partitions().iter().map(|part| TopicPartition::new(name.clone(), part.id())));
-            }
-            found.sort();
-            Ok(found)
-        };
+        let list = |consumer: &BaseConsumer<ClientLog>| list_partitions(consumer, ANSWER_TIMEOUT);
         self.ask(list).await.map_err(|error| self.failure(&error, None))
     }
 
