@@ -79,14 +79,61 @@ pub struct ChangeEvent {
     pub position: Option<String>,
     pub tx_id: Option<String>,
     /// What the source block says besides, as JSON text.
-    pub source: Option<String>,
-    /// The row before, as JSON text of one object.
-    pub before: Option<Bytes>,
-    /// The row after, as JSON text of one object.
-    pub after: Option<Bytes>,
+    pub source: Option<Arc<str>>,
+    pub before: Option<Image>,
+    pub after: Option<Image>,
     /// The columns of the images, where the record itself says them.
     pub shape: Option<Arc<RowShape>>,
 }
+
+/// A row as JSON text of one object.
+#[derive(Debug, Clone)]
+pub struct Image {
+    json: Bytes,
+    fields: Option<(Arc<FieldNames>, Box<[Span]>)>,
+}
+
+/// The names of an object's fields, in order. Images that share them were written alike.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FieldNames(pub Box<[Box<str>]>);
+
+/// Where a value's text is in an image: its first byte, and the one behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub from: u32,
+    pub to: u32,
+}
+
+impl Image {
+    /// An image whose fields were found already: a value for each name, and nothing else is in `json`.
+    pub fn with_fields(json: Bytes, names: Arc<FieldNames>, values: Box<[Span]>) -> Self {
+        Image { json, fields: Some((names, values)) }
+    }
+
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// Names and values, where they are known without reading.
+    pub fn fields(&self) -> Option<(&Arc<FieldNames>, &[Span])> {
+        self.fields.as_ref().map(|(names, values)| (names, &**values))
+    }
+}
+
+impl From<Bytes> for Image {
+    fn from(json: Bytes) -> Self {
+        Image { json, fields: None }
+    }
+}
+
+/// What is known of an image beside its text follows from it.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
+impl Eq for Image {}
 
 /// A record that could not be made a change event, with the reason. It becomes a bronze row all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]

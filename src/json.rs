@@ -64,6 +64,13 @@ fn walk<'a, T, E>(
     }
 }
 
+/// Where the JSON value ends that begins at a place in a text; `None` when there is none.
+pub(crate) fn value_end(text: &str, at: usize) -> Option<usize> {
+    let mut reader = Reader { text, at };
+    reader.value()?;
+    Some(reader.at)
+}
+
 /// Whether `text` is one JSON value.
 pub(crate) fn is_value(text: &str) -> bool {
     let mut reader = Reader { text, at: 0 };

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use super::error::{Error, Result};
 use super::image::{self, Columns, Images, Row, Unfit};
 use super::plan::Plans;
-use crate::change::{ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, RawRecord, Rejected};
+use crate::change::{
+    ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, FieldNames, Image, RawRecord, Rejected,
+};
 use crate::clock::Clock;
 use crate::evolution::{Form, TableImages};
 use crate::layout::{self, UTC};
@@ -41,7 +43,22 @@ pub struct ChangeBatchBuilder {
     last: usize,
     counts: ChangeCounts,
     rows: Rows,
+    found: Found,
     bytes: usize,
+}
+
+/// The columns that fields are for, of images that were taken apart before they came.
+#[derive(Debug, Default)]
+struct Found {
+    known: Vec<Places>,
+}
+
+#[derive(Debug)]
+struct Places {
+    names: Arc<FieldNames>,
+    columns: Arc<Columns>,
+    /// The column of each name.
+    places: Box<[Option<usize>]>,
 }
 
 #[derive(Debug)]
@@ -92,6 +109,7 @@ impl ChangeBatchBuilder {
         ChangeBatchBuilder {
             schema: layout::bronze_schema_with(plans.form().data_type()),
             rows: Rows::new(plans.form()),
+            found: Found::default(),
             plans,
             epoch,
             clock,
@@ -183,8 +201,8 @@ impl ChangeBatchBuilder {
         };
         let columns = plan.columns.as_deref();
         let mut unavailable = Vec::new();
-        let before = read_image(columns, event.before.as_ref(), layout::BEFORE, &mut unavailable);
-        let after = read_image(columns, event.after.as_ref(), layout::AFTER, &mut unavailable);
+        let before = self.found.read(plan.columns.as_ref(), event.before.as_ref(), layout::BEFORE, &mut unavailable);
+        let after = self.found.read(plan.columns.as_ref(), event.after.as_ref(), layout::AFTER, &mut unavailable);
         let (before, after) = match (before, after) {
             (Ok(before), Ok(after)) => (before, after),
             (Err(unfit), _) | (_, Err(unfit)) => {
@@ -265,17 +283,32 @@ impl ChangeBatchBuilder {
     }
 }
 
-fn read_image<'a>(
-    columns: Option<&'a Columns>,
-    json: Option<&'a Bytes>,
-    image: &'static str,
-    unavailable: &mut Vec<String>,
-) -> Result<Row<'a>, Unfit> {
-    let Some(json) = json else { return Ok(Row::Null) };
-    let json = std::str::from_utf8(json).map_err(|_| Unfit::NotAnObject { image })?;
-    match columns {
-        Some(columns) => columns.read(json, image, unavailable),
-        None => image::read_json(json, image, unavailable),
+impl Found {
+    /// Images have the names of the one before it, or those of the other column.
+    const MOST: usize = 16;
+
+    fn read<'a>(
+        &mut self,
+        columns: Option<&'a Arc<Columns>>,
+        image: Option<&'a Image>,
+        name: &'static str,
+        unavailable: &mut Vec<String>,
+    ) -> Result<Row<'a>, Unfit> {
+        let Some(image) = image else { return Ok(Row::Null) };
+        let json = std::str::from_utf8(image.json()).map_err(|_| Unfit::NotAnObject { image: name })?;
+        let Some(columns) = columns else { return image::read_json(json, name, unavailable) };
+        let Some((names, spans)) = image.fields() else { return columns.read(json, name, unavailable) };
+        let is = |known: &Places| Arc::ptr_eq(&known.names, names) && Arc::ptr_eq(&known.columns, columns);
+        let index = match self.known.iter().position(is) {
+            Some(index) => index,
+            None => {
+                self.known.truncate(Self::MOST - 1);
+                let places = columns.places(names);
+                self.known.insert(0, Places { names: names.clone(), columns: columns.clone(), places });
+                0
+            }
+        };
+        columns.read_found(json, (names, spans, &self.known[index].places), name, unavailable)
     }
 }
 
@@ -418,7 +451,7 @@ mod tests {
     }
 
     fn change(offset: i64, before: Option<&str>, after: Option<&str>) -> Decoded {
-        let image = |json: &str| Bytes::copy_from_slice(json.as_bytes());
+        let image = |json: &str| Bytes::copy_from_slice(json.as_bytes()).into();
         Decoded::Change(ChangeEvent {
             record: record(0, offset, "the payload"),
             key: Some("{\"id\":7}".to_string()),
@@ -426,7 +459,7 @@ mod tests {
             source_ts_us: Some(1_735_689_598_000_000),
             position: Some("00000000000000000001:00000000000000000002".to_string()),
             tx_id: Some("771".to_string()),
-            source: Some("{\"table\":\"orders\"}".to_string()),
+            source: Some("{\"table\":\"orders\"}".into()),
             before: before.map(image),
             after: after.map(image),
             shape: None,
@@ -740,7 +773,7 @@ mod tests {
             for mut builder in [builder(None), builder(orders()), ChangeBatchBuilder::new(kept, 0, Clock::system())] {
                 for (offset, image) in images.iter().enumerate() {
                     let Decoded::Change(mut event) = change(offset as i64, None, Some("")) else { continue };
-                    event.after = Some(Bytes::from(image.clone()));
+                    event.after = Some(Bytes::from(image.clone()).into());
                     builder.push(Decoded::Change(event)).unwrap();
                 }
                 let batch = builder.finish().unwrap();

@@ -12,6 +12,7 @@ use arrow::compute::cast;
 
 use super::error::{Error, Result};
 use super::value::{self, Misfit, Value};
+use crate::change::{FieldNames, Span};
 use crate::evolution::{Form, TableColumns, legal_name};
 use crate::json::{self, Stopped};
 use crate::layout::{self, UTC};
@@ -64,6 +65,8 @@ pub(super) enum Images {
         present: NullBufferBuilder,
         shape: TableColumns,
         unexpected: Option<usize>,
+        /// Nulls to come before the next image. Most tables have nothing but nulls in one of their two columns.
+        nulls: usize,
     },
     Json(StringBuilder),
 }
@@ -108,6 +111,11 @@ impl Columns {
         &self.shape.columns[index]
     }
 
+    /// Which column the fields of these names are for, where the shape has one.
+    pub(super) fn places(&self, names: &FieldNames) -> Box<[Option<usize>]> {
+        names.0.iter().enumerate().map(|(index, name)| self.position(name, index)).collect()
+    }
+
     /// Reads an image. Names of values that were not sent go to `unavailable`.
     pub(super) fn read<'a>(
         &'a self,
@@ -115,34 +123,34 @@ impl Columns {
         image: &'static str,
         unavailable: &mut Vec<String>,
     ) -> Result<Row<'a>, Unfit> {
-        let mut values = vec![Value::Missing; self.shape.columns.len()];
+        let mut reading = Reading::new(self, image, unavailable);
         let mut expected = 0;
-        let mut unexpected = Unexpected::default();
         json::each_field(json, |name, value| {
-            let Some(index) = self.position(&name, expected) else {
-                return if self.keeps_unexpected {
-                    unexpected.keep(&name, value, image, unavailable)
-                } else {
-                    Err(undeclared(image, &name))
-                };
-            };
-            let column = self.column(index);
-            if !matches!(values[index], Value::Missing) {
-                return Err(Unfit::GivenTwice { image, column: column.name.clone() });
-            }
-            values[index] = value::read(value, column).map_err(|misfit| unfit(image, column, misfit))?;
-            if matches!(values[index], Value::Unavailable) {
-                unavailable.push(unavailable_name(image, &self.names[index]));
-            }
-            expected = index + 1;
-            Ok(())
+            let place = self.position(&name, expected);
+            expected = place.map_or(expected, |place| place + 1);
+            reading.field(&name, place, value)
         })
         .map_err(|stopped| match stopped {
             Stopped::Field(unfit) => unfit,
             Stopped::Syntax(_) => Unfit::NotAnObject { image },
         })?;
-        values.extend(unexpected.value());
-        Ok(Row::Values(values, self))
+        Ok(reading.row())
+    }
+
+    /// Reads an image whose fields were found already, and the columns they are for.
+    pub(super) fn read_found<'a>(
+        &'a self,
+        json: &'a str,
+        (names, spans, places): (&FieldNames, &[Span], &[Option<usize>]),
+        image: &'static str,
+        unavailable: &mut Vec<String>,
+    ) -> Result<Row<'a>, Unfit> {
+        let mut reading = Reading::new(self, image, unavailable);
+        for ((name, span), place) in names.0.iter().zip(spans).zip(places) {
+            let value = json.get(span.from as usize..span.to as usize).ok_or(Unfit::NotAnObject { image })?;
+            reading.field(name, *place, value)?;
+        }
+        Ok(reading.row())
     }
 
     /// Sources send the columns of a table in one order, so that the next one is nearly always the one expected. A
@@ -152,6 +160,47 @@ impl Columns {
             Some(column) if column.name == name => Some(expected),
             _ => self.by_name.get(name).or_else(|| self.by_name.get(&legal_name(name))).copied(),
         }
+    }
+}
+
+/// An image being read.
+struct Reading<'a, 'u> {
+    columns: &'a Columns,
+    image: &'static str,
+    values: Vec<Value<'a>>,
+    unexpected: Unexpected,
+    unavailable: &'u mut Vec<String>,
+}
+
+impl<'a, 'u> Reading<'a, 'u> {
+    fn new(columns: &'a Columns, image: &'static str, unavailable: &'u mut Vec<String>) -> Self {
+        let mut values = Vec::with_capacity(columns.shape.columns.len() + 1);
+        values.resize(columns.shape.columns.len(), Value::Missing);
+        Reading { columns, image, values, unexpected: Unexpected::default(), unavailable }
+    }
+
+    fn field(&mut self, name: &str, place: Option<usize>, value: &'a str) -> Result<(), Unfit> {
+        let Reading { columns, image, .. } = *self;
+        let Some(place) = place else {
+            return match columns.keeps_unexpected {
+                true => self.unexpected.keep(name, value, image, self.unavailable),
+                false => Err(undeclared(image, name)),
+            };
+        };
+        let column = columns.column(place);
+        if !matches!(self.values[place], Value::Missing) {
+            return Err(Unfit::GivenTwice { image, column: column.name.clone() });
+        }
+        self.values[place] = value::read(value, column).map_err(|misfit| unfit(image, column, misfit))?;
+        if matches!(self.values[place], Value::Unavailable) {
+            self.unavailable.push(unavailable_name(image, &columns.names[place]));
+        }
+        Ok(())
+    }
+
+    fn row(mut self) -> Row<'a> {
+        self.values.extend(self.unexpected.value());
+        Row::Values(self.values, self.columns)
     }
 }
 
@@ -284,11 +333,12 @@ impl Images {
                     let mut present = NullBufferBuilder::new(0);
                     present.append_n_nulls(count);
                     let shape = TableColumns::default();
-                    *self = Images::Columns { columns: Vec::new(), present, shape, unexpected: None };
+                    *self = Images::Columns { columns: Vec::new(), present, shape, unexpected: None, nulls: 0 };
                 }
             }
         }
-        let (Images::Columns { columns, present, shape, unexpected }, Form::Columns(wanted)) = (self, form) else {
+        self.append_nulls();
+        let (Images::Columns { columns, present, shape, unexpected, .. }, Form::Columns(wanted)) = (self, form) else {
             return Ok(());
         };
         for (index, column) in wanted.iter().enumerate() {
@@ -312,14 +362,25 @@ impl Images {
         }
     }
 
+    /// Appends the nulls that are due.
+    fn append_nulls(&mut self) {
+        if let Images::Columns { columns, present, nulls, .. } = self
+            && *nulls > 0
+        {
+            columns.iter_mut().for_each(|column| column.append_nulls(*nulls));
+            present.append_n_nulls(*nulls);
+            *nulls = 0;
+        }
+    }
+
     pub(super) fn append(&mut self, row: Row<'_>) -> Result<()> {
+        if matches!(row, Row::Values(..)) {
+            self.append_nulls();
+        }
         match (self, row) {
             (Images::Open(count), Row::Null) => *count += 1,
-            (Images::Columns { columns, present, .. }, Row::Null) => {
-                columns.iter_mut().for_each(ColumnBuilder::append_null);
-                present.append_null();
-            }
-            (Images::Columns { columns, present, shape, unexpected }, Row::Values(mut values, plan)) => {
+            (Images::Columns { nulls, .. }, Row::Null) => *nulls += 1,
+            (Images::Columns { columns, present, shape, unexpected, .. }, Row::Values(mut values, plan)) => {
                 let wrong = |index: usize| Error::WrongBuilder { column: shape[index].name.clone() };
                 if plan.is_straight && plan.sources.len() == columns.len() && values.len() == columns.len() {
                     for (index, (column, value)) in columns.iter_mut().zip(values).enumerate() {
@@ -352,6 +413,7 @@ impl Images {
 
     /// The column of all images appended since the last call; `None` while it is open what they are.
     pub(super) fn finish(&mut self) -> Result<Option<ArrayRef>> {
+        self.append_nulls();
         match self {
             Images::Open(count) => {
                 *count = 0;
@@ -409,7 +471,7 @@ impl ColumnBuilder {
 
     fn with_nulls(column_type: ColumnType, count: usize) -> Self {
         let mut column = ColumnBuilder::new(column_type);
-        each_builder!(&mut column, builder => builder.append_nulls(count));
+        column.append_nulls(count);
         column
     }
 
@@ -429,6 +491,10 @@ impl ColumnBuilder {
 
     fn append_null(&mut self) {
         each_builder!(self, builder => builder.append_null());
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        each_builder!(self, builder => builder.append_nulls(count));
     }
 
     fn append(&mut self, value: Value<'_>) -> Result<(), WrongType> {

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use super::connect::{Layout, Shapes};
 use super::flattened;
 use super::payload::{self, Fields, Reason};
-use super::position::position;
-use crate::change::{ChangeEvent, Consumed, Decoded, Op, RawRecord, Rejected};
+use super::position::{self, Position};
+use super::skeleton::Skeletons;
+use crate::change::{ChangeEvent, Consumed, Decoded, Image, Op, RawRecord, Rejected};
 use crate::json;
 use crate::row::RowShape;
 
 /// What the payload turned out to be.
+#[allow(clippy::large_enum_variant, reason = "it nearly always is the large one, and lives for one call")]
 enum Reading {
     Change(Event),
     Consumed(Consumed),
@@ -23,21 +25,28 @@ enum Reading {
 pub(super) struct Event {
     pub(super) op: Op,
     pub(super) source: SourceBlock,
-    pub(super) before: Option<Bytes>,
-    pub(super) after: Option<Bytes>,
+    pub(super) before: Option<Image>,
+    pub(super) after: Option<Image>,
     pub(super) shape: Option<Arc<RowShape>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct SourceBlock {
-    ts_us: Option<i64>,
-    position: Option<String>,
-    tx_id: Option<String>,
-    rest: Option<String>,
+    pub(super) ts_us: Option<i64>,
+    pub(super) position: Option<String>,
+    pub(super) tx_id: Option<String>,
+    pub(super) rest: Option<Arc<str>>,
 }
 
-pub(super) fn decode(record: RawRecord, shapes: &mut Shapes) -> Decoded {
-    let Some(payload) = record.payload.clone() else {
+/// What the columns that bronze has for a source block hold of it.
+pub(super) struct Lifted {
+    pub(super) ts_us: Option<i64>,
+    pub(super) position: Option<Position>,
+    pub(super) tx_id: Option<String>,
+}
+
+pub(super) fn decode(record: RawRecord, shapes: &mut Shapes, skeletons: &mut Skeletons) -> Decoded {
+    let Some(payload) = &record.payload else {
         return Decoded::Consumed(record, Consumed::Tombstone);
     };
     let key = match record.key.as_deref().map(payload::key_text).transpose() {
@@ -46,7 +55,7 @@ pub(super) fn decode(record: RawRecord, shapes: &mut Shapes) -> Decoded {
             return Decoded::Rejected(Rejected { record, key: Some(kept), reason: Reason::KeyNotJson.to_string() });
         }
     };
-    match read(&payload, &record, key.as_deref(), shapes) {
+    match read(payload, &record, key.as_deref(), shapes, skeletons) {
         Ok(Reading::Consumed(what)) => Decoded::Consumed(record, what),
         Ok(Reading::Change(event)) => Decoded::Change(event.of(record, key)),
         Err(reason) => Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
@@ -71,8 +80,23 @@ impl Event {
     }
 }
 
-fn read(payload: &Bytes, record: &RawRecord, key: Option<&str>, shapes: &mut Shapes) -> Result<Reading, Reason> {
-    let Some(mut object) = payload::open(payload, |text| shapes.strip_known(&record.topic, text))? else {
+fn read(
+    payload: &Bytes,
+    record: &RawRecord,
+    key: Option<&str>,
+    shapes: &mut Shapes,
+    skeletons: &mut Skeletons,
+) -> Result<Reading, Reason> {
+    let text = payload::text(payload)?;
+    let (schema, inner) = match shapes.strip_known(&record.topic, text) {
+        Some((schema, inner)) => (Some(schema), inner),
+        None => (None, text),
+    };
+    if let Some(event) = skeletons.read(payload, inner) {
+        let shape = schema.and_then(|schema| shapes.shape(&record.topic, schema, Layout::Envelope));
+        return Ok(Reading::Change(Event { shape, ..event }));
+    }
+    let Some(mut object) = payload::open(text, |_| schema.map(|schema| (schema, inner)))? else {
         return Ok(Reading::Consumed(Consumed::Tombstone));
     };
     if flattened::is_flattened(&object.fields) {
@@ -92,7 +116,9 @@ fn read(payload: &Bytes, record: &RawRecord, key: Option<&str>, shapes: &mut Sha
         return Err(Reason::NoAfter { op: op.letter() });
     }
     let shape = object.schema.and_then(|schema| shapes.shape(&record.topic, schema, Layout::Envelope));
-    Ok(Reading::Change(Event { op, source: source.lift(), before, after, shape }))
+    let event = Event { op, source: source.lift(), before, after, shape };
+    skeletons.learn(object.text, &event);
+    Ok(Reading::Change(event))
 }
 
 pub(super) fn op_of(json: &str) -> Result<Op, Reason> {
@@ -132,15 +158,15 @@ fn image(
     fields: &Fields<'_>,
     name: &'static str,
     source: &Source<'_>,
-) -> Result<Option<Bytes>, Reason> {
+) -> Result<Option<Image>, Reason> {
     let what = if name == "before" { "`before`" } else { "`after`" };
     match fields.get(name) {
         None | Some("null") => Ok(None),
-        Some(object) if object.starts_with('{') => Ok(Some(payload.slice_ref(object.as_bytes()))),
+        Some(object) if object.starts_with('{') => Ok(Some(payload.slice_ref(object.as_bytes()).into())),
         Some(string) if source.is_mongodb() => {
             let document = json::string(string).ok_or(Reason::NotAnObject { what })?;
             Fields::parse(document.trim_ascii(), what)?;
-            Ok(Some(Bytes::from(document.into_owned())))
+            Ok(Some(Bytes::from(document.into_owned()).into()))
         }
         Some(_) => Err(Reason::NotAnObject { what }),
     }
@@ -180,32 +206,50 @@ impl<'a> Source<'a> {
     /// costs next to nothing in a file.
     pub(super) fn lift(self) -> SourceBlock {
         let Source { connector, fields, transaction, beside } = self;
-        let whole = |name: &str| fields.get(name).and_then(|text| text.parse::<i64>().ok());
-        let (millis, micros) = (whole("ts_ms"), whole("ts_us"));
-        let ts_us = micros.or_else(|| millis?.checked_mul(1000));
-        let position = position(&connector, &fields);
-        let own_transaction = fields.scalar("txId");
-        let held = |name: &str| match name {
-            "ts_us" => ts_us.is_some() && micros == ts_us,
-            "ts_ms" => millis.is_some() && millis == ts_us.map(|us| us.div_euclid(1000)),
-            "ts_ns" => ts_us.is_some() && whole("ts_ns") == ts_us.and_then(|us| us.checked_mul(1000)),
-            "txId" => own_transaction.is_some(),
-            _ => position.as_ref().is_some_and(|position| position.holds.contains(&name)),
-        };
+        let lifted = Lifted::of(&connector, &fields);
         let mut rest = String::with_capacity(256);
         rest.push('{');
-        for (name, value) in fields.iter().filter(|(name, _)| !held(name)) {
+        for (name, value) in fields.iter().filter(|(name, value)| !lifted.holds(name, value)) {
             json::push_field(&mut rest, name, value);
         }
         if let Some(beside) = beside {
             json::push_field(&mut rest, "envelope", &beside);
         }
         rest.push('}');
+        let Lifted { ts_us, position, tx_id } = lifted;
         SourceBlock {
             ts_us,
-            tx_id: own_transaction.map(Cow::into_owned).or(transaction),
+            tx_id: tx_id.or(transaction),
             position: position.map(|position| position.text),
-            rest: (rest.len() > 2).then_some(rest),
+            rest: (rest.len() > 2).then(|| rest.into()),
+        }
+    }
+}
+
+impl Lifted {
+    pub(super) fn of(connector: &str, fields: &Fields<'_>) -> Self {
+        let whole = |name: &str| fields.get(name).and_then(|text| text.parse::<i64>().ok());
+        Lifted {
+            ts_us: whole("ts_us").or_else(|| whole("ts_ms")?.checked_mul(1000)),
+            position: position::position(connector, fields),
+            tx_id: fields.scalar("txId").map(Cow::into_owned),
+        }
+    }
+
+    /// Whether a field of the block makes a difference.
+    pub(super) fn is_made_of(name: &str) -> bool {
+        matches!(name, "ts_ms" | "ts_us" | "ts_ns" | "txId") || position::IS_MADE_OF.contains(&name)
+    }
+
+    /// Whether a field of the block is held exactly.
+    pub(super) fn holds(&self, name: &str, value: &str) -> bool {
+        let is = |held: Option<i64>| held.is_some() && value.parse().ok() == held;
+        match name {
+            "ts_us" => is(self.ts_us),
+            "ts_ms" => is(self.ts_us.map(|us| us.div_euclid(1000))),
+            "ts_ns" => is(self.ts_us.and_then(|us| us.checked_mul(1000))),
+            "txId" => self.tx_id.is_some(),
+            _ => self.position.as_ref().is_some_and(|position| position.holds.contains(&name)),
         }
     }
 }
@@ -230,7 +274,7 @@ mod tests {
     use super::*;
 
     fn decode(record: RawRecord) -> Decoded {
-        super::decode(record, &mut Shapes::default())
+        super::decode(record, &mut Shapes::default(), &mut Skeletons::default())
     }
 
     const SOURCE: &str = r#"{"version":"3.0.8.Final","connector":"postgresql","name":"shop","ts_ms":1735689600123,"snapshot":"false","db":"shop","sequence":"[\"26800000\",\"26800184\"]","ts_us":1735689600123456,"ts_ns":1735689600123456000,"schema":"public","table":"orders","txId":771,"lsn":26800184,"xmin":null}"#;
@@ -261,8 +305,8 @@ mod tests {
         }
     }
 
-    fn text(image: &Option<Bytes>) -> &str {
-        std::str::from_utf8(image.as_ref().unwrap()).unwrap()
+    fn text(image: &Option<Image>) -> &str {
+        std::str::from_utf8(image.as_ref().unwrap().json()).unwrap()
     }
 
     fn envelope(op: &str, before: &str, after: &str) -> String {
@@ -289,7 +333,7 @@ mod tests {
     fn row_images_are_slices_of_the_record_and_not_copies() {
         let event = change("{}", &envelope("c", "null", r#"{"id":7}"#));
         let payload = event.record.payload.as_ref().unwrap().as_ptr_range();
-        assert!(payload.contains(&event.after.as_ref().unwrap().as_ptr()));
+        assert!(payload.contains(&event.after.as_ref().unwrap().json().as_ptr()));
         assert_eq!(event.before, None);
     }
 
@@ -315,7 +359,9 @@ mod tests {
         let mut shapes = Shapes::default();
         let mut shape = |payload: &str| {
             let record = record(None, &format!(r#"{{"schema":{schema},"payload":{payload}}}"#));
-            let Decoded::Change(event) = super::decode(record, &mut shapes) else { panic!("not a change: {payload}") };
+            let Decoded::Change(event) = super::decode(record, &mut shapes, &mut Skeletons::default()) else {
+                panic!("not a change: {payload}")
+            };
             event.shape.unwrap()
         };
         let first = shape(&envelope("c", "null", r#"{"id":7}"#));
@@ -324,7 +370,10 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &shape(&envelope("d", r#"{"id":7}"#, "null"))));
         // What looks like the block's end is part of the payload.
         let wrapped = format!(r#"{{"schema":{schema},"payload":{{"op":"c"}},"more":{{"after":{{}}}}}}"#);
-        assert!(matches!(super::decode(record(None, &wrapped), &mut shapes), Decoded::Rejected(_)));
+        assert!(matches!(
+            super::decode(record(None, &wrapped), &mut shapes, &mut Skeletons::default()),
+            Decoded::Rejected(_)
+        ));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::connect::{Layout, Shapes};
 use super::debezium::{Event, Source, op_of};
 use super::payload::{Fields, Object, Reason};
-use crate::change::Op;
+use crate::change::{Image, Op};
 use crate::json;
 
 const PREFIX: &str = "__";
@@ -96,7 +96,7 @@ pub(super) fn read(object: &Object<'_>, topic: &Arc<str>, shapes: &mut Shapes) -
         // Only an upsert is certain: the row is there now.
         None => Op::Update,
     };
-    let row = Some(row(object, added));
+    let row = Some(Image::from(row(object, added)));
     let (before, after) = if op == Op::Delete { (row, None) } else { (None, row) };
     let shape = object.schema.and_then(|schema| shapes.shape(topic, schema, Layout::Flattened));
     Ok(Event { op, source: source(fields, added).lift(), before, after, shape })
@@ -161,7 +161,7 @@ mod tests {
     fn decode(payload: &str) -> Decoded {
         let payload = Some(Bytes::copy_from_slice(payload.as_bytes()));
         let record = RawRecord { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, key: None, payload };
-        debezium::decode(record, &mut Shapes::default())
+        debezium::decode(record, &mut Shapes::default(), &mut Default::default())
     }
 
     fn change(payload: &str) -> ChangeEvent {
@@ -171,8 +171,8 @@ mod tests {
         }
     }
 
-    fn text(image: &Option<Bytes>) -> Option<&str> {
-        image.as_ref().map(|image| std::str::from_utf8(image).unwrap())
+    fn text(image: &Option<Image>) -> Option<&str> {
+        image.as_ref().map(|image| std::str::from_utf8(image.json()).unwrap())
     }
 
     #[test]

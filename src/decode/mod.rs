@@ -15,11 +15,13 @@ mod flattened;
 mod payload;
 mod plain;
 mod position;
+mod skeleton;
 
 use std::fmt;
 use std::str::FromStr;
 
 use self::connect::Shapes;
+use self::skeleton::Skeletons;
 use crate::change::{Decoded, RawRecord};
 use crate::error::{Kind, Situation};
 
@@ -39,22 +41,23 @@ pub struct UnknownFormat {
     text: String,
 }
 
-/// Decodes records of one format. Keep it from record to record: schema blocks that come again are not read again, and
-/// events with the same block share one shape.
+/// Decodes records of one format. Keep it from record to record: schema blocks that come again are not read again, events
+/// with the same block share one shape, and events written like those before are read by what they have in common.
 #[derive(Debug)]
 pub struct Decoder {
     format: Format,
     shapes: Shapes,
+    skeletons: Skeletons,
 }
 
 impl Decoder {
     pub fn new(format: Format) -> Self {
-        Decoder { format, shapes: Shapes::default() }
+        Decoder { format, shapes: Shapes::default(), skeletons: Skeletons::default() }
     }
 
     pub fn decode(&mut self, record: RawRecord) -> Decoded {
         match self.format {
-            Format::DebeziumJson => debezium::decode(record, &mut self.shapes),
+            Format::DebeziumJson => debezium::decode(record, &mut self.shapes, &mut self.skeletons),
             Format::Json => plain::decode(record, &mut self.shapes),
         }
     }

@@ -45,18 +45,22 @@ pub(super) struct Object<'a> {
     pub(super) schema: Option<&'a str>,
 }
 
-/// The object a payload holds, out of its schema block; `None` when it holds JSON's `null`.
+/// The text of a payload, without white space around it.
+pub(super) fn text(payload: &[u8]) -> Result<&str, Reason> {
+    if payload.is_empty() {
+        return Err(Reason::Empty);
+    }
+    Ok(std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii())
+}
+
+/// The object a payload's text holds, out of its schema block; `None` when it holds JSON's `null`.
 ///
 /// `known` finds a schema block that was seen before at the beginning of the text, and says what it is wrapped around.
 /// Blocks are longer than what they describe, and one of them comes with every record.
 pub(super) fn open<'a>(
-    payload: &'a [u8],
+    text: &'a str,
     known: impl FnOnce(&'a str) -> Option<(&'a str, &'a str)>,
 ) -> Result<Option<Object<'a>>, Reason> {
-    if payload.is_empty() {
-        return Err(Reason::Empty);
-    }
-    let text = std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii();
     if text == "null" {
         return Ok(None);
     }
@@ -77,6 +81,9 @@ pub(super) fn open<'a>(
     }
 }
 
+/// Nothing shorter is an object of a schema and a payload.
+const SHORTEST_WRAPPED: usize = r#"{"schema":{},"payload":1}"#.len();
+
 /// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
 /// JSON comes back as JSON that holds it, for the rejected row.
 pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
@@ -90,8 +97,8 @@ pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
         return Err(kept);
     }
     let mut key = text;
-    // A look for the word spares most keys a second reading.
-    if text.starts_with('{') && text.contains("\"payload\"") {
+    // A look for the word spares most keys a second reading, and most are too short for it.
+    if text.len() > SHORTEST_WRAPPED && text.starts_with('{') && text.contains("\"payload\"") {
         key = Fields::read(text).and_then(|fields| fields.schema_and_payload()).map_or(text, |(_, payload)| payload);
     }
     Ok((key != "null").then(|| json::compact(key)))
@@ -145,6 +152,11 @@ impl<'a> Fields<'a> {
         let index = self.fields.iter().position(|(field, _)| field == name)?;
         let (_, fields) = self.inner.iter_mut().find(|(of, _)| *of == index)?;
         Some(Fields { fields: std::mem::take(fields), inner: Vec::new() }.checked())
+    }
+
+    /// Fields that are known to have different names.
+    pub(super) fn of(fields: Vec<Field<'a>>) -> Self {
+        Fields { fields, inner: Vec::new() }
     }
 
     pub(super) fn read(text: &'a str) -> Option<Self> {

@@ -11,6 +11,23 @@ pub(super) struct Position {
     pub(super) holds: &'static [&'static str],
 }
 
+/// The fields that positions are made of.
+pub(super) const IS_MADE_OF: &[&str] = &[
+    "lsn",
+    "sequence",
+    "file",
+    "pos",
+    "row",
+    "commit_lsn",
+    "change_lsn",
+    "event_serial_no",
+    "ts_ms",
+    "ord",
+    "scn",
+    "commit_scn",
+    "ssn",
+];
+
 /// The position in `source`, the source block of an event of `connector`; `None` where it has none we know.
 pub(super) fn position(connector: &str, source: &Fields<'_>) -> Option<Position> {
     match connector {
@@ -45,15 +62,19 @@ fn postgresql(source: &Fields<'_>) -> Option<Position> {
 /// The two numbers of a sequence, which is JSON in a string: `"[\"24055024\",\"24055128\"]"`.
 fn sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
     // Nearly all look like this, and come with every event.
-    let plain = json.strip_prefix(r#""[\""#).and_then(|rest| rest.strip_suffix(r#"\"]""#));
-    if let Some((commit, own)) = plain.and_then(|numbers| numbers.split_once(r#"\",\""#))
-        && let (Some(commit), Some(own)) = (digits(commit), digits(own))
-    {
-        return Some((Some(commit), Some(own)));
+    if let Some(found) = plain_sequence(json) {
+        return Some(found);
     }
     let text = crate::json::string(json)?;
     let [commit, own] = serde_json::from_str::<[Option<String>; 2]>(&text).ok()?;
     Some((commit.as_deref().and_then(digits), own.as_deref().and_then(digits)))
+}
+
+fn plain_sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let numbers = json.strip_prefix(r#""[\""#)?.strip_suffix(r#"\"]""#)?;
+    let (commit, rest) = numbers.split_at(numbers.bytes().position(|byte| !byte.is_ascii_digit())?);
+    let own = rest.strip_prefix(r#"\",\""#)?;
+    Some((Some(digits(commit)?), Some(digits(own)?)))
 }
 
 /// Two numbers in twenty digits each.

@@ -347,7 +347,7 @@ fn misfit(name: &str, candidate: &Candidate, values: &[Sent<'_>]) -> Result<Opti
         row.push('}');
         let sent = value.event.record.clone();
         let record = RawRecord { topic: topic.clone(), partition: 0, offset, payload: None, ..sent };
-        let (before, after) = (None, Some(Bytes::from(row)));
+        let (before, after) = (None, Some(Bytes::from(row).into()));
         let (op, shape) = (Op::Create, None);
         builder.push(Decoded::Change(ChangeEvent { record, op, before, after, shape, ..value.event.clone() }))?;
     }

@@ -90,7 +90,7 @@ pub(super) fn columns<'a>(events: &[&'a ChangeEvent]) -> Vec<(Cow<'a, str>, Seen
     let mut index: HashMap<Cow<'a, str>, usize> = HashMap::new();
     for event in newest.into_iter().rev() {
         for (image, is_after) in [(&event.after, true), (&event.before, false)] {
-            let Some(text) = image.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok()) else { continue };
+            let Some(text) = image.as_ref().and_then(|image| std::str::from_utf8(image.json()).ok()) else { continue };
             for (name, json) in fields(text) {
                 let at = *index.entry(name.clone()).or_insert_with(|| {
                     columns.push((name, Seen::default()));

@@ -438,7 +438,7 @@ impl<'a> Ingest<'a> {
                 bytes: CHUNK_BYTES.min(self.triggers.bytes.max(1)),
                 wait: LOOK_UP_EVERY,
             };
-            let may_fetch = !is_read && self.bytes_in_flight() < self.triggers.memory / 2;
+            let may_fetch = !is_read && !self.is_busy();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
@@ -501,6 +501,11 @@ impl<'a> Ingest<'a> {
         tables.map(|table| table.bytes_waiting + table.pending.bytes).sum()
     }
 
+    /// Whether as much is read and not yet written as there may be. It takes more room than its bytes until it is.
+    fn is_busy(&self) -> bool {
+        self.bytes_in_flight() >= self.triggers.memory / 4
+    }
+
     /// Commits what is due, and asks tables again that have waited long enough.
     fn look_after_tables(&mut self, is_read: bool) {
         let now = Instant::now();
@@ -526,7 +531,7 @@ impl<'a> Ingest<'a> {
                 table.reopen();
             }
         }
-        if self.bytes_in_flight() >= self.triggers.memory / 2 {
+        if self.is_busy() {
             // Small chunks are better than none: what waits for more to come would wait for good.
             for table in &mut self.tables {
                 table.hand_over();

@@ -141,7 +141,7 @@ impl Lane {
     /// Makes columns of a chunk, and meanwhile writes those of the chunk before.
     async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
         let mut columns = self.columns()?;
-        let making = tokio::spawn(async move {
+        let making = tokio::task::spawn_blocking(move || {
             let made = columns.make(records, &positions);
             (columns, made)
         });

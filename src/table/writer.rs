@@ -1,6 +1,6 @@
 //! Writes rows into new Parquet files of a table. The files belong to nobody until a commit names them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
@@ -30,6 +30,9 @@ use crate::ids::TableName;
 
 /// At most this many files are open at once; past it the fullest is closed. Each holds a row group in memory.
 const MAX_OPEN_FILES: usize = 64;
+
+/// How many of a file's first rows are looked at.
+const SAMPLED_ROWS: usize = 2048;
 
 /// A file that was written for a table and is not yet part of it.
 #[derive(Debug, Clone)]
@@ -173,7 +176,7 @@ impl DataWriter {
                     self.close(&fullest).await?;
                 }
             }
-            let file = self.start(partition).await?;
+            let file = self.start(partition, &rows).await?;
             self.open.insert(key.clone(), file);
         }
         let Some(file) = self.open.get_mut(&key) else { return Ok(()) };
@@ -185,7 +188,7 @@ impl DataWriter {
         Ok(())
     }
 
-    async fn start(&mut self, partition: Struct) -> Result<OpenFile> {
+    async fn start(&mut self, partition: Struct, first: &RecordBatch) -> Result<OpenFile> {
         let folder = match &self.partitioner {
             Some(partitioner) => partitioner.folder(&self.target, &partition),
             None => String::new(),
@@ -193,7 +196,8 @@ impl DataWriter {
         let path = self.target.data_file_location(&folder, "");
         self.started.push(path.clone());
         let output = ParquetOutput::open(&self.target.file_io, &path).await?;
-        let writer = AsyncArrowWriter::try_new(output, self.arrow_schema.clone(), Some(self.properties.clone()))
+        let properties = without_idle_dictionaries(&self.properties, first);
+        let writer = AsyncArrowWriter::try_new(output, self.arrow_schema.clone(), Some(properties))
             .map_err(|error| write_error(&path, error))?;
         Ok(OpenFile { path, partition, writer, nans: metrics::NanCounts::new(&self.arrow_schema) })
     }
@@ -214,6 +218,41 @@ impl DataWriter {
         self.done.push(WrittenFile { file: data_file, spec_id: self.target.spec.spec_id() });
         Ok(())
     }
+}
+
+/// Writes columns that do not repeat their values without a dictionary, as the first rows tell: it would be filled, found
+/// too large and thrown away, in every file.
+fn without_idle_dictionaries(properties: &WriterProperties, rows: &RecordBatch) -> WriterProperties {
+    let mut builder = properties.clone().into_builder();
+    let rows = rows.slice(0, rows.num_rows().min(SAMPLED_ROWS));
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        builder = each_leaf(builder, vec![field.name().clone()], column);
+    }
+    builder.build()
+}
+
+fn each_leaf(builder: WriterPropertiesBuilder, path: Vec<String>, column: &ArrayRef) -> WriterPropertiesBuilder {
+    if let Some(columns) = column.as_any().downcast_ref::<StructArray>() {
+        return columns.fields().iter().zip(columns.columns()).fold(builder, |builder, (field, column)| {
+            let path = path.iter().cloned().chain([field.name().clone()]).collect();
+            each_leaf(builder, path, column)
+        });
+    }
+    match repeats_itself(column) {
+        true => builder,
+        false => builder.set_column_dictionary_enabled(ColumnPath::new(path), false),
+    }
+}
+
+fn repeats_itself(column: &ArrayRef) -> bool {
+    let values = column.len() - column.null_count();
+    if values < SAMPLED_ROWS / 8 || column.data_type().is_nested() {
+        return true;
+    }
+    let Ok(converter) = RowConverter::new(vec![SortField::new(column.data_type().clone())]) else { return true };
+    let Ok(rows) = converter.convert_columns(std::slice::from_ref(column)) else { return true };
+    let different: HashSet<&[u8]> = (0..rows.num_rows()).map(|index| rows.row(index).data()).collect();
+    different.len() < values / 2
 }
 
 /// Brings a batch into the table's schema: order, types, nested fields, missing columns.

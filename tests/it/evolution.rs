@@ -282,7 +282,7 @@ impl Owner {
             tx_id: None,
             source: None,
             before: None,
-            after: Some(Bytes::copy_from_slice(after.as_bytes())),
+            after: Some(Bytes::copy_from_slice(after.as_bytes()).into()),
             shape: shape.cloned(),
         };
         self.builder.push(Decoded::Change(event)).unwrap();

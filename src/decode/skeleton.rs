@@ -1,0 +1,397 @@
+//! What the events of a table have in common, and reading them by it.
+//!
+//! A connector writes the events of a table one like the other: the same names in the same order, and most of the source
+//! block the same as well. A skeleton is one event's text with its values left out; an event that has the same text
+//! around its values is taken apart by comparing, without reading any name.
+//!
+//! **What a skeleton reads is what reading without one gives.** Whatever it cannot be sure of, it leaves alone.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::debezium::{Event, Lifted, SourceBlock, op_of};
+use super::payload::Fields;
+use crate::change::{FieldNames, Image, Op, Span};
+use crate::json;
+
+/// A table's events have or lack `before` and `after`, and change their form when the table does.
+const MOST_SKELETONS: usize = 8;
+
+/// An event whose text around the values is longer has no skeleton.
+const MOST_BYTES: usize = 64 << 10;
+
+/// A skeleton that fits so many events was worth its while.
+const ENOUGH_HITS: u32 = 16;
+
+/// At most so many events are read without trying to learn from them.
+const LONGEST_PAUSE: u32 = 1024;
+
+/// The skeletons seen last, those that fit best in front.
+#[derive(Debug, Default)]
+pub(super) struct Skeletons {
+    known: Vec<Skeleton>,
+    values: Vec<Span>,
+    hits: u32,
+    /// How many events to let pass before one is learned from, and how many were to pass before that.
+    skip: u32,
+    pause: u32,
+}
+
+#[derive(Debug)]
+struct Skeleton {
+    steps: Vec<Step>,
+    tail: Box<[u8]>,
+    before: Option<Arc<FieldNames>>,
+    after: Option<Arc<FieldNames>>,
+    connector: Box<str>,
+    /// Fields of the source block that are the same in every event, and that columns are made of.
+    constant: Vec<(Box<str>, Box<str>)>,
+    /// The names of the fields that are not the same.
+    varying: Vec<Box<str>>,
+    rest: Option<Arc<str>>,
+}
+
+/// A text, and what comes behind it.
+#[derive(Debug)]
+struct Step {
+    text: Box<[u8]>,
+    then: Then,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Op,
+    /// The value of a field of the source block, by its place in `varying`.
+    Source(usize),
+    /// A value nobody needs.
+    Other,
+    ImageBegins,
+    Value,
+    BeforeEnded,
+    AfterEnded,
+}
+
+impl Skeletons {
+    /// The event that `text`, a part of `payload`, holds, if a skeleton fits. It has no shape.
+    pub(super) fn read(&mut self, payload: &Bytes, text: &str) -> Option<Event> {
+        for index in 0..self.known.len() {
+            self.values.clear();
+            if let Some(event) = self.known[index].read(payload, text, &mut self.values) {
+                self.known.swap(0, index);
+                self.hits = self.hits.saturating_add(1);
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Keeps the skeleton of a text that was read as `event`.
+    pub(super) fn learn(&mut self, text: &str, event: &Event) {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return;
+        }
+        // Where events are not alike, learning from each would only cost.
+        let was_worth_it = std::mem::take(&mut self.hits) >= ENOUGH_HITS;
+        self.pause = if was_worth_it { 0 } else { (self.pause * 2 + 1).min(LONGEST_PAUSE) };
+        self.skip = self.pause;
+        if let Some(skeleton) = Skeleton::of(text, event) {
+            self.known.truncate(MOST_SKELETONS - 1);
+            self.known.insert(0, skeleton);
+        }
+    }
+}
+
+impl Skeleton {
+    fn of(text: &str, event: &Event) -> Option<Self> {
+        let mut source = None;
+        json::each_field::<()>(text, |name, value| {
+            if name == "source" {
+                source = Some(value);
+            }
+            Ok(())
+        })
+        .ok()?;
+        let source = Fields::read(source.filter(|source| source.starts_with('{'))?)?;
+        let connector = source.text("connector")?;
+        let lifted = Lifted::of(&connector, &source);
+        let mut skeleton = Skeleton {
+            steps: Vec::new(),
+            tail: Box::default(),
+            before: None,
+            after: None,
+            connector: connector.into(),
+            constant: Vec::new(),
+            varying: Vec::new(),
+            rest: event.source.rest.clone(),
+        };
+        let mut cut = Cut { text, done: 0, steps: &mut skeleton.steps };
+        json::each_field::<()>(text, |name, value| {
+            if matches!(name, Cow::Owned(_)) {
+                return Err(());
+            }
+            match &*name {
+                "op" => cut.value(value, Then::Op),
+                "ts_ms" | "ts_us" | "ts_ns" => cut.value(value, Then::Other),
+                "source" => {
+                    for (name, value) in source.iter() {
+                        if lifted.holds(name, value) {
+                            cut.value(value, Then::Source(skeleton.varying.len()));
+                            skeleton.varying.push(name.into());
+                        } else if Lifted::is_made_of(name) {
+                            skeleton.constant.push((name.into(), value.into()));
+                        }
+                    }
+                }
+                "before" if value != "null" => skeleton.before = Some(cut.image(value, Then::BeforeEnded).ok_or(())?),
+                "after" if value != "null" => skeleton.after = Some(cut.image(value, Then::AfterEnded).ok_or(())?),
+                "before" | "after" => {}
+                // Whatever else an event says is part of what is kept of it, unless it says nothing.
+                _ if value == "null" => {}
+                _ => return Err(()),
+            }
+            Ok(())
+        })
+        .ok()?;
+        let done = cut.done;
+        skeleton.tail = text.get(done..)?.as_bytes().into();
+        (skeleton.bytes() <= MOST_BYTES).then_some(skeleton)
+    }
+
+    fn bytes(&self) -> usize {
+        self.steps.iter().map(|step| step.text.len()).sum::<usize>() + self.tail.len()
+    }
+
+    fn read(&self, payload: &Bytes, text: &str, values: &mut Vec<Span>) -> Option<Event> {
+        let bytes = text.as_bytes();
+        let (mut at, mut begun) = (0, 0);
+        let (mut op, mut before, mut after) = (None, None, None);
+        let mut source = Vec::with_capacity(self.constant.len() + self.varying.len());
+        let known = self.constant.iter().map(|(name, value)| (Cow::Borrowed(&**name), &**value));
+        source.extend(known);
+        for Step { text: expected, then } in &self.steps {
+            if !bytes.get(at..)?.starts_with(expected) {
+                return None;
+            }
+            at += expected.len();
+            let names = match then {
+                Then::ImageBegins => {
+                    begun = at;
+                    continue;
+                }
+                Then::BeforeEnded => self.before.as_ref(),
+                Then::AfterEnded => self.after.as_ref(),
+                _ => {
+                    let from = at;
+                    at = json::value_end(text, at)?;
+                    match then {
+                        Then::Value => values.push(Span {
+                            from: u32::try_from(from - begun).ok()?,
+                            to: u32::try_from(at - begun).ok()?,
+                        }),
+                        Then::Source(index) => {
+                            source.push((Cow::Borrowed(&*self.varying[*index]), text.get(from..at)?))
+                        }
+                        Then::Op => op = Some(op_of(text.get(from..at)?).ok()?),
+                        _ => {}
+                    }
+                    continue;
+                }
+            };
+            let json = payload.slice_ref(bytes.get(begun..at)?);
+            let image = Image::with_fields(json, names?.clone(), values.as_slice().into());
+            values.clear();
+            match then {
+                Then::BeforeEnded => before = Some(image),
+                _ => after = Some(image),
+            }
+        }
+        let op = op?;
+        let has_image = after.is_some() || !matches!(op, Op::Create | Op::Update | Op::Read);
+        if !has_image || bytes.get(at..)? != &*self.tail {
+            return None;
+        }
+        let source = Fields::of(source);
+        let lifted = Lifted::of(&self.connector, &source);
+        // What is not held by a column would be missing in the rest, and what is held would be there twice.
+        let constant = self.constant.len();
+        let is_as_learned =
+            |(index, (name, value)): (usize, (&str, &str))| lifted.holds(name, value) == (index >= constant);
+        if !source.iter().enumerate().all(is_as_learned) {
+            return None;
+        }
+        let Lifted { ts_us, position, tx_id } = lifted;
+        let position = position.map(|position| position.text);
+        Some(Event {
+            op,
+            source: SourceBlock { ts_us, position, tx_id, rest: self.rest.clone() },
+            before,
+            after,
+            shape: None,
+        })
+    }
+}
+
+/// A text being cut at its values.
+struct Cut<'a, 's> {
+    text: &'a str,
+    done: usize,
+    steps: &'s mut Vec<Step>,
+}
+
+impl Cut<'_, '_> {
+    /// Goes on to a place in the text.
+    fn step(&mut self, to: usize, then: Then) {
+        self.steps.push(Step { text: self.text.as_bytes().get(self.done..to).unwrap_or_default().into(), then });
+        self.done = to;
+    }
+
+    fn value(&mut self, value: &str, then: Then) {
+        let from = self.place(value);
+        self.step(from, then);
+        self.done = from + value.len();
+    }
+
+    fn image(&mut self, image: &str, ended: Then) -> Option<Arc<FieldNames>> {
+        let from = self.place(image);
+        self.step(from, Then::ImageBegins);
+        let mut names: Vec<Box<str>> = Vec::new();
+        json::each_field::<()>(image, |name, value| {
+            if matches!(name, Cow::Owned(_)) {
+                return Err(());
+            }
+            names.push((*name).into());
+            self.value(value, Then::Value);
+            Ok(())
+        })
+        .ok()?;
+        self.step(from + image.len(), ended);
+        Some(Arc::new(FieldNames(names.into())))
+    }
+
+    /// Where a part of the text is in it.
+    fn place(&self, part: &str) -> usize {
+        part.as_ptr() as usize - self.text.as_ptr() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::change::{Decoded, RawRecord};
+    use crate::decode::{Decoder, Format};
+
+    fn record(payload: &str) -> RawRecord {
+        let payload = Some(Bytes::copy_from_slice(payload.as_bytes()));
+        RawRecord { topic: "t".into(), partition: 0, offset: 0, timestamp_ms: None, key: None, payload }
+    }
+
+    fn event(before: &str, after: &str, op: &str, number: u32) -> String {
+        format!(
+            r#"{{"before":{before},"after":{after},"source":{{"version":"3","connector":"postgresql","ts_ms":{number},"snapshot":"false","db":"shop","sequence":"[\"{number}\",\"{number}\"]","ts_us":{number}000,"ts_ns":{number}000000,"schema":"public","table":"orders","txId":{number},"lsn":{number},"xmin":null}},"transaction":null,"op":"{op}","ts_ms":5,"ts_us":5000,"ts_ns":5000000}}"#
+        )
+    }
+
+    /// Decodes the second record knowing the first; whether its skeleton fit.
+    fn check(first: &str, second: &str) -> bool {
+        let mut decoder = Decoder::new(Format::DebeziumJson);
+        decoder.decode(record(first));
+        decoder.decode(record(first));
+        let learned = decoder.skeletons.known.len();
+        let hits = decoder.skeletons.hits;
+        let found = decoder.decode(record(second));
+        let expected = Decoder::new(Format::DebeziumJson).decode(record(second));
+        assert_eq!(found, expected, "{first} then {second}");
+        if let Decoded::Change(event) = found {
+            for image in [event.before, event.after].into_iter().flatten() {
+                let Some((names, values)) = image.fields() else { continue };
+                let text = std::str::from_utf8(image.json()).unwrap();
+                let values = values.iter().map(|span| &text[span.from as usize..span.to as usize]);
+                let fields: Vec<(String, &str)> = names.0.iter().map(|name| name.to_string()).zip(values).collect();
+                let mut expected = Vec::new();
+                json::each_field::<()>(text, |name, value| {
+                    expected.push((name.into_owned(), value));
+                    Ok(())
+                })
+                .unwrap();
+                assert_eq!(fields, expected);
+            }
+        }
+        learned > 0 && decoder.skeletons.hits > hits
+    }
+
+    #[test]
+    fn events_that_are_written_alike_are_read_by_their_skeleton() {
+        let first = event("null", r#"{"id":1,"note":"a","tags":[1]}"#, "c", 100);
+        let other = event("null", r#"{"id":-2,"note":null,"tags":{"a":"}\""}}"#, "u", 7000);
+        assert!(check(&first, &first));
+        assert!(check(&first, &other));
+        assert!(check(&event(r#"{"id":1}"#, "null", "d", 5), &event(r#"{"id":2}"#, "null", "d", 6)));
+        assert!(check(&event(r#"{"id":1}"#, r#"{}"#, "u", 5), &event(r#"{"id":2}"#, r#"{}"#, "u", 6)));
+    }
+
+    #[test]
+    fn events_that_are_not_are_read_without() {
+        let after = r#"{"id":1,"note":"a"}"#;
+        let first = event("null", after, "c", 100);
+        let others = [
+            event("null", r#"{"id":1,"nota":"a"}"#, "c", 100),
+            event("null", r#"{"id":1,"note":"a","more":1}"#, "c", 100),
+            event("null", r#"{"id":1,"note":"a" }"#, "c", 100),
+            event("null", r#"{"id":1,"note":"a}"#, "c", 100),
+            event(after, after, "u", 100),
+            event("null", "null", "c", 100),
+            event("null", after, "x", 100),
+            // The columns no longer hold what they held.
+            first.replace("\"ts_ms\":100,", "\"ts_ms\":101,"),
+            first.replace("\"ts_ns\":100000000", "\"ts_ns\":100000001"),
+            first.replace("\"lsn\":100", "\"lsn\":99"),
+            first.replace("\"txId\":100", "\"txId\":null"),
+            first.replace("\"xmin\":null", "\"xmin\":7"),
+            first.replace("\"snapshot\":\"false\"", "\"snapshot\":\"last\""),
+            first.replace("\"transaction\":null", "\"transaction\":{\"id\":\"5\"}"),
+            format!("{first} {{}}"),
+        ];
+        for other in others {
+            assert!(!check(&first, &other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_delete_and_a_create_may_share_one() {
+        // The same text around the values, and an operation that needs a row after it.
+        assert!(!check(&event(r#"{"id":1}"#, "null", "d", 5), &event(r#"{"id":1}"#, "null", "u", 5)));
+    }
+
+    #[test]
+    fn events_that_are_never_alike_are_not_learned_from_for_long() {
+        let mut decoder = Decoder::new(Format::DebeziumJson);
+        for number in 0..5000 {
+            decoder.decode(record(&event("null", &format!(r#"{{"c{number}":1}}"#), "c", number)));
+        }
+        assert_eq!(decoder.skeletons.pause, LONGEST_PAUSE);
+        assert!(decoder.skeletons.known.len() <= MOST_SKELETONS);
+    }
+
+    proptest! {
+        /// A byte changed, cut out or put in makes no difference to what comes out.
+        #[test]
+        fn reading_by_a_skeleton_changes_nothing(at in any::<prop::sample::Index>(), byte in any::<u8>(), how in 0..3) {
+            let first = event("null", r#"{"id":1,"note":"a\u00e4","b":true}"#, "u", 100);
+            let mut bytes = event("null", r#"{"id":20,"note":"b\\","b":null}"#, "u", 101).into_bytes();
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, byte),
+            }
+            if let Ok(second) = String::from_utf8(bytes) {
+                check(&first, &second);
+            }
+        }
+    }
+}
