@@ -7,6 +7,7 @@
 pub mod error;
 
 pub mod amendment;
+pub mod aws;
 pub mod change;
 pub mod clock;
 pub mod evolution;
@@ -16,6 +17,8 @@ mod json;
 pub mod layout;
 pub mod offsets;
 pub mod row;
+#[cfg(test)]
+mod scripted_server;
 
 pub mod table;
 

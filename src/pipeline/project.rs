@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CommitTriggers, Models, Route};
+use crate::aws::AwsOptions;
 use crate::clock::Clock;
 use crate::config::{self, Brokers, CatalogConfig, Config, OnDelete, S3Config};
 use crate::decode::Format;
@@ -18,7 +19,7 @@ use crate::table::catalog::Catalog;
 use crate::table::catalog::glue::{GlueCatalog, GlueOptions};
 use crate::table::catalog::rest::{RestAuth, RestCatalog, RestOptions};
 use crate::table::catalog::sqlite::SqliteCatalog;
-use crate::table::storage::{AwsOptions, S3Options, Storage, StorageOptions};
+use crate::table::storage::{S3Options, Storage, StorageOptions};
 
 /// The clients for the places where files live. None of them is asked for anything yet.
 pub fn open_storage(config: &Config) -> Result<Storage> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::aws;
 use crate::error::{Kind, Situation};
 use crate::ids::{NameError, TableName};
 
@@ -131,6 +132,15 @@ impl Error {
     /// Whether the premise of the change is gone, so that the caller has to plan again.
     pub fn is_premise_broken(&self) -> bool {
         matches!(self, Error::PremiseBroken { .. })
+    }
+}
+
+impl From<aws::Error> for Error {
+    fn from(error: aws::Error) -> Self {
+        match error {
+            aws::Error::Misconfigured { what, hint } => Error::Misconfigured { what, hint },
+            aws::Error::Unreachable { what, source } => Error::Unreachable { what, source },
+        }
     }
 }
 

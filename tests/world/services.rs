@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use icestream::aws::AwsOptions;
 use icestream::clock::Clock;
 use icestream::table::Lake;
 use icestream::table::catalog::glue::{GlueCatalog, GlueOptions};
 use icestream::table::catalog::rest::{RestAuth, RestCatalog, RestOptions};
-use icestream::table::storage::{AwsOptions, S3Options, Storage, StorageOptions};
+use icestream::table::storage::{S3Options, Storage, StorageOptions};
 use serde::Deserialize;
 use uuid::Uuid;
 

@@ -23,9 +23,10 @@ use iceberg::{TableRequirement, TableUpdate};
 
 use super::pointer::Staged;
 use super::{Catalog, Head, NewTable, Swap, backoff, pointer};
+use crate::aws::{self, AwsOptions};
 use crate::ids::{TableName, check_part};
 use crate::table::error::{Error, Result};
-use crate::table::storage::{self, AwsOptions, Storage};
+use crate::table::storage::{self, Storage};
 
 const TABLE_TYPE: &str = "table_type";
 const METADATA_LOCATION: &str = "metadata_location";
@@ -53,8 +54,8 @@ pub struct GlueCatalog {
 
 impl GlueCatalog {
     pub async fn open(options: GlueOptions, storage: Storage) -> Result<Self> {
-        let config = storage::sdk_config(&options.aws, options.endpoint.as_deref()).await?;
-        let region = storage::region(&config)?;
+        let config = aws::sdk_config(&options.aws, options.endpoint.as_deref()).await?;
+        let region = aws::region(&config)?;
         let config = aws_sdk_glue::config::Builder::from(&config).retry_config(RetryConfig::disabled()).build();
         Ok(GlueCatalog { client: Client::from_conf(config), region, options, storage })
     }
@@ -92,7 +93,7 @@ impl GlueCatalog {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         if let Some(error) = without_credentials(&error) {
-            return storage::credentials_failure(error);
+            return aws::credentials_failure(error).into();
         }
         match meaning(&error) {
             Meaning::Throttled | Meaning::NotSent | Meaning::Doubtful => {
@@ -560,8 +561,8 @@ mod tests {
     use iceberg::spec::{ListType, MapType, NestedField, StructType};
     use serde_json::json;
 
-    use super::super::scripted_server::Server;
     use super::*;
+    use crate::scripted_server::Server;
     use crate::table::storage::StorageOptions;
 
     fn primitive(kind: PrimitiveType) -> Type {

@@ -13,8 +13,6 @@
 
 mod backoff;
 mod pointer;
-#[cfg(test)]
-mod scripted_server;
 
 pub mod glue;
 pub mod rest;

@@ -25,10 +25,10 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
 use super::{Catalog, Head, NewTable, Swap, backoff, pointer};
+use crate::aws::{self, AwsOptions, CachedCredentials};
 use crate::clock::Clock;
 use crate::ids::{TableName, check_part};
 use crate::table::error::{Error, Result};
-use crate::table::storage::{self, AwsOptions, CachedCredentials};
 
 /// How to reach a REST catalog.
 #[derive(Debug, Clone, Default)]
@@ -594,10 +594,10 @@ impl Credentials {
                 Credentials::OAuth2(OAuth2 { url, id, secret, scope, last: Mutex::new(None) })
             }
             RestAuth::SigV4 { service, aws } => {
-                let config = storage::sdk_config(aws, None).await?;
+                let config = aws::sdk_config(aws, None).await?;
                 Credentials::SigV4(Signer {
                     service: service.clone(),
-                    region: storage::region(&config)?,
+                    region: aws::region(&config)?,
                     credentials: CachedCredentials::new(&config, clock.clone())?,
                 })
             }

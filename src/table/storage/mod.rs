@@ -8,7 +8,6 @@
 //! **A file is never seen half written.** Locally it is written under another name, synced, and renamed; on S3 an
 //! object appears when its upload completes.
 
-mod aws;
 mod file_io;
 mod local;
 mod location;
@@ -28,10 +27,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::error::{Error, Result};
+use crate::aws::AwsOptions;
 use crate::error::Kind;
 
-pub use aws::AwsOptions;
-pub(crate) use aws::{CachedCredentials, credentials_failure, region, sdk_config};
 use file_io::Handle;
 pub(crate) use local::{create_folder, write_kind};
 use location::Place;

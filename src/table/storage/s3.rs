@@ -19,8 +19,8 @@ use object_store::{
 };
 use tokio::sync::OnceCell;
 
-use super::aws::{CachedCredentials, region, sdk_config};
 use super::{S3Options, find, storage_error};
+use crate::aws::{CachedCredentials, region, sdk_config};
 use crate::clock::Clock;
 use crate::error::Kind;
 use crate::table::error::{Error, Result};
@@ -144,7 +144,7 @@ impl CredentialProvider for Credentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let got = self.0.get().await;
+        let got = self.0.get().await.map_err(Error::from);
         let credentials = got.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
         Ok(Arc::new(AwsCredential {
             key_id: credentials.access_key_id().to_string(),

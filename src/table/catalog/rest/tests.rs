@@ -1,7 +1,7 @@
 use std::sync::Mutex as StdMutex;
 
-use super::super::scripted_server::Server;
 use super::*;
+use crate::scripted_server::Server;
 
 async fn open(server: &Server, auth: RestAuth, clock: Clock) -> Result<RestCatalog> {
     let options = RestOptions { uri: server.uri.clone(), auth, ..RestOptions::default() };

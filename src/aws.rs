@@ -1,6 +1,7 @@
-//! Who we are to AWS: the default chain with what the configuration sets, shared by S3, Glue and signed REST calls.
+//! Who we are to AWS: the default chain with what the configuration sets, shared by S3, Glue, signed REST calls and MSK.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
@@ -15,7 +16,39 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use tokio::sync::Mutex;
 
 use crate::clock::Clock;
-use crate::table::error::{Error, Result};
+use crate::error::{Kind, Situation};
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why we are nobody to AWS. Cheap to clone, so that one failure can be told to several waiters.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("{what}")]
+    Misconfigured { what: String, hint: String },
+
+    #[error("{what} does not answer")]
+    Unreachable {
+        what: String,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Situation for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Misconfigured { .. } => Kind::Config,
+            Error::Unreachable { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Misconfigured { hint, .. } => Some(hint.clone()),
+            Error::Unreachable { .. } => None,
+        }
+    }
+}
 
 /// An identity at AWS. What is not set comes from the default chain: environment, profile, web identity (IRSA),
 /// container and instance roles.
@@ -186,7 +219,8 @@ pub(crate) fn credentials_failure(error: &CredentialsError) -> Error {
         },
         other => {
             let text = format!("{other}{}", cause(other));
-            Error::unreachable("the source of AWS credentials", std::io::Error::other(text))
+            let what = "the source of AWS credentials".to_string();
+            Error::Unreachable { what, source: Arc::new(std::io::Error::other(text)) }
         }
     }
 }
@@ -197,7 +231,6 @@ fn cause(error: &CredentialsError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
     use std::time::Duration;
 
