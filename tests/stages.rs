@@ -78,6 +78,7 @@ async fn what_was_produced_is_in_the_batches_with_no_gap_and_no_duplicate() {
         assignment: Assignment::Everything,
         discover_every: Duration::from_secs(30),
         properties: BTreeMap::new(),
+        msk_iam: None,
         queue_bytes: 1 << 20,
     })
     .unwrap();

@@ -46,7 +46,7 @@ pub use problem::{ConfigProblems, Place, Problem};
 pub use quantity::{Percent, QuantityError, Size, Span};
 pub use reference::{json_schema, reference};
 pub use secret::{MASK, Secret, is_secret_name};
-pub use settings::{Format, KafkaProperties, OnDelete, Refresh};
+pub use settings::{Format, KafkaAuth, KafkaProperties, OnDelete, Refresh};
 pub use table::{FieldError, PartitionField, TableConfig, Transform};
 
 pub(crate) use check::legal_name;
@@ -147,6 +147,9 @@ pub struct KafkaConfig {
     /// How often to look for new topics and partitions.
     pub discover_every: Duration,
     pub properties: KafkaProperties,
+    pub auth: KafkaAuth,
+    pub aws_region: Option<String>,
+    pub aws_profile: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -493,6 +496,13 @@ fn cross_check(written: &Written<Settings>, checker: &mut Checker<'_>) {
             problem("catalog", "`credential`, `token` and `sigv4` exclude one another; keep one");
         }
     }
+    let kafka = &settings.source.kafka;
+    if kafka.auth != KafkaAuth::AwsMskIam {
+        let of_msk = [("source.kafka.aws_region", &kafka.aws_region), ("source.kafka.aws_profile", &kafka.aws_profile)];
+        for (path, _) in of_msk.iter().filter(|(_, value)| value.is_some()) {
+            problem(path, "is for `auth: aws-msk-iam` alone");
+        }
+    }
     let s3 = &settings.storage.s3;
     match (&s3.access_key_id, &s3.secret_access_key) {
         (Some(_), None) => problem("storage.s3.access_key_id", "needs `secret_access_key` beside it"),
@@ -566,6 +576,9 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
             topics: kafka.topics.into_iter().map(TopicPattern).collect(),
             discover_every: kafka.discover_every.0,
             properties: kafka.properties,
+            auth: kafka.auth,
+            aws_region: kafka.aws_region,
+            aws_profile: kafka.aws_profile,
         },
         source_files,
         format: settings.source.format,

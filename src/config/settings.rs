@@ -254,11 +254,36 @@ pub(super) struct KafkaSettings {
     /// How often to look for new topics and partitions.
     #[schemars(extend("x-minimum" = "1s"), example = &"5m")]
     pub(super) discover_every: Span,
-    /// Properties handed to librdkafka as they are, such as `security.protocol` and `sasl.username`. Secret are those
-    /// whose names contain `password`, `passphrase`, `secret`, `jaas`, `key.pem`, `private.key`, `user.info` or
-    /// `oauthbearer.config`.
+    /// Properties handed to librdkafka as they are, such as `security.protocol` and `sasl.username`. Tokens of
+    /// `sasl.oauthbearer.method: oidc` are fetched by icestream itself, from `sasl.oauthbearer.token.endpoint.url` with
+    /// `sasl.oauthbearer.client.id`, `.client.secret` and `.scope`; `https.ca.location` or `https.ca.pem` names the
+    /// authority behind that address, where it is no public one. Secret are those properties whose names contain
+    /// `password`, `passphrase`, `secret`, `jaas`, `key.pem`, `private.key`, `user.info` or `oauthbearer.config`.
     #[schemars(extend("x-secret-keys" = true), example = kafka_properties_example())]
     pub(super) properties: KafkaProperties,
+    /// How the brokers know who we are.
+    pub(super) auth: KafkaAuth,
+    /// The AWS region of an MSK cluster; told by the brokers' names or the default AWS chain when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"eu-central-1")]
+    pub(super) aws_region: Option<String>,
+    /// The profile of the AWS configuration files whose credentials an MSK cluster is shown; it may name a role to assume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"ingest")]
+    pub(super) aws_profile: Option<String>,
+}
+
+/// How Kafka's brokers know who we are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum KafkaAuth {
+    /// as `properties` say, with `security.protocol`, `sasl.…` and `ssl.…`.
+    #[default]
+    Properties,
+    /// by IAM, for Amazon MSK: with credentials of the default AWS chain (environment, profile, web identity, container
+    /// and instance roles), over TLS. Nothing in `properties` is needed for it.
+    AwsMskIam,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -285,6 +310,9 @@ impl Default for KafkaSettings {
             topics: Vec::new(),
             discover_every: Span(Duration::from_secs(30)),
             properties: KafkaProperties::default(),
+            auth: KafkaAuth::default(),
+            aws_region: None,
+            aws_profile: None,
         }
     }
 }

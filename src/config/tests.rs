@@ -309,6 +309,18 @@ fn keys_that_do_not_go_together() {
 }
 
 #[test]
+fn msk_needs_one_word_and_may_have_more() {
+    let kafka = |lines: &str| Project::new(&format!("name: shop\nsource: {{ kafka: {{ {lines} }} }}\n"));
+    assert_eq!(kafka("auth: aws-msk-iam").config().kafka.auth, KafkaAuth::AwsMskIam);
+    let config =
+        kafka("auth: aws-msk-iam, aws_region: eu-central-1").variable("ICESTREAM_SOURCE__KAFKA__AWS_PROFILE", "p");
+    let config = config.config().kafka;
+    assert_eq!((config.aws_region.as_deref(), config.aws_profile.as_deref()), (Some("eu-central-1"), Some("p")));
+    insta::assert_snapshot!(kafka("aws_region: eu-central-1").error(), @"error: icestream.yaml:2:32 source.kafka.aws_region: is for `auth: aws-msk-iam` alone");
+    insta::assert_snapshot!(kafka("auth: aws-msk").error(), @"error: icestream.yaml:2:26 source.kafka.auth: `aws-msk` is not allowed; allowed: `properties`, `aws-msk-iam`");
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let secret = "hunter2";
     insta::assert_snapshot!(
@@ -570,6 +582,7 @@ fn the_settings_in_force_name_their_origin() {
         discover_every: 30s                              # default
         properties:
           client.id: "a b"                               # line 5
+        auth: properties                                 # default
       format: debezium-json                              # default
     commit:
       every: 10s                                         # default

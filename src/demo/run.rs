@@ -283,6 +283,7 @@ pub async fn run(
         assignment: Assignment::Everything,
         discover_every: config.kafka.discover_every,
         properties: Default::default(),
+        msk_iam: None,
         queue_bytes: 32 << 20,
     })?;
     let route = |topic: &str| pipeline::route(config, topic);

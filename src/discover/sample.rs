@@ -201,6 +201,7 @@ mod tests {
             discover_every: Duration::from_secs(30),
             topics: vec!["t".to_string()],
             properties: BTreeMap::new(),
+            msk_iam: None,
             queue_bytes: 1 << 20,
         };
         let mut source = KafkaSource::connect(config).unwrap();

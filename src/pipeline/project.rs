@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{CommitTriggers, Models, Route};
 use crate::aws::AwsOptions;
 use crate::clock::Clock;
-use crate::config::{self, Brokers, CatalogConfig, Config, OnDelete, S3Config};
+use crate::config::{self, Brokers, CatalogConfig, Config, KafkaAuth, OnDelete, S3Config};
 use crate::decode::Format;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
@@ -138,6 +138,12 @@ pub fn kafka_config(config: &Config, brokers: &str) -> KafkaConfig {
         assignment: Assignment::Everything,
         discover_every: config.kafka.discover_every,
         properties: config.kafka.properties.expose().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        // The warehouse's keys are not for the brokers.
+        msk_iam: (config.kafka.auth == KafkaAuth::AwsMskIam).then(|| AwsOptions {
+            region: config.kafka.aws_region.clone(),
+            profile: config.kafka.aws_profile.clone(),
+            ..AwsOptions::default()
+        }),
         queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
     }
 }

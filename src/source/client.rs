@@ -1,18 +1,22 @@
 //! What every Kafka client here is set up with, and where its words go.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
 
-use super::error::{Error, Result, Trouble, trouble};
+use super::error::{Error, Result, Trouble, trouble, trouble_said};
 use super::kafka::KafkaConfig;
+use super::token::{Issuer, Tokens};
+use crate::clock::Clock;
 use crate::offsets::TopicPartition;
 
 /// Properties that decide where reading starts or ends, which is not the user's to say, or that are set elsewhere.
@@ -32,8 +36,10 @@ const RESERVED: &[(&str, &str)] = &[
 /// How much one answer of a broker may hold. Answers come on top of what is queued.
 const ANSWER_BYTES: std::ops::RangeInclusive<usize> = 1_000_000..=50 * 1024 * 1024;
 
-/// The settings every client has in common; the properties of the configuration come last.
-pub(super) fn client_config(config: &KafkaConfig) -> Result<ClientConfig> {
+/// The settings every client has in common, the properties of the configuration last; and where it has tokens from, if it
+/// needs any. Those are fetched from now on, by a task.
+pub(super) fn client_config(config: &KafkaConfig) -> Result<(ClientConfig, Option<Arc<Tokens>>)> {
+    let issuer = Issuer::new(config)?;
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.brokers);
     client.set("group.id", &config.group);
@@ -47,13 +53,18 @@ pub(super) fn client_config(config: &KafkaConfig) -> Result<ClientConfig> {
     client.set("fetch.max.bytes", answer.to_string());
     client.set("topic.metadata.refresh.interval.ms", milliseconds(config.discover_every));
     client.set_log_level(RDKafkaLogLevel::Info);
+    if issuer.is_some() {
+        client.set("security.protocol", "SASL_SSL").set("sasl.mechanism", "OAUTHBEARER");
+    }
     for (name, value) in &config.properties {
         if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
             return Err(Error::ReservedProperty { name: name.clone(), why });
         }
-        client.set(name, value);
+        if !issuer.as_ref().is_some_and(|issuer| issuer.takes(name)) {
+            client.set(name, value);
+        }
     }
-    Ok(client)
+    Ok((client, issuer.map(|issuer| Tokens::start(issuer, Clock::system()))))
 }
 
 /// A time as the client's properties have it; they end at an hour and are no less than ten milliseconds.
@@ -90,13 +101,39 @@ pub(super) fn list_partitions(
     Ok(found)
 }
 
-/// Carries the client's words to our log, and keeps the last complaint for errors that need a reason.
+/// Carries the client's words to our log, and keeps the last complaint for errors that need a reason. Hands it tokens.
 #[derive(Default)]
 pub(super) struct ClientLog {
     complaint: Mutex<Option<(Trouble, String)>>,
+    pub(super) tokens: Option<Arc<Tokens>>,
+    has_token: AtomicBool,
 }
 
 impl ClientLog {
+    pub(super) fn new(tokens: Option<Arc<Tokens>>) -> Self {
+        ClientLog { tokens, ..ClientLog::default() }
+    }
+
+    /// Whether the client was handed its first token, or needs none.
+    pub(super) fn has_token(&self) -> bool {
+        self.tokens.is_none() || self.has_token.load(Ordering::Relaxed)
+    }
+
+    /// Whether an answer that did not come yet may still come.
+    pub(super) fn may_pass(&self, error: &KafkaError) -> bool {
+        let complained = self.complaint().is_none_or(|(trouble, _)| trouble == Trouble::Passing);
+        complained && trouble(error.rdkafka_error_code()) == Trouble::Passing && *error != KafkaError::Canceled
+    }
+
+    /// Whether an error may be about a token that was good before.
+    pub(super) fn is_about_token(&self, error: &KafkaError) -> bool {
+        let code = error.rdkafka_error_code();
+        let is_authentication = [RDKafkaErrorCode::Authentication, RDKafkaErrorCode::SaslAuthenticationFailed]
+            .iter()
+            .any(|authentication| code == Some(*authentication));
+        is_authentication && self.tokens.is_some()
+    }
+
     pub(super) fn complaint(&self) -> Option<(Trouble, String)> {
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -107,6 +144,19 @@ impl ClientLog {
 }
 
 impl ClientContext for ClientLog {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Called by whoever listens to the client, so it must not wait.
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let Some(tokens) = &self.tokens else {
+            // The client makes its first unsecured token by itself, and asks us for the next.
+            return Err("an unsecured token is not renewed: set a longer `lifeSeconds`".into());
+        };
+        let token = tokens.now().map_err(|error| crate::error::Error::from(error).to_string())?;
+        self.has_token.store(true, Ordering::Relaxed);
+        Ok(token)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
@@ -120,7 +170,7 @@ impl ClientContext for ClientLog {
         if matches!(error, KafkaError::Global(RDKafkaErrorCode::PartitionEOF)) {
             return;
         }
-        let trouble = trouble(error.rdkafka_error_code());
+        let trouble = trouble_said(error.rdkafka_error_code(), reason);
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         // "All brokers down" follows the reason why, which says more.
         if complaint.is_none() || trouble != Trouble::Passing || !reason.contains("brokers are down") {
@@ -146,6 +196,7 @@ impl fmt::Debug for KafkaConfig {
             .field("assignment", &self.assignment)
             .field("discover_every", &self.discover_every)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .field("msk_iam", &self.msk_iam)
             .field("queue_bytes", &self.queue_bytes)
             .finish()
     }

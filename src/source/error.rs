@@ -2,12 +2,14 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::aws;
 use crate::error::{Kind, Situation};
 use crate::offsets::TopicPartition;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-#[derive(Debug, thiserror::Error)]
+/// Cheap to clone, so that one failure can be told to several waiters.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     #[error("kafka property `{name}` cannot be set: {why}")]
     ReservedProperty { name: String, why: &'static str },
@@ -38,6 +40,40 @@ pub enum Error {
         #[source]
         source: Reason,
     },
+
+    #[error("kafka at `{brokers}` has no certificate that is trusted")]
+    Untrusted {
+        brokers: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("kafka at `{brokers}` does not take this client's certificate")]
+    NotTrusted {
+        brokers: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("the token endpoint `{endpoint}` gave no token: {answer}")]
+    TokenRefused { endpoint: String, answer: String },
+
+    #[error("the token endpoint `{endpoint}` does not answer")]
+    TokenUnreachable {
+        endpoint: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error("the token endpoint `{endpoint}` has no certificate that is trusted")]
+    TokenUntrusted {
+        endpoint: String,
+        #[source]
+        source: Reason,
+    },
+
+    #[error(transparent)]
+    Aws(#[from] aws::Error),
 
     #[error("topic `{}` partition {}: offset {offset} is no longer there, the oldest is {first}", at.topic, at.partition)]
     Expired { at: TopicPartition, offset: i64, first: i64 },
@@ -94,6 +130,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// What trouble with the brokers means, where the client does not get over it by itself.
+    pub(super) fn new(trouble: Trouble, brokers: &str, source: Reason, at: Option<&TopicPartition>) -> Self {
+        let brokers = brokers.to_string();
+        match (trouble, at) {
+            (Trouble::TopicGone, Some(at)) => Error::TopicMissing { topic: at.topic.to_string(), brokers },
+            (Trouble::Denied, _) => Error::Denied { brokers, source },
+            (Trouble::Untrusted, _) => Error::Untrusted { brokers, source },
+            (Trouble::NotTrusted, _) => Error::NotTrusted { brokers, source },
+            _ => Error::Unreachable { brokers, source },
+        }
+    }
+
     /// The topic that the error is about, where it is about one alone.
     pub fn topic(&self) -> Option<&str> {
         match self {
@@ -135,6 +183,9 @@ pub(super) enum Trouble {
     /// The position is outside of what the partition holds.
     OutOfRange,
     Denied,
+    /// The brokers' certificate, or ours, is not taken.
+    Untrusted,
+    NotTrusted,
     TopicGone,
     /// The client tries again by itself.
     Passing,
@@ -161,6 +212,15 @@ pub(super) fn trouble(code: Option<RDKafkaErrorCode>) -> Trouble {
     }
 }
 
+/// The same, with what the client said, which is where problems of TLS differ.
+pub(super) fn trouble_said(code: Option<RDKafkaErrorCode>, text: &str) -> Trouble {
+    match trouble(code) {
+        Trouble::Passing if text.contains("certificate verify failed") => Trouble::Untrusted,
+        Trouble::Passing if text.contains("alert") && text.contains("certificate") => Trouble::NotTrusted,
+        other => other,
+    }
+}
+
 impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
@@ -173,10 +233,18 @@ impl Situation for Error {
             | Error::NoFiles { .. }
             | Error::NoTopic { .. }
             | Error::OtherTopic { .. }
-            | Error::Denied { .. } => Kind::Config,
+            | Error::Denied { .. }
+            | Error::Untrusted { .. }
+            | Error::NotTrusted { .. }
+            | Error::TokenRefused { .. }
+            | Error::TokenUntrusted { .. } => Kind::Config,
+            Error::Aws(error) => error.kind(),
             Error::Files { .. } => Kind::Unavailable,
             Error::FilesMoved { .. } | Error::LongLine { .. } | Error::Damaged { .. } => Kind::Corrupt,
-            Error::Unreachable { .. } | Error::Broken { .. } | Error::Embedded { .. } => Kind::Unavailable,
+            Error::Unreachable { .. }
+            | Error::Broken { .. }
+            | Error::TokenUnreachable { .. }
+            | Error::Embedded { .. } => Kind::Unavailable,
             Error::Expired { .. } | Error::PastEnd { .. } | Error::Replaced { .. } => Kind::Corrupt,
         }
     }
@@ -196,9 +264,32 @@ impl Situation for Error {
                 "check `source.kafka.brokers`, the network, and whether the brokers expect TLS".to_string()
             }
             Error::Denied { .. } => {
-                "check the credentials in `source.kafka.properties`, and the rights on the topics and the group"
+                "check the credentials in `source.kafka`, and the rights on the topics and the group".to_string()
+            }
+            Error::Untrusted { .. } => {
+                "name the authority that signed the brokers' certificate as `ssl.ca.location` (a file) or `ssl.ca.pem` in \
+                 `source.kafka.properties`; the names in `source.kafka.brokers` have to be in that certificate"
                     .to_string()
             }
+            Error::NotTrusted { .. } => {
+                "set `ssl.certificate.location` and `ssl.key.location`, or `ssl.certificate.pem` and `ssl.key.pem`, in \
+                 `source.kafka.properties` to a certificate that the brokers' authority signed"
+                    .to_string()
+            }
+            Error::TokenRefused { .. } => {
+                "check `sasl.oauthbearer.client.id`, `.client.secret`, `.scope` and `.token.endpoint.url` in \
+                 `source.kafka.properties`"
+                    .to_string()
+            }
+            Error::TokenUnreachable { .. } => {
+                "check `sasl.oauthbearer.token.endpoint.url` in `source.kafka.properties`, and the network".to_string()
+            }
+            Error::TokenUntrusted { .. } => {
+                "name the authority that signed its certificate as `https.ca.location` or `https.ca.pem` in \
+                 `source.kafka.properties`"
+                    .to_string()
+            }
+            Error::Aws(error) => return error.hint(),
             Error::Expired { at, offset, first } => format!(
                 "records {offset} to {} left the topic before they were read; fill them in from elsewhere, or accept the \
                  gap with `{}` (or `latest`, an OFFSET or a TIME); longer retention of the topic prevents it",

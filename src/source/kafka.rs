@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
@@ -22,11 +21,15 @@ use super::member::Member;
 use super::ownership::{Owned, Ownership, difference};
 use super::pattern::TopicPattern;
 use super::{FetchLimits, Fetched, Source, Start};
+use crate::aws::AwsOptions;
 use crate::change::RawRecord;
 use crate::offsets::{Positions, RecordMark, TopicPartition};
 
 /// How long a broker has to answer a question about topics or offsets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long to wait before looking whether there is any hope of an answer.
+pub(super) const SOON: Duration = Duration::from_secs(3);
 
 /// How long to listen for the reason why a broker did not answer.
 const COMPLAINT_TIMEOUT: Duration = Duration::from_millis(50);
@@ -66,6 +69,8 @@ pub struct KafkaConfig {
     pub discover_every: Duration,
     /// librdkafka's properties.
     pub properties: BTreeMap<String, String>,
+    /// Who we are to an MSK cluster that asks for IAM. What is not set comes from the default AWS chain.
+    pub msk_iam: Option<AwsOptions>,
     /// How many bytes the client may read ahead.
     pub queue_bytes: usize,
 }
@@ -133,16 +138,16 @@ impl KafkaSource {
     /// Sets up the clients. Connections are made when the first question is asked. Has to be called inside a Tokio runtime.
     pub fn connect(config: KafkaConfig) -> Result<Self> {
         let patterns = config.topics.iter().map(|topic| TopicPattern::parse(topic)).collect::<Result<Vec<_>>>()?;
-        let client: ClientConfig = client_config(&config)?;
+        let (client, tokens) = client_config(&config)?;
         let consumer: StreamConsumer<ClientLog> =
-            client.create_with_context(ClientLog::default()).map_err(|error| set_up_error(&error))?;
+            client.create_with_context(ClientLog::new(tokens.clone())).map_err(|error| set_up_error(&error))?;
         let consumer = Arc::new(consumer);
         let ownership = Arc::new(Ownership::default());
         let owner = match config.assignment {
             Assignment::Group => {
                 let patience = config.properties.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
                 let patience = patience.map_or(PATIENCE, Duration::from_millis);
-                Owner::Group(Member::new(&client, patterns.clone(), ownership.clone(), patience)?)
+                Owner::Group(Member::new(&client, tokens, patterns.clone(), ownership.clone(), patience)?)
             }
             Assignment::Everything => {
                 let found =
@@ -165,19 +170,40 @@ impl KafkaSource {
         })
     }
 
-    /// Asks the brokers something. The client's questions block, so they get a thread.
+    /// Asks the brokers something. The client's questions block, so they get a thread. Who is turned away at the door is
+    /// told so soon, and not when waiting for an answer ends.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&StreamConsumer<ClientLog>, Duration) -> KafkaResult<T> + Send + 'static,
+        question: impl Fn(&StreamConsumer<ClientLog>, Duration) -> KafkaResult<T> + Send + Sync + 'static,
     ) -> KafkaResult<T> {
-        let (consumer, timeout) = (self.consumer.clone(), self.answer_timeout);
-        // Without an answer, the runtime is being shut down, or the question panicked.
-        let answer = tokio::task::spawn_blocking(move || question(&consumer, timeout)).await;
-        let answer = answer.unwrap_or(Err(KafkaError::Canceled));
-        if answer.is_err() {
+        let question = Arc::new(question);
+        let soon = SOON.min(self.answer_timeout / 2);
+        let mut answer = Err(KafkaError::Canceled);
+        for timeout in [soon, self.answer_timeout] {
+            let (consumer, question) = (self.consumer.clone(), question.clone());
+            // Without an answer, the runtime is being shut down, or the question panicked.
+            let asked = tokio::task::spawn_blocking(move || question(&consumer, timeout)).await;
+            answer = asked.unwrap_or(Err(KafkaError::Canceled));
+            let Err(error) = &answer else { break };
             self.hear_complaints().await;
+            if !self.consumer.context().may_pass(error) {
+                break;
+            }
         }
         answer
+    }
+
+    /// Sees to it that the client has a token, where it needs one. It asks for its first when it is listened to, which
+    /// nobody does before there is something to read; for later ones it asks while records are read.
+    async fn authenticate(&self) -> Result<()> {
+        let log = self.consumer.context();
+        let Some(tokens) = &log.tokens else { return Ok(()) };
+        tokens.ready().await?;
+        let deadline = Instant::now() + self.answer_timeout;
+        while !log.has_token() && self.assigned.partitions.is_empty() && Instant::now() < deadline {
+            self.hear_complaints().await;
+        }
+        Ok(())
     }
 
     async fn bounds(&self, partitions: Vec<TopicPartition>) -> Result<BTreeMap<TopicPartition, Bounds>> {
@@ -189,6 +215,7 @@ impl KafkaSource {
     }
 
     async fn bounds_of(&self, at: &TopicPartition) -> Result<Bounds> {
+        self.authenticate().await?;
         let deadline = Instant::now() + self.answer_timeout;
         loop {
             let asked = at.clone();
@@ -221,12 +248,11 @@ impl KafkaSource {
     }
 
     fn situation(&self, error: &KafkaError, trouble: Trouble, source: Reason, at: Option<&TopicPartition>) -> Error {
-        let brokers = self.brokers.clone();
-        match (trouble, at) {
-            (Trouble::TopicGone, Some(at)) => Error::TopicMissing { topic: at.topic.to_string(), brokers },
-            (Trouble::Denied, _) => Error::Denied { brokers, source },
-            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Error::Broken { brokers, source },
-            _ => Error::Unreachable { brokers, source },
+        match Error::new(trouble, &self.brokers, source, at) {
+            Error::Unreachable { brokers, source } if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Error::Broken { brokers, source }
+            }
+            other => other,
         }
     }
 
@@ -254,7 +280,12 @@ impl KafkaSource {
 
     /// Turns an error met while reading into one to return, or into nothing when the client tries again by itself.
     async fn judge(&mut self, error: KafkaError) -> Result<()> {
-        match trouble(error.rdkafka_error_code()) {
+        let met = match trouble(error.rdkafka_error_code()) {
+            // Not by a token that expired: the next one is on its way, or its issuer's trouble shows when probing.
+            Trouble::Denied if self.consumer.context().is_about_token(&error) => Trouble::Passing,
+            met => met,
+        };
+        match met {
             Trouble::OutOfRange => {
                 let partitions = self.assigned.partitions.iter().map(|reading| reading.at.clone()).collect();
                 let bounds = self.bounds(partitions).await?;
@@ -319,6 +350,7 @@ impl KafkaSource {
     }
 
     async fn all_partitions(&self) -> Result<Vec<TopicPartition>> {
+        self.authenticate().await?;
         self.ask(list_partitions).await.map_err(|error| self.failure(&error, None))
     }
 
@@ -449,6 +481,9 @@ impl Source for KafkaSource {
 
     async fn fetch(&mut self, limits: FetchLimits) -> Result<Fetched> {
         self.judge_postponed().await?;
+        if !self.consumer.context().has_token() {
+            self.authenticate().await?;
+        }
         let owned = self.ownership.owned();
         let (gained, mut lost) = (difference(&owned, &self.told), Vec::new());
         if let Owner::Group(member) = &self.owner {
@@ -727,6 +762,7 @@ mod tests {
             assignment: Assignment::Everything,
             discover_every: Duration::from_secs(30),
             properties: BTreeMap::new(),
+            msk_iam: None,
             queue_bytes: 1 << 20,
         }
     }

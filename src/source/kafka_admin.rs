@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, client_config, list_partitions, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
-use super::kafka::KafkaConfig;
+use super::kafka::{KafkaConfig, SOON};
 use crate::offsets::{Positions, TopicPartition};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,29 +46,26 @@ pub struct KafkaAdmin {
 impl KafkaAdmin {
     /// Sets up a client; [`KafkaConfig::group`] is the group whose commits it can be asked for, which it never joins.
     pub fn connect(config: &KafkaConfig) -> Result<Self> {
-        let mut client = client_config(config)?;
+        let (mut client, tokens) = client_config(config)?;
         // Whoever asks is told why there is no answer.
         client.set_log_level(RDKafkaLogLevel::Critical).set("log_level", "2");
-        let consumer = client.create_with_context(ClientLog::default()).map_err(|error| set_up_error(&error))?;
+        let consumer = client.create_with_context(ClientLog::new(tokens)).map_err(|error| set_up_error(&error))?;
         Ok(KafkaAdmin { brokers: config.brokers.clone(), consumer: Arc::new(consumer) })
     }
 
     /// Every partition of every topic.
     pub async fn partitions(&self) -> Result<Vec<TopicPartition>> {
-        let list = |consumer: &BaseConsumer<ClientLog>| list_partitions(consumer, ANSWER_TIMEOUT);
-        self.ask(list).await.map_err(|error| self.failure(&error, None))
+        self.ask(None, list_partitions).await
     }
 
     pub async fn bounds(&self, partitions: Vec<TopicPartition>) -> Result<BTreeMap<TopicPartition, Bounds>> {
         let questions = partitions.into_iter().map(|at| async move {
             let asked = at.clone();
-            let question = move |consumer: &BaseConsumer<ClientLog>| {
-                consumer.fetch_watermarks(&asked.topic, asked.partition, ANSWER_TIMEOUT)
+            let question = move |consumer: &BaseConsumer<ClientLog>, timeout| {
+                consumer.fetch_watermarks(&asked.topic, asked.partition, timeout)
             };
-            match self.ask(question).await {
-                Ok((first, end)) => Ok((at, Bounds { first, end })),
-                Err(error) => Err(self.failure(&error, Some(&at))),
-            }
+            let (first, end) = self.ask(Some(&at), question).await?;
+            Ok((at, Bounds { first, end }))
         });
         futures::stream::iter(questions).buffer_unordered(QUESTIONS_AT_ONCE).try_collect().await
     }
@@ -78,30 +75,29 @@ impl KafkaAdmin {
     pub async fn offsets_at(&self, time_ms: i64, partitions: Vec<TopicPartition>) -> Result<Positions> {
         let asked =
             list(partitions.iter().map(|at| (at, Offset::Offset(time_ms)))).map_err(|e| self.failure(&e, None))?;
-        let found = self.ask(move |consumer| consumer.offsets_for_times(asked, ANSWER_TIMEOUT)).await;
-        self.positions(found)
+        let found = self.ask(None, move |consumer, timeout| consumer.offsets_for_times(asked.clone(), timeout)).await?;
+        self.positions(&found)
     }
 
     /// What the group has committed of these partitions.
     pub async fn committed(&self, partitions: Vec<TopicPartition>) -> Result<Positions> {
         let asked = list(partitions.iter().map(|at| (at, Offset::Invalid))).map_err(|e| self.failure(&e, None))?;
-        let found = self.ask(move |consumer| consumer.committed_offsets(asked, ANSWER_TIMEOUT)).await;
-        self.positions(found)
+        let found = self.ask(None, move |consumer, timeout| consumer.committed_offsets(asked.clone(), timeout)).await?;
+        self.positions(&found)
     }
 
     /// The time of the first record at or behind each position, milliseconds since 1970, where there is a record.
     pub async fn times(&self, positions: &Positions) -> Result<BTreeMap<TopicPartition, i64>> {
         let positions = positions.clone();
-        let read = move |consumer: &BaseConsumer<ClientLog>| {
+        let read = move |consumer: &BaseConsumer<ClientLog>, _| {
             let times = first_times(consumer, &positions);
             consumer.unassign()?;
             times
         };
-        self.ask(read).await.map_err(|error| self.failure(&error, None))
+        self.ask(None, read).await
     }
 
-    fn positions(&self, found: KafkaResult<TopicPartitionList>) -> Result<Positions> {
-        let found = found.map_err(|error| self.failure(&error, None))?;
+    fn positions(&self, found: &TopicPartitionList) -> Result<Positions> {
         let mut positions = Positions::new();
         for element in found.elements() {
             let at = TopicPartition::new(element.topic(), element.partition());
@@ -113,26 +109,41 @@ impl KafkaAdmin {
         Ok(positions)
     }
 
-    /// The client's questions block, so they get a thread.
+    /// The client's questions block, so they get a thread. Who is turned away at the door is told so soon. `at` is the
+    /// partition that a question is about.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<ClientLog>) -> KafkaResult<T> + Send + 'static,
-    ) -> KafkaResult<T> {
+        at: Option<&TopicPartition>,
+        question: impl Fn(&BaseConsumer<ClientLog>, Duration) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<T> {
+        if let Some(tokens) = &self.consumer.context().tokens {
+            tokens.ready().await?;
+        }
         let consumer = self.consumer.clone();
         let ask = move || {
-            let answer = question(&consumer);
-            if answer.is_err() {
+            let deadline = Instant::now() + ANSWER_TIMEOUT;
+            while !consumer.context().has_token() && Instant::now() < deadline {
+                // It asks for its first token when it is listened to. Nobody has questions for long enough to need another.
+                drop(consumer.poll(COMPLAINT_TIMEOUT));
+            }
+            let mut answer = Err(KafkaError::Canceled);
+            for timeout in [SOON, ANSWER_TIMEOUT] {
+                answer = question(&consumer, timeout);
+                let Err(error) = &answer else { break };
                 // The reason comes through the queue of records.
                 drop(consumer.poll(COMPLAINT_TIMEOUT));
+                if !consumer.context().may_pass(error) {
+                    break;
+                }
             }
             answer
         };
         // Without an answer, the runtime is being shut down, or the question panicked.
-        tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled))
+        let answer = tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled));
+        answer.map_err(|error| self.failure(&error, at))
     }
 
     fn failure(&self, error: &KafkaError, at: Option<&TopicPartition>) -> Error {
-        let brokers = self.brokers.clone();
         let (mut kind, mut source) = (trouble(error.rdkafka_error_code()), Reason::from(error));
         if kind == Trouble::Passing {
             let complaint = self.consumer.context().complaint();
@@ -140,11 +151,7 @@ impl KafkaAdmin {
                 (kind, source) = (complained, Reason::new(text));
             }
         }
-        match (kind, at) {
-            (Trouble::TopicGone, Some(at)) => Error::TopicMissing { topic: at.topic.to_string(), brokers },
-            (Trouble::Denied, _) => Error::Denied { brokers, source },
-            _ => Error::Unreachable { brokers, source },
-        }
+        Error::new(kind, &self.brokers, source, at)
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -20,6 +21,7 @@ use super::client::{ClientLog, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::ownership::Ownership;
 use super::pattern::TopicPattern;
+use super::token::Tokens;
 use crate::offsets::TopicPartition;
 
 /// How often the group is listened to.
@@ -57,6 +59,7 @@ impl Member {
     /// Sets up the client. The group is joined when records are first asked for.
     pub(super) fn new(
         config: &ClientConfig,
+        tokens: Option<Arc<Tokens>>,
         patterns: Vec<TopicPattern>,
         ownership: Arc<Ownership>,
         patience: Duration,
@@ -67,7 +70,7 @@ impl Member {
             config.set("topic.blacklist", "^__");
         }
         let subscription: Vec<String> = patterns.iter().map(TopicPattern::subscription).collect();
-        let context = MemberContext { log: ClientLog::default(), patterns, ownership };
+        let context = MemberContext { log: ClientLog::new(tokens), patterns, ownership };
         let consumer: Arc<BaseConsumer<MemberContext>> =
             Arc::new(config.create_with_context(context).map_err(|error| set_up_error(&error))?);
         let weak = Arc::downgrade(&consumer);
@@ -144,10 +147,18 @@ fn attend(
             consumer.unsubscribe();
             is_subscribed = false;
         }
+        // It is asked for a token as soon as it is listened to, and asks again much later.
+        if consumer.context().log.tokens.as_ref().is_some_and(|tokens| !tokens.is_ready()) {
+            // Whether it is the end shows above.
+            let _ = ended.recv_timeout(LISTEN_EVERY);
+            continue;
+        }
         // Nothing is assigned, so there is nothing to read.
         if let Some(Err(error)) = consumer.poll(LISTEN_EVERY) {
             let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-            if is_fatal || trouble(error.rdkafka_error_code()) == Trouble::Denied {
+            // Who reads has the same tokens, and knows what becomes of them.
+            let is_denied = trouble(error.rdkafka_error_code()) == Trouble::Denied;
+            if is_fatal || is_denied && !consumer.context().log.is_about_token(&error) {
                 attendance.fail(error);
             } else {
                 tracing::debug!(%error, "the group is in trouble");
@@ -163,6 +174,12 @@ impl Attendance {
 }
 
 impl ClientContext for MemberContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.log.generate_oauth_token(config)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.log.log(level, facility, message);
     }

@@ -13,8 +13,11 @@ mod files;
 mod kafka;
 mod kafka_admin;
 mod member;
+mod msk;
+mod oidc;
 mod ownership;
 mod pattern;
+mod token;
 
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
