@@ -35,6 +35,7 @@ mod ingest_faults;
 mod kafka;
 mod project;
 mod readers;
+mod security;
 mod services;
 mod verbs;
 
