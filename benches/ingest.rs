@@ -337,6 +337,7 @@ async fn drain(options: &Options, brokers: &str, prefix: &str) -> Result<serde_j
         discover_every: Duration::from_secs(30),
         properties: BTreeMap::new(),
         queue_bytes: options.memory / 8,
+        msk_iam: None,
     })?;
     let route = |topic: &str| {
         Some(Route {

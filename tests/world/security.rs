@@ -116,9 +116,10 @@ async fn certificates_are_checked_on_both_sides() {
     let ssl = ("security.protocol", "SSL".to_string());
     let ours = ("ssl.ca.location", file("ours-ca.pem"));
 
-    let one_sided =
-        |more: &[(&'static str, String)]| with(&broker, text(tls, "/brokers"), &[&[ssl.clone()], more].concat());
-    enters(&one_sided(&[ours.clone()]), &broker).await;
+    let one_sided = |more: &[(&'static str, String)]| {
+        with(&broker, text(tls, "/brokers"), &[std::slice::from_ref(&ssl), more].concat())
+    };
+    enters(&one_sided(std::slice::from_ref(&ours)), &broker).await;
     enters(&one_sided(&[("ssl.ca.pem", content("ours-ca.pem"))]), &broker).await;
     for authority in [Some(("ssl.ca.location", file("theirs-ca.pem"))), None] {
         let shown = refused(&one_sided(authority.as_slice()), Kind::Config).await;
