@@ -5,7 +5,10 @@ use super::tables::{number, size};
 use super::{Context, Outcome, lake};
 use crate::error::Result;
 use crate::pipeline;
-use crate::pipeline::status::{BronzeStatus, Status, TableStatus};
+use crate::pipeline::status::{BronzeStatus, SilverStatus, Status, TableStatus};
+
+/// What stands in place of figures of a table that is not there.
+const NOT_MADE: &str = "not made yet";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -63,15 +66,14 @@ pub fn show(status: &Status, json: bool, context: &Context) -> Result<Outcome> {
     parts.push((status.bronze.is_empty(), grid));
     let mut grid = self::grid("silver", &[("behind", false)]);
     for table in &status.silver {
-        let commits = table.commits_behind.map_or("commits".to_string(), |commits| plural(commits, "commit"));
         let mut row = common(&table.table);
-        row.push(behind(table.is_behind, &commits, table.seconds_behind));
+        row.push(of_silver(table));
         grid.push(row);
     }
     parts.push((status.silver.is_empty(), grid));
     let mut grid = self::grid("gold", &[("behind", false)]);
     for table in &status.gold {
-        let what = if table.moved.is_empty() { "not built".to_string() } else { table.moved.join(", ") };
+        let what = if table.table.is_made { table.moved.join(", ") } else { NOT_MADE.to_string() };
         let mut row = common(&table.table);
         row.push(behind(table.is_behind, &what, table.seconds_behind));
         grid.push(row);
@@ -100,16 +102,16 @@ fn common(table: &TableStatus) -> Vec<String> {
         number(table.rows),
         number(files),
         size(table.bytes),
-        table.snapshots.to_string(),
-        match (table.last_commit_ms, table.seconds_since_commit) {
-            (Some(_), Some(seconds)) => format!("{} ago", span(seconds)),
-            _ => "never".to_string(),
+        number(table.is_made.then_some(table.snapshots)),
+        match table.seconds_since_commit {
+            Some(seconds) => format!("{} ago", span(seconds)),
+            None if table.is_made => "never".to_string(),
+            None => NOT_MADE.to_string(),
         },
     ]
 }
 
 fn of_bronze(table: &BronzeStatus) -> [String; 5] {
-    let lag = table.topics.iter().map(|topic| topic.lag).sum::<Option<i64>>().filter(|_| !table.topics.is_empty());
     let waiting = table.topics.iter().filter_map(|topic| topic.lag_seconds).max();
     let mut states: Vec<&str> = table.topics.iter().map(|topic| topic.state).collect();
     states.sort();
@@ -124,12 +126,25 @@ fn of_bronze(table: &BronzeStatus) -> [String; 5] {
         _ => String::new(),
     };
     [
-        lag.map_or("?".to_string(), |lag| lag.to_string()),
+        table.lag().map_or("?".to_string(), |lag| lag.to_string()),
         waiting.map_or("?".to_string(), span),
         states.join(", "),
         format!("{}{share}{above}", rejected.rows),
         table.schema.changes.to_string(),
     ]
+}
+
+fn of_silver(table: &SilverStatus) -> String {
+    if table.table.is_made {
+        let commits = table.commits_behind.map_or("commits".to_string(), |commits| plural(commits, "commit"));
+        return behind(table.is_behind, &commits, table.seconds_behind);
+    }
+    let what = match table.records_behind {
+        Some(1) => format!("{NOT_MADE}; 1 record waits"),
+        Some(records) => format!("{NOT_MADE}; {records} records wait"),
+        None => NOT_MADE.to_string(),
+    };
+    behind(true, &what, table.seconds_behind)
 }
 
 fn behind(is_behind: bool, what: &str, seconds: Option<i64>) -> String {

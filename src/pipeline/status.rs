@@ -17,7 +17,7 @@ use crate::ids::TableName;
 use crate::offsets::{Offsets, Positions, TopicPartition};
 use crate::silver;
 use crate::source::KafkaAdmin;
-use crate::table::{At, Lake, Table};
+use crate::table::{At, Lake, SnapshotRow, Table};
 
 /// How many of a bronze table's last commits are looked at for what is rejected lately.
 const RECENT_COMMITS: usize = 20;
@@ -35,7 +35,9 @@ pub struct Status {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TableStatus {
     pub table: String,
-    /// `None` for a table that is not there yet, like all the rest.
+    /// Whether the table is there: the first records, or the first build, make it.
+    pub is_made: bool,
+    /// `None` for a table that is not made yet, like all the rest.
     pub rows: Option<u64>,
     pub snapshots: u64,
     pub data_files: Option<u64>,
@@ -96,6 +98,9 @@ pub struct SilverStatus {
     pub table: TableStatus,
     pub from: String,
     pub is_behind: bool,
+    /// Rows of the bronze table that are not merged yet; where that is not made either, what its topics hold. `None`
+    /// when that is not known.
+    pub records_behind: Option<i64>,
     /// Commits of the bronze table that are not merged yet; `None` when expiry has taken some of them.
     pub commits_behind: Option<usize>,
     /// How long the oldest of them has been waiting.
@@ -146,6 +151,7 @@ impl Status {
         });
         let mut names: Vec<TableName> = tables.keys().cloned().collect();
         names.extend(log.iter().flat_map(|log| routed_tables(config, log)));
+        names.extend(declared_tables(config));
         names.retain(|name| name.namespace() == config.namespaces.bronze);
         names.sort();
         names.dedup();
@@ -180,11 +186,13 @@ impl Status {
         }
         for model in &models.silver {
             let (silver, bronze) = (tables.get(&model.table), tables.get(&model.from));
-            let behind = Behind::of_silver(silver, bronze)?;
+            let of_bronze = status.bronze.iter().find(|of| of.table.table == model.from.to_string());
+            let behind = Behind::of_silver(silver, bronze, of_bronze.and_then(BronzeStatus::lag))?;
             status.silver.push(SilverStatus {
                 table: table_status(&model.table, silver, now_ms),
                 from: model.from.to_string(),
                 is_behind: behind.is_behind,
+                records_behind: behind.records,
                 commits_behind: behind.commits,
                 seconds_behind: behind.since_ms.map(|since| seconds(now_ms, since)),
             });
@@ -203,6 +211,18 @@ impl Status {
     }
 }
 
+impl BronzeStatus {
+    /// How many offsets of its topics are not yet in the table, where that is known.
+    pub fn lag(&self) -> Option<i64> {
+        self.topics.iter().map(|topic| topic.lag).sum::<Option<i64>>().filter(|_| !self.topics.is_empty())
+    }
+}
+
+/// The bronze tables that files in `catalog/` describe.
+fn declared_tables(config: &Config) -> impl Iterator<Item = TableName> {
+    config.tables.iter().filter_map(|table| TableName::new(&config.namespaces.bronze, &table.name).ok())
+}
+
 fn seconds(now_ms: i64, since_ms: i64) -> i64 {
     // Clocks differ; nothing waits since the future.
     (now_ms - since_ms).max(0) / 1000
@@ -213,6 +233,7 @@ fn table_status(name: &TableName, table: Option<&Table>, now_ms: i64) -> TableSt
     let summary = table.summary();
     TableStatus {
         table: name.to_string(),
+        is_made: true,
         // Deleted rows are still counted as records of their files.
         rows: summary.records.zip(summary.position_deletes).map(|(rows, deleted)| rows.saturating_sub(deleted)),
         snapshots: summary.snapshots as u64,
@@ -292,7 +313,7 @@ async fn rejected_status(
 
 fn schema_status(table: &Table) -> SchemaStatus {
     let snapshots = table.snapshots();
-    let changed = |pair: &&[crate::table::SnapshotRow]| pair[0].schema_id != pair[1].schema_id;
+    let changed = |pair: &&[SnapshotRow]| pair[0].schema_id != pair[1].schema_id;
     let changes: Vec<i64> = snapshots.windows(2).filter(changed).map(|pair| pair[1].committed_ms).collect();
     SchemaStatus { changes: changes.len(), last_change: changes.last().and_then(|at| time(*at)) }
 }
@@ -300,26 +321,35 @@ fn schema_status(table: &Table) -> SchemaStatus {
 #[derive(Debug, Default)]
 struct Behind {
     is_behind: bool,
+    records: Option<i64>,
     commits: Option<usize>,
     since_ms: Option<i64>,
 }
 
 impl Behind {
-    fn of_silver(silver: Option<&Table>, bronze: Option<&Table>) -> Result<Self> {
+    /// `lag` is what the bronze table's topics hold and it does not.
+    fn of_silver(silver: Option<&Table>, bronze: Option<&Table>, lag: Option<i64>) -> Result<Self> {
         let Some(bronze) = bronze.filter(|bronze| bronze.snapshot_id().is_some()) else {
-            return Ok(Behind { commits: Some(0), ..Behind::default() });
+            // What waits for a table that was never made waits in the topics.
+            let is_behind = silver.is_none() && lag != Some(0);
+            return Ok(Behind { is_behind, records: lag, commits: Some(0), since_ms: None });
         };
         let merged =
             silver.map(silver::progress).transpose()?.flatten().filter(|merged| merged.bronze == bronze.uuid());
         if merged.is_some_and(|merged| Some(merged.snapshot_id) == bronze.snapshot_id()) {
-            return Ok(Behind { commits: Some(0), ..Behind::default() });
+            return Ok(Behind { records: Some(0), commits: Some(0), ..Behind::default() });
         }
         let sequence = merged.map_or(0, |merged| merged.sequence);
         let waiting: Vec<_> = bronze.snapshots().into_iter().filter(|snapshot| snapshot.sequence > sequence).collect();
         // The first of them may have been expired.
         let is_whole = waiting.first().is_some_and(|first| first.sequence == sequence + 1);
+        let added = |snapshot: &SnapshotRow| match snapshot.summary.get("added-records") {
+            Some(count) => count.parse::<i64>().ok(),
+            None => Some(0),
+        };
         Ok(Behind {
             is_behind: true,
+            records: waiting.iter().map(added).sum::<Option<i64>>().filter(|_| is_whole),
             commits: is_whole.then_some(waiting.len()),
             since_ms: waiting.first().map(|first| first.committed_ms),
         })

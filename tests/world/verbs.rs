@@ -183,12 +183,25 @@ async fn lag_and_positions_are_shown() {
     let parts = Parts::new().await;
     parts.sell(0, 0..5, 0);
     assert_eq!(parts.lag(), json!([null, 5, "not started"]));
-    assert_eq!(parts.positions(), [json!([null, 0, 5, "not started"]), json!([null, 0, 0, "ok"])]);
+    let status = parts.json("status --json");
+    let of_silver = |status: &Value| {
+        let silver = &status["silver"][0];
+        json!([silver["is_made"], silver["is_behind"], silver["records_behind"]])
+    };
+    assert_eq!((&status["bronze"][0]["is_made"], of_silver(&status)), (&false.into(), json!([false, true, 5])));
+    let text = parts.done("status");
+    let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(lines[2].starts_with("shop_bronze.parts | | | | | not made yet | 5 | "), "{text}");
+    assert_eq!(lines[6], "shop_silver.parts | | | | | not made yet | not made yet; 5 records wait", "{text}");
+    parts.done("ingest --drain");
+    let status = parts.json("status --json");
+    assert_eq!((&status["bronze"][0]["is_made"], of_silver(&status)), (&true.into(), json!([false, true, 5])));
+    assert_eq!(parts.positions(), [json!([5, 0, 5, "ok"]), json!([null, 0, 0, "ok"])]);
     parts.done("run --drain");
     assert_eq!(parts.lag(), json!([5, 0, "ok"]));
     let status = parts.json("status --json");
     assert_eq!(status["bronze"][0]["topics"][0]["lag_seconds"], 0);
-    assert_eq!(status["silver"][0]["is_behind"], false);
+    assert_eq!(of_silver(&status), json!([true, false, 0]));
     // The record that waits longest says for how long, and not the newest that was read.
     let now_ms = Clock::system().now_ms();
     parts.send(1, 8, "{}", now_ms - 3_600_000);

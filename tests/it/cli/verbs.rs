@@ -364,6 +364,26 @@ async fn the_tables_are_shown_whatever_has_become_of_the_brokers() {
     assert_eq!(parts.run("offsets show parts --no-source --json").json()[1]["next"], 5);
 }
 
+#[test]
+fn a_table_that_was_never_made_says_so() {
+    let folder = folder_with(&[("icestream.yaml", SETTINGS), ("catalog/parts.yaml", RIGHT)]);
+    insta::assert_snapshot!(run(folder.path(), "status --no-source").done(), @"
+     bronze            | rows | files | size | snapshots |  last commit | lag | waiting | state | rejected | columns changed
+    -------------------+------+-------+------+-----------+--------------+-----+---------+-------+----------+-----------------
+     shop_bronze.parts |      |       |      |           | not made yet |   ? |       ? |       |        0 |               0
+
+     silver            | rows | files | size | snapshots |  last commit | behind
+    -------------------+------+-------+------+-----------+--------------+--------------
+     shop_silver.parts |      |       |      |           | not made yet | not made yet
+    ");
+    let status = run(folder.path(), "status --no-source --json").json();
+    let told = |layer: &str| json!([status[layer][0]["is_made"], status[layer][0]["rows"]]);
+    assert_eq!((told("bronze"), told("silver")), (json!([false, null]), json!([false, null])));
+    // Nobody was asked what waits.
+    let silver = &status["silver"][0];
+    assert_eq!((&silver["is_behind"], &silver["records_behind"]), (&true.into(), &Value::Null));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_is_refused() {
     let parts = Parts::new(RIGHT, &history()).await;
