@@ -147,11 +147,14 @@ impl DataWriter {
         self.open.values().map(|file| file.writer.memory_size()).sum()
     }
 
-    /// Closes every file and hands them over.
+    /// Closes every file and hands them over. When one of them cannot be closed, none is left.
     pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
         let keys: Vec<Option<OwnedRow>> = self.open.keys().cloned().collect();
         for key in keys {
-            self.close(&key).await?;
+            if let Err(error) = self.close(&key).await {
+                self.discard().await;
+                return Err(error);
+            }
         }
         // The fan-out is a hash map; give the files an order that does not change from run to run.
         self.done.sort_by(|left, right| left.path().cmp(right.path()));

@@ -365,6 +365,27 @@ async fn storage_that_is_gone_stops_a_commit_cleanly() {
     insta::assert_snapshot!(caused_by, @"  caused by: SlowDown: made up by a test");
 }
 
+/// Of the two files of a write, one is there when the other cannot be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_closed_takes_the_others_along() {
+    let services = &services();
+    let is_data = |head: &str| head.starts_with("PUT ") && head.lines().next().unwrap().contains("/data/");
+    let proxy = Proxy::start(&services.s3_endpoint, is_data).await;
+    let lake = glue_lake_over(services, &proxy).await;
+    let table = lake.create(&orders(&namespace())).await.unwrap();
+    let mut count = 0;
+    proxy.judge(move || {
+        count += 1;
+        (count > 1).then(|| Fault::Refuse(Canned::s3(403, "AccessDenied")))
+    });
+    let mut writer = table.writer(None).unwrap();
+    writer.write(&rows((0..20).map(|id| (id, 1)))).await.unwrap();
+    let error = writer.finish().await.unwrap_err();
+    assert_eq!((error.kind(), proxy.struck()), (Kind::Config, 1), "{error:?}");
+    proxy.plan([]);
+    assert_eq!(table.orphans(i64::MAX).await.unwrap(), vec![]);
+}
+
 /// A message with what differs from run to run replaced.
 fn told(error: Error, replaced: &[(&str, &str)]) -> String {
     let text = icestream::error::Error::from(error).render();

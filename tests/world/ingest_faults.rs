@@ -290,6 +290,9 @@ async fn a_full_disk_is_an_error_and_loses_nothing() {
     disk.grow();
     project.drain(1);
     project.audit_all().await;
+    for table in TABLES {
+        assert_eq!(project.table(table).await.orphans(i64::MAX).await.unwrap(), vec![]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
