@@ -114,6 +114,14 @@ impl Offsets {
         }
     }
 
+    /// Goes back to a record that was read, by which the log is to be known again. `false` when it stood there already,
+    /// or is none of those before [`Offsets::next`].
+    pub fn recall(&mut self, topic: &str, partition: i32, last: RecordMark) -> bool {
+        let Some(offsets) = self.topics.get_mut(topic) else { return false };
+        let is_read = offsets.next.get(&partition).is_some_and(|next| last.offset < *next);
+        is_read && offsets.last.insert(partition, last) != Some(last)
+    }
+
     /// Forgets which topic it was that these offsets are of, as when another took its name.
     pub fn forget_id(&mut self, topic: &str) {
         if let Some(offsets) = self.topics.get_mut(topic) {
@@ -220,6 +228,18 @@ mod tests {
         let text = offsets.to_string();
         insta::assert_snapshot!(text, @r#"{"t":{"next":{"0":44},"last":{"0":[41,1767225600000,"20a5be645d9139c0"]}}}"#);
         assert_eq!(Offsets::parse(&text).unwrap().last("t", 0), Some(mark));
+        let older = RecordMark { offset: 17, ..mark };
+        for (topic, partition, of, expected) in [
+            ("t", 0, mark, false),
+            ("t", 0, older, true),
+            ("t", 0, older, false),
+            ("t", 1, older, false),
+            ("u", 0, older, false),
+        ] {
+            assert_eq!(offsets.recall(topic, partition, of), expected, "{topic}/{partition} {of:?}");
+        }
+        assert!(!offsets.recall("t", 0, RecordMark { offset: 44, ..mark }), "it was not read yet");
+        assert_eq!((offsets.next("t", 0), offsets.last("t", 0)), (Some(44), Some(older)));
         offsets.set("t", 0, 7);
         assert_eq!(offsets.to_string(), r#"{"t":{"next":{"0":7}}}"#);
         assert!(Offsets::parse(r#"{"t":{"next":{"0":7},"last":{"0":[6,null,"x"]}}}"#).is_err());

@@ -428,6 +428,31 @@ impl BronzeTable {
         }
     }
 
+    /// Writes down by which record a partition's log is to be known again, in place of one of a log that took its place:
+    /// whoever starts to read finds it gone. What is staged is thrown away.
+    pub async fn recall(&mut self, at: &TopicPartition, mark: RecordMark) -> Result<()> {
+        self.discard().await;
+        for _ in 0..MOST_ROUNDS {
+            self.refresh().await?;
+            let mut offsets = self.offsets()?;
+            let Some(table) = self.table.as_ref().filter(|_| offsets.recall(&at.topic, at.partition, mark)) else {
+                break;
+            };
+            let premise =
+                Premise::new().marker_moves(offsets::MARKER, table.marker(offsets::MARKER), offsets.to_string());
+            match table.change().premise(premise).commit().await {
+                Ok(committed) => {
+                    self.table = Some(committed.table);
+                    break;
+                }
+                // Another owner has committed meanwhile.
+                Err(error) if error.is_premise_broken() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn check_no_gap(&self, offsets: &Offsets, ranges: &[(TopicPartition, OffsetRange)]) -> Result<()> {
         for (partition, range) in ranges {
             if let Contiguity::Gap { marker } = offsets.contiguity(&partition.topic, partition.partition, *range) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -27,9 +27,9 @@ use crate::decode::Format;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::evolution::Evolution;
 use crate::ids::TableName;
-use crate::offsets::{Offsets, Positions, TopicPartition};
+use crate::offsets::{Offsets, Positions, RecordMark, TopicPartition};
 use crate::row::RowShape;
-use crate::source::{FetchLimits, Fetched, Source, Start};
+use crate::source::{self, FetchLimits, Fetched, Source, Start};
 use crate::table::Lake;
 
 /// Records are handed to a lane when there are so many of them, or so many bytes: few enough that their columns stay in
@@ -253,6 +253,15 @@ impl Table {
         }
     }
 
+    /// Sees to it that a start notices what was noticed now.
+    async fn recall(&mut self, at: TopicPartition, mark: RecordMark) {
+        let (done, is_done) = oneshot::channel();
+        if self.work.send(Work::Recall { at, mark, done }).await.is_ok() {
+            // Nothing is ever sent.
+            let _ = is_done.await;
+        }
+    }
+
     /// Asks the lane how far its table is. It forgets everything else.
     fn reopen(&mut self) {
         self.pending = Pending::default();
@@ -452,7 +461,12 @@ impl<'a> Ingest<'a> {
                 fetched = self.source.fetch(limits), if may_fetch => match fetched {
                     Ok(fetched) => self.deal(fetched).await?,
                     Err(error) => match error.topic().and_then(|topic| self.by_topic.get(topic)).copied() {
-                        Some(index) => self.stop(index, error.into()),
+                        Some(index) => {
+                            if let source::Error::Replaced { at, mark: Some(mark), .. } = &error {
+                                self.tables[index].recall(at.clone(), *mark).await;
+                            }
+                            self.stop(index, error.into());
+                        }
                         None => return Err(error.into()),
                     },
                 },

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
@@ -25,6 +25,8 @@ pub(super) enum Work {
     Commit,
     /// Forget what is staged and look up how far the table is.
     Reopen,
+    /// Forget what is staged, and keep by which record the partition's log was known. `done` is dropped after that.
+    Recall { at: TopicPartition, mark: RecordMark, done: oneshot::Sender<()> },
 }
 
 /// What a lane tells.
@@ -104,6 +106,13 @@ impl Lane {
                     if let Err(error) = self.commit(&tell).await {
                         self.fail(error, &tell).await;
                     }
+                }
+                Work::Recall { at, mark, done } => {
+                    self.forget().await;
+                    if let Err(error) = self.bronze.recall(&at, mark).await {
+                        tracing::error!(table = %self.bronze.name(), %error, "a start will not notice the other topic");
+                    }
+                    drop(done);
                 }
                 Work::Reopen => {
                     self.forget().await;

@@ -4,7 +4,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::aws;
 use crate::error::{Kind, Situation};
-use crate::offsets::TopicPartition;
+use crate::offsets::{RecordMark, TopicPartition};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,7 +82,12 @@ pub enum Error {
     PastEnd { at: TopicPartition, offset: i64, end: i64 },
 
     #[error("topic `{}` partition {}: the record at offset {offset} is not the one that was read there", at.topic, at.partition)]
-    Replaced { at: TopicPartition, offset: i64 },
+    Replaced {
+        at: TopicPartition,
+        offset: i64,
+        /// The one that was read there, where it is known.
+        mark: Option<RecordMark>,
+    },
 
     #[error("kafka at `{brokers}` stopped serving this client")]
     Broken {
@@ -353,7 +358,7 @@ mod tests {
           nothing was skipped; what was committed stays as it is
           hint: records 40 to 99 left the topic before they were read; fill them in from elsewhere, or accept the gap with `icestream offsets reset --topic shop.public.orders --partition 3 --to earliest` (or `latest`, an OFFSET or a TIME); longer retention of the topic prevents it
         ");
-        insta::assert_snapshot!(check(Error::Replaced { at: at.clone(), offset: 39 }), @r"
+        insta::assert_snapshot!(check(Error::Replaced { at: at.clone(), offset: 39, mark: None }), @r"
         error: topic `shop.public.orders` partition 3: the record at offset 39 is not the one that was read there
           nothing was skipped; what was committed stays as it is
           hint: the topic was deleted and made anew, or its log was cut and written again; read what there is now as the topic's next life with `icestream offsets reset --topic shop.public.orders --partition 3 --to earliest --epoch` (or `latest`, an OFFSET or a TIME)

@@ -415,7 +415,7 @@ impl FileLog {
     fn replaced(&mut self) -> Error {
         self.is_assigned = false;
         let offset = self.unverified.take().map_or(self.next, |mark| mark.offset);
-        Error::Replaced { at: self.at.clone(), offset }
+        Error::Replaced { at: self.at.clone(), offset, mark: None }
     }
 }
 

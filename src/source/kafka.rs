@@ -20,6 +20,7 @@ use super::error::{Error, Reason, Result, Trouble, trouble};
 use super::member::Member;
 use super::ownership::{Owned, Ownership, difference};
 use super::pattern::TopicPattern;
+use super::witness::Witness;
 use super::{FetchLimits, Fetched, Source, Start};
 use crate::aws::AwsOptions;
 use crate::change::RawRecord;
@@ -84,6 +85,7 @@ pub struct KafkaSource {
     /// What the caller knows to be its own to read.
     told: Owned,
     owner: Owner,
+    witness: Witness,
     /// What was met and not judged yet. What is behind records is told when they have been given out.
     postponed: Option<Postponed>,
     trouble_since: Option<Instant>,
@@ -147,7 +149,7 @@ impl KafkaSource {
             Assignment::Group => {
                 let patience = config.properties.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
                 let patience = patience.map_or(PATIENCE, Duration::from_millis);
-                Owner::Group(Member::new(&client, tokens, patterns.clone(), ownership.clone(), patience)?)
+                Owner::Group(Member::new(&client, tokens.clone(), patterns.clone(), ownership.clone(), patience)?)
             }
             Assignment::Everything => {
                 let found =
@@ -155,6 +157,7 @@ impl KafkaSource {
                 Owner::Metadata(tokio::spawn(found))
             }
         };
+        let witness = Witness::start(&client, tokens, config.discover_every)?;
         Ok(KafkaSource {
             brokers: config.brokers,
             patterns,
@@ -163,6 +166,7 @@ impl KafkaSource {
             ownership,
             told: Owned::new(),
             owner,
+            witness,
             postponed: None,
             trouble_since: None,
             answer_timeout: ANSWER_TIMEOUT,
@@ -289,6 +293,7 @@ impl KafkaSource {
             Trouble::OutOfRange => {
                 let partitions = self.assigned.partitions.iter().map(|reading| reading.at.clone()).collect();
                 let bounds = self.bounds(partitions).await?;
+                self.verify_all();
                 for reading in &mut self.assigned.partitions {
                     let bounds = bounds[&reading.at];
                     check_bounds(&reading.at, reading.next, bounds)?;
@@ -314,7 +319,10 @@ impl KafkaSource {
         let gone = self.assigned.partitions.iter().find(|reading| !there.contains(&reading.at));
         match gone {
             Some(reading) => Err(self.failure(error, Some(&reading.at))),
-            None => self.restart_all(),
+            None => {
+                self.verify_all();
+                self.restart_all()
+            }
         }
     }
 
@@ -352,6 +360,15 @@ impl KafkaSource {
     async fn all_partitions(&self) -> Result<Vec<TopicPartition>> {
         self.authenticate().await?;
         self.ask(list_partitions).await.map_err(|error| self.failure(&error, None))
+    }
+
+    /// Has what was read seen again before anything else is given, for what went wrong may have been a topic that was
+    /// made anew.
+    fn verify_all(&mut self) {
+        for reading in &mut self.assigned.partitions {
+            let newest = self.witness.newest(&reading.at).filter(|mark| mark.offset < reading.next);
+            reading.unverified = reading.unverified.or(newest);
+        }
     }
 
     /// Reads all partitions on from where they stand. The client drops what it had read ahead.
@@ -472,6 +489,9 @@ impl Source for KafkaSource {
                 _ => None,
             };
             self.told.entry(at.clone()).or_insert_with(|| owned.get(at).copied().unwrap_or_default());
+            if let Some(last) = last {
+                self.witness.was_told(at, last);
+            }
             self.assigned.set(at, *next, last);
         }
         let indices = self.assigned.indices(positions.keys());
@@ -484,6 +504,9 @@ impl Source for KafkaSource {
         if !self.consumer.context().has_token() {
             self.authenticate().await?;
         }
+        if let Some(finding) = self.witness.take_finding() {
+            return Err(finding);
+        }
         let owned = self.ownership.owned();
         let (gained, mut lost) = (difference(&owned, &self.told), Vec::new());
         if let Owner::Group(member) = &self.owner {
@@ -493,6 +516,7 @@ impl Source for KafkaSource {
             }
             lost = difference(&self.told, &owned);
             self.abandon(&lost)?;
+            self.witness.retain(|topic| self.assigned.index.contains_key(topic));
             self.check_not_deleted(&lost).await?;
         }
         let consumer = self.consumer.clone();
@@ -547,6 +571,7 @@ impl Source for KafkaSource {
         } else {
             self.check_trouble().await?;
         }
+        self.witness.saw(&records);
         self.told = owned;
         Ok(Fetched { records, positions: self.assigned.take_moved(), gained, lost })
     }
@@ -602,7 +627,7 @@ impl Reading {
         if RecordMark::of(&found) == mark {
             return Ok(());
         }
-        Err(Error::Replaced { at: self.at.clone(), offset: mark.offset })
+        Err(Error::Replaced { at: self.at.clone(), offset: mark.offset, mark: Some(mark) })
     }
 }
 
@@ -679,7 +704,7 @@ impl Assigned {
     }
 }
 
-fn record(at: &TopicPartition, message: &BorrowedMessage<'_>, arena: &mut BytesMut) -> RawRecord {
+pub(super) fn record(at: &TopicPartition, message: &BorrowedMessage<'_>, arena: &mut BytesMut) -> RawRecord {
     RawRecord {
         topic: at.topic.clone(),
         partition: at.partition,
@@ -925,7 +950,7 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
         let met = met.unwrap();
-        assert!(matches!(&met, Error::Replaced { at: met, offset: 59 } if *met == at(1)), "{met:?}");
+        assert!(matches!(&met, Error::Replaced { at: met, offset: 59, .. } if *met == at(1)), "{met:?}");
         assert_eq!((met.kind(), offsets(&records, 1)), (Kind::Corrupt, vec![]));
         assert_eq!(offsets(&records, 0), (50..120).collect::<Vec<_>>());
     }

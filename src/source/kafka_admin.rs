@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
@@ -90,9 +91,9 @@ impl KafkaAdmin {
     pub async fn times(&self, positions: &Positions) -> Result<BTreeMap<TopicPartition, i64>> {
         let positions = positions.clone();
         let read = move |consumer: &BaseConsumer<ClientLog>, _| {
-            let times = first_times(consumer, &positions);
+            let times = first_records(consumer, &positions, |message| message.timestamp().to_millis());
             consumer.unassign()?;
-            times
+            Ok(times?.into_iter().filter_map(|(at, time)| Some((at, time?))).collect())
         };
         self.ask(None, read).await
     }
@@ -169,10 +170,12 @@ fn list<'a>(partitions: impl Iterator<Item = (&'a TopicPartition, Offset)>) -> K
     Ok(list)
 }
 
-fn first_times<C: ClientContext + rdkafka::consumer::ConsumerContext>(
+/// The first record at or behind each position, as `of` makes something of it, where there is one.
+pub(super) fn first_records<C: ClientContext + ConsumerContext, T>(
     consumer: &BaseConsumer<C>,
     positions: &Positions,
-) -> KafkaResult<BTreeMap<TopicPartition, i64>> {
+    of: impl Fn(&BorrowedMessage<'_>) -> T,
+) -> KafkaResult<BTreeMap<TopicPartition, T>> {
     consumer.assign(&list(positions.iter().map(|(at, next)| (at, Offset::Offset(*next))))?)?;
     let deadline = Instant::now() + RECORDS_TIMEOUT;
     let mut seen = BTreeMap::new();
@@ -180,15 +183,15 @@ fn first_times<C: ClientContext + rdkafka::consumer::ConsumerContext>(
         let left = deadline.saturating_duration_since(Instant::now());
         let message = match consumer.poll(left.min(SILENCE)) {
             Some(Ok(message)) => message,
-            // The end of a partition, or one whose position is not there any more: it has no time.
+            // The end of a partition, or one whose position is not there any more.
             Some(Err(_)) if !left.is_zero() => continue,
             _ => break,
         };
         let at = TopicPartition::new(message.topic(), message.partition());
         if let Entry::Vacant(first) = seen.entry(at) {
             consumer.pause(&list([(first.key(), Offset::Invalid)].into_iter())?)?;
-            first.insert(message.timestamp().to_millis());
+            first.insert(of(&message));
         }
     }
-    Ok(seen.into_iter().filter_map(|(at, time)| Some((at, time?))).collect())
+    Ok(seen)
 }

@@ -18,6 +18,7 @@ mod oidc;
 mod ownership;
 mod pattern;
 mod token;
+mod witness;
 
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};

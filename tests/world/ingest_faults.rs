@@ -5,13 +5,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use icestream::offsets::MARKER;
+use icestream::offsets::{MARKER, Offsets};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::auditor::{self, Tally, UpTo};
 use crate::foreign::Pyiceberg;
@@ -322,9 +322,9 @@ async fn a_marker_whose_snapshots_another_engine_expired_is_still_there() {
     assert_eq!(theirs.await, ours);
 }
 
-/// Deletes both topics and makes them anew, with so many records.
-async fn remake(project: &Project, records: u64) {
-    let names = TABLES.map(|table| project.topic(table));
+/// Deletes topics and makes them anew, and sends so many records to all.
+async fn remake(project: &Project, tables: &[&str], records: u64) {
+    let names: Vec<String> = tables.iter().map(|table| project.topic(table)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for deleted in project.admin().delete_topics(&names, &AdminOptions::new()).await.unwrap() {
         deleted.unwrap();
@@ -338,7 +338,7 @@ async fn remake(project: &Project, records: u64) {
     while tokio::task::block_in_place(|| names.iter().any(|name| is_there(name))) {
         assert!(Instant::now() < deadline, "the topics are still there");
     }
-    project.make_topics(&TABLES).await;
+    project.make_topics(tables).await;
     project.send(records);
 }
 
@@ -348,7 +348,7 @@ async fn a_topic_made_anew_stops(records: u64) {
     project.drain(1);
     let produced = tokio::task::block_in_place(|| project.log());
     project.audit(&produced, UpTo::End).await;
-    remake(&project, records).await;
+    remake(&project, &TABLES, records).await;
     let words = refusal(&project.ingest());
     assert!(words.contains(&project.prefix) && words.contains("made anew") && words.contains("hint: "), "{words}");
     // What was committed stays as it was, and nothing of the new topics was mixed into it.
@@ -363,6 +363,77 @@ async fn a_topic_made_anew_and_shorter_stops_with_the_choice_spelled_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_anew_and_longer_stops_with_the_choice_spelled_out() {
     a_topic_made_anew_stops(400).await;
+}
+
+/// The new topic is filled past the position before anybody looks, so that reading goes on as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_during_a_run_stops_its_table_alone_and_for_good() {
+    let project = Project::new().await;
+    let settings = project.path().join("icestream.yaml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let rare = text
+        .replace(r#""topic.metadata.refresh.interval.ms":"1000""#, r#""topic.metadata.refresh.interval.ms":"60000""#);
+    assert_ne!(rare, text);
+    std::fs::write(&settings, rare).unwrap();
+    project.send(200);
+    let mut command = project.command(&["ingest"]);
+    command.env("ICESTREAM_SOURCE__KAFKA__DISCOVER_EVERY", "1s");
+    let mut pod = project.pod_of(command);
+    project.wait_for_all().await;
+    let old_rows = auditor::rows_by_engine(&project.table("orders").await).await;
+    pod.signal("STOP");
+    remake(&project, &["orders"], 800).await;
+    pod.signal("CONT");
+    let topic = project.topic("orders");
+    let is_told = |words: &str| {
+        words.contains(&format!("topic `{topic}` partition")) && words.contains("is not the one that was read there")
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_told(&pod.words()) {
+        assert!(Instant::now() < deadline, "{}", project.words());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The other table goes on, and the process with it.
+    project.send(200);
+    let produced = tokio::task::block_in_place(|| project.log());
+    let is_whole = async || {
+        let marker = project.table("customers").await.marker(MARKER).unwrap();
+        let offsets = Offsets::parse(&marker).unwrap();
+        let mut logs = produced.0.iter().filter(|((topic, _), _)| *topic == project.topic("customers"));
+        logs.all(|((topic, partition), log)| offsets.next(topic, *partition) == Some(log.end()))
+    };
+    while !is_whole().await {
+        assert!(Instant::now() < deadline, "{}", project.words());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A pod that is asked to end says what happened.
+    pod.signal("TERM");
+    let ended = tokio::task::block_in_place(|| pod.process.wait().unwrap());
+    assert_eq!(ended.code(), Some(1), "{}", pod.words());
+    let words = pod.words();
+    assert!(
+        words.lines().any(|line| line.starts_with("error: ") && is_told(line)) && words.contains("--epoch"),
+        "{words}"
+    );
+    // So does whoever starts again, though the table may hold records of the new topic by then.
+    for _ in 0..2 {
+        let words = refusal(&project.ingest());
+        assert!(is_told(&words) && words.contains("made anew"), "{words}");
+    }
+    let rows = auditor::rows_by_engine(&project.table("orders").await).await;
+    assert!(old_rows.iter().all(|row| rows.contains(row)), "what was there before is as it was");
+    // The way out: the topic's next life from its beginning, beside what was read of it as the first.
+    let reset = ["offsets", "reset", "orders", "--to", "earliest", "--epoch", "--yes"];
+    let output = tokio::task::block_in_place(|| project.command(&reset).output().unwrap());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    project.drain(1);
+    let epoch = |table: &str| i64::from(table == "orders");
+    let tally = project.audit_by(&produced, UpTo::End, async |table| {
+        let mut rows = auditor::rows_by_engine(table).await;
+        rows.retain(|row| row.get("_epoch").and_then(Value::as_i64).unwrap_or(0) == epoch(table.name().name()));
+        rows
+    });
+    tally.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
