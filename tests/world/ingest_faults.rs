@@ -181,33 +181,108 @@ async fn answers_of_the_catalog_that_are_lost_do_not_show() {
     project.audit_all().await;
 }
 
+/// More comes in that minute than the process may hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_catalog_that_is_away_for_a_while_does_not_show() {
+async fn a_catalog_that_is_away_for_a_minute_does_not_show() {
+    const AWAY: Duration = Duration::from_secs(60);
+    const BUDGET: u64 = 192 << 20;
+    const LARGE: usize = 100_000;
     let services = services();
     let proxy = Proxy::start(&services.rest_uri, |_| true).await;
     let project = Project::at(&crate::project::shared_broker(), Place::Rest { uri: proxy.uri.clone() }).await;
     project.send(200);
-    let mut pod = project.pod();
+    let mut command = project.command(&["ingest"]);
+    command.env("ICESTREAM_MEMORY", "192MiB");
+    let mut pod = project.pod_of(command);
     project.wait_for(200).await;
-    proxy.always(Fault::LoseRequest);
-    project.send(200);
-    let away = Instant::now();
-    while away.elapsed() < Duration::from_secs(6) {
-        // A pod that gives up says so, and is started again.
-        if let Some(ended) = pod.process.try_wait().unwrap() {
-            assert_eq!(ended.code(), Some(3), "{}", pod.words());
-            pod = project.pod();
+    let mut count = 0;
+    proxy.judge(move || {
+        count += 1;
+        Some(match count % 2 {
+            0 => Fault::LoseRequest,
+            _ => Fault::Refuse(Canned::rest(503, "ServiceUnavailableException")),
+        })
+    });
+    let (away, producer) = (Instant::now(), project.producer());
+    let (mut sent, mut most) = (0, 0);
+    while away.elapsed() < AWAY {
+        if sent * LARGE < 300 << 20 {
+            for id in sent..sent + 10 {
+                let note = format!("{id} {}", "large ".repeat(LARGE / 6));
+                let event = json!({"op": "c", "before": null, "after": {"id": id, "note": note}}).to_string();
+                project.put(&producer, TABLES[id % 2], (id % 4 / 2) as i32, b"{}", Some(event.as_bytes()));
+            }
+            rdkafka::producer::Producer::flush(&producer, Duration::from_secs(30)).unwrap();
+            sent += 10;
         }
+        assert!(pod.process.try_wait().unwrap().is_none(), "it gave up: {}", pod.words());
+        most = most.max(pod.memory());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(proxy.struck() > 0);
+    assert!(sent * LARGE > BUDGET as usize && proxy.struck() > 0);
     proxy.plan([]);
-    if pod.process.try_wait().unwrap().is_some() {
-        pod = project.pod();
-    }
-    project.wait_for_all().await;
+    let all = 200 + sent as i64;
+    project.send(20);
+    project.wait_longer_for(all + 20, 2 * AWAY).await;
+    most = most.max(pod.memory());
+    println!("at most {} MiB of {} MiB", most >> 20, BUDGET >> 20);
+    // What the budget does not count is what it asks to be left free besides.
+    assert!(most < BUDGET + BUDGET / 4, "{} MiB of {} MiB", most >> 20, BUDGET >> 20);
+    assert!(pod.words().contains("no answer to a commit"), "{}", pod.words());
     pod.end();
     project.audit_all().await;
+}
+
+/// Not a request of a kind gets through until the program has given up on a commit more than once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_refused_writes_does_not_show_and_leaves_nothing_behind() {
+    let services = &services();
+    let check = async |folder: &'static str| {
+        let is_written = move |head: &str| head.starts_with("PUT ") && head.lines().next().unwrap().contains(folder);
+        let proxy = Proxy::start(&services.s3_endpoint, is_written).await;
+        let place = Place::Glue { s3_endpoint: proxy.uri.clone() };
+        let project = Project::at(&crate::project::shared_broker(), place).await;
+        // Two files in each commit.
+        for table in TABLES {
+            let declared = project.path().join(format!("catalog/{table}.yaml"));
+            let text = std::fs::read_to_string(&declared)
+                .unwrap_or_else(|_| json!({"topic": project.topic(table)}).to_string());
+            let mut settings: Value = serde_json::from_str(&text).unwrap();
+            settings["partition"] = json!(["_topic_partition"]);
+            std::fs::write(&declared, settings.to_string()).unwrap();
+        }
+        project.send(100);
+        let mut pod = project.pod();
+        project.wait_for(100).await;
+        let mut count = 0;
+        proxy.judge(move || {
+            count += 1;
+            match count % 4 {
+                // The other file of a commit may get through.
+                0 if folder == "/data/" => None,
+                1 => Some(Fault::Refuse(Canned::s3(500, "InternalError"))),
+                _ => Some(Fault::Refuse(Canned::s3(503, "SlowDown"))),
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(240);
+        while pod.words().matches("a table failed; trying again").count() < 3 {
+            project.send(20);
+            assert!(Instant::now() < deadline, "{folder}: {}", pod.words());
+            assert!(pod.process.try_wait().unwrap().is_none(), "it gave up: {}", pod.words());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(proxy.struck() >= 20, "{folder}: {} requests struck", proxy.struck());
+        proxy.plan([]);
+        project.send(20);
+        let all = tokio::task::block_in_place(|| project.log()).0.values().map(|log| log.end()).sum();
+        project.wait_longer_for(all, Duration::from_secs(120)).await;
+        pod.end();
+        project.audit_all().await;
+        for table in TABLES {
+            assert_eq!(project.table(table).await.orphans(i64::MAX).await.unwrap(), vec![], "{folder}");
+        }
+    };
+    tokio::join!(check("/data/"), check("/metadata/"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -284,13 +284,17 @@ impl Project {
 
     /// Waits until the markers have passed so many offsets.
     pub async fn wait_for(&self, least: i64) {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_longer_for(least, PATIENCE).await;
+    }
+
+    pub async fn wait_longer_for(&self, least: i64, patience: Duration) {
+        let deadline = Instant::now() + patience;
         loop {
             let passed = self.passed().await;
             if passed >= least {
                 return;
             }
-            assert!(Instant::now() < deadline, "{passed} offsets after {PATIENCE:?}, {least} wanted\n{}", self.words());
+            assert!(Instant::now() < deadline, "{passed} offsets after {patience:?}, {least} wanted\n{}", self.words());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -394,6 +398,13 @@ impl Pod {
 
     pub fn words(&self) -> String {
         std::fs::read_to_string(&self.words).unwrap()
+    }
+
+    /// What it holds in memory that is not part of a file, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// Asks it to end, and waits until it has. A pod that loses a race may be in the middle of it; a retry is all it may
