@@ -28,6 +28,7 @@ mod subject;
 mod demo;
 mod discover;
 mod faults;
+mod files;
 mod fixtures;
 mod foreign;
 mod groups;
