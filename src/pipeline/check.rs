@@ -1,17 +1,19 @@
-//! Plans the SQL of every model over the columns it will meet. No row is read and nothing is written.
+//! Plans the SQL of every model over the columns it will meet: those that a bronze table has, and those that are declared
+//! for it. No row is read and nothing is written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 
 use super::models;
-use crate::config::{Config, Place, Problem, Sql, TableConfig};
+use crate::config::{Config, Place, Problem, Sql};
 use crate::engine::{self, Engine};
 use crate::error::{Result, Situation};
+use crate::evolution::TableColumns;
 use crate::gold::{self, GoldModel};
 use crate::ids::{TableName, check_column};
 use crate::layout;
@@ -28,14 +30,15 @@ pub struct ModelCheck {
     pub problems: Vec<Problem>,
 }
 
-/// Plans every silver model over the declared columns and every gold model over what those give. What no file describes
-/// is looked up in the lake; without a lake it is skipped.
+/// Plans every silver model over its bronze table's columns and every gold model over what those give. Without a lake, or
+/// before a table is made, the columns are those declared; what no file describes is skipped then.
 pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>) -> Result<ModelCheck> {
     let all = models(config)?;
     let mut check = Check { config, engine, lake, known: BTreeMap::new(), found: ModelCheck::default() };
     for table in &config.tables {
         let name = TableName::new(&config.namespaces.bronze, &table.name).map_err(table::Error::from)?;
-        check.known.insert(name, Known::Planned(layout::bronze_schema(table.shape.as_ref())));
+        let image = check.image_columns(&name).await?.map_or(DataType::Utf8, DataType::Struct);
+        check.known.insert(name, Known::Planned(layout::bronze_schema_with(Some(image))));
     }
     for model in &all.silver {
         let schema = check.silver(model).await?;
@@ -95,19 +98,29 @@ impl Check<'_> {
         }
     }
 
-    /// The columns of a bronze table's row images; `None` where they are JSON text.
+    /// The columns that a bronze table's row images have when it is next written; `None` where they are JSON text.
     async fn image_columns(&self, from: &TableName) -> Result<Option<Fields>> {
-        let declared = |table: &&TableConfig| table.name == from.name() && table.shape.is_some();
-        if let Some(shape) = self.config.tables.iter().find(declared).and_then(|table| table.shape.as_ref()) {
-            return Ok(Some(layout::image_fields(shape)));
-        }
-        let Some(lake) = self.lake else { return Ok(None) };
-        let Some(table) = lake.table_if_exists(from).await? else { return Ok(None) };
-        let schema = table.schema()?;
-        Ok(match schema.field_with_name(layout::AFTER).map(|field| field.data_type()) {
-            Ok(DataType::Struct(fields)) => Some(fields.clone()),
-            _ => None,
-        })
+        let declared = self.config.tables.iter().find(|table| table.name == from.name());
+        let declared = declared.and_then(|table| table.shape.clone()).filter(|shape| !shape.columns.is_empty());
+        let table = match self.lake {
+            Some(lake) => lake.table_if_exists(from).await?,
+            None => None,
+        };
+        let stored = table.map(|table| table.schema()).transpose()?;
+        let stored = stored.as_ref().and_then(|schema| schema.field_with_name(layout::AFTER).ok());
+        let stored = match (stored.map(|field| field.data_type()), &declared) {
+            (Some(DataType::Struct(fields)), _) => fields,
+            (_, declared) => return Ok(declared.as_ref().map(layout::image_fields)),
+        };
+        // A run gives the table what is declared and it lacks.
+        let evolved = match &declared {
+            Some(shape) => TableColumns::of_fields(stored, |_| false).evolve(shape).columns.fields(),
+            None => Fields::empty(),
+        };
+        let is = |field: &FieldRef, name: &str| field.name() == name;
+        let kept = stored.iter().map(|old| evolved.iter().find(|new| is(new, old.name())).unwrap_or(old));
+        let added = evolved.iter().filter(|new| !stored.iter().any(|old| is(old, new.name())));
+        Ok(Some(kept.chain(added).cloned().collect()))
     }
 
     async fn gold(&mut self, model: &GoldModel) -> Result<Known> {

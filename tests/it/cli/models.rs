@@ -1,5 +1,7 @@
 //! `check` plans the SQL of a project's models.
 
+use serde_json::json;
+
 use super::*;
 
 const ORDERS: (&str, &str) = (
@@ -106,4 +108,46 @@ fn a_model_over_what_nobody_can_look_up_is_skipped() {
     files      3 files, no problem
     models     1 model, no problem; 1 not looked at: only the catalog knows what they read
     ");
+}
+
+/// What records brought is in the bronze table, and in no file.
+#[test]
+fn a_model_may_use_the_columns_that_evolution_made() {
+    let project = folder_with(&[
+        ("icestream.yaml", "name: shop\nsource: { files: { paths: [\"dump\"], topic: shop.public.orders } }\n"),
+        ORDERS,
+        (
+            "transforms/orders.sql",
+            "/* icestream\nkeys: [id]\n*/\nSELECT id, status, status_v2, weight,\n  note\nFROM changes\n",
+        ),
+        ("sql/gold/heavy.sql", "SELECT id, weight, status_v2 FROM shop_silver.orders"),
+        ("sql/gold/raw.sql", "SELECT after['weight'] AS weight FROM shop_bronze.orders"),
+    ]);
+    let field = |name: &str, kind: &str| json!({"field": name, "type": kind, "optional": true});
+    let fields = [field("id", "int32"), field("status", "int32"), field("weight", "double")];
+    let after = json!({"field": "after", "type": "struct", "fields": fields, "optional": true});
+    let event = json!({
+        "schema": {"type": "struct", "fields": [after]},
+        "payload": {"op": "c", "before": null, "after": {"id": 1, "status": 3, "weight": 0.5}},
+    });
+    std::fs::create_dir(project.path().join("dump")).unwrap();
+    std::fs::write(project.path().join("dump/0.json"), event.to_string()).unwrap();
+    // Before there is a table, nobody knows of the columns.
+    insta::assert_snapshot!(run(project.path(), "check").error(2), @"
+    error: the models have 2 problems
+      transforms/orders.sql:4:20: there is no column `status_v2`; did you mean `status`?
+      sql/gold/raw.sql:1:1: the query cannot be planned: field weight not found in struct
+    ");
+    run(project.path(), "ingest --drain").done();
+    // One that no record had is still a mistake.
+    insta::assert_snapshot!(run(project.path(), "check").error(2), @"error: transforms/orders.sql:5:3: there is no column `note`; the columns are `id`, `total`, `status`, `created_at`, `status_v2`, `weight`, `_position`, `_source_ts`");
+    let declared = ORDERS.1.replace("{ name: status,", "{ name: note, type: string }\n  - { name: status,");
+    std::fs::write(project.path().join(ORDERS.0), declared).unwrap();
+    let checked = run(project.path(), "check");
+    insta::assert_snapshot!(checked.done().lines().nth(1).unwrap(), @"models     3 models, no problem");
+    run(project.path(), "ingest --drain").done();
+    run(project.path(), "build").done();
+    let mut query = icestream(project.path(), "query --format json");
+    query.arg("select id, status, status_v2, weight, note from shop_silver.orders");
+    insta::assert_snapshot!(Running::start(query).end().done(), @r#"{"id":1,"status":null,"status_v2":3,"weight":0.5,"note":null}"#);
 }
