@@ -16,6 +16,7 @@ pub mod ids;
 mod json;
 pub mod layout;
 pub mod offsets;
+pub mod placeholder;
 pub mod row;
 #[cfg(test)]
 mod scripted_server;

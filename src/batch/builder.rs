@@ -11,15 +11,16 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::image::{self, Columns, Images, Row, Unfit};
+use super::image::{self, Columns, Images, Row, Unavailable, Unfit};
 use super::plan::Plans;
 use crate::change::{
-    ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, FieldNames, Image, RawRecord, Rejected,
+    ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, FieldNames, Image, Op, RawRecord, Rejected,
 };
 use crate::clock::Clock;
 use crate::evolution::{Form, TableImages};
 use crate::layout::{self, UTC};
 use crate::offsets::{OffsetRange, TopicPartition};
+use crate::placeholder::Placeholder;
 use crate::row::RowShape;
 
 /// What a batch may hold at most. Arrow addresses text with 31 bits, and no column holds more than its batch.
@@ -38,6 +39,7 @@ pub struct ChangeBatchBuilder {
     plans: Plans,
     epoch: i32,
     clock: Clock,
+    placeholder: Arc<Placeholder>,
     partitions: Vec<Progress>,
     /// Which partition the last record was of, since records come in runs.
     last: usize,
@@ -113,11 +115,17 @@ impl ChangeBatchBuilder {
             plans,
             epoch,
             clock,
+            placeholder: Arc::default(),
             partitions: Vec::new(),
             last: 0,
             counts: ChangeCounts::default(),
             bytes: 0,
         }
+    }
+
+    /// What stands for values that were not sent, where it is not what Debezium sends by itself.
+    pub fn with_placeholder(self, placeholder: Arc<Placeholder>) -> Self {
+        ChangeBatchBuilder { placeholder, ..self }
     }
 
     /// Says where reading of `partition` starts. Without it, a partition starts at the first record pushed.
@@ -200,7 +208,9 @@ impl ChangeBatchBuilder {
             Err(reason) => return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &reason),
         };
         let columns = plan.columns.as_deref();
-        let mut unavailable = Vec::new();
+        // A snapshot reads whole rows: what looks like a placeholder there is the value.
+        let placeholder = (event.op != Op::Read).then_some(&*self.placeholder);
+        let mut unavailable = Unavailable { names: Vec::new(), placeholder };
         let before = self.found.read(plan.columns.as_ref(), event.before.as_ref(), layout::BEFORE, &mut unavailable);
         let after = self.found.read(plan.columns.as_ref(), event.after.as_ref(), layout::AFTER, &mut unavailable);
         let (before, after) = match (before, after) {
@@ -231,7 +241,7 @@ impl ChangeBatchBuilder {
             event: Some(event),
             before,
             after,
-            unavailable: &unavailable,
+            unavailable: &unavailable.names,
             error: None,
         })?;
         Ok(())
@@ -292,7 +302,7 @@ impl Found {
         columns: Option<&'a Arc<Columns>>,
         image: Option<&'a Image>,
         name: &'static str,
-        unavailable: &mut Vec<String>,
+        unavailable: &mut Unavailable<'_>,
     ) -> Result<Row<'a>, Unfit> {
         let Some(image) = image else { return Ok(Row::Null) };
         let json = std::str::from_utf8(image.json()).map_err(|_| Unfit::NotAnObject { image: name })?;

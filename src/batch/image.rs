@@ -16,6 +16,7 @@ use crate::change::{FieldNames, Span};
 use crate::evolution::{Form, TableColumns, legal_name};
 use crate::json::{self, Stopped};
 use crate::layout::{self, UTC};
+use crate::placeholder::Placeholder;
 use crate::row::{Column, ColumnType, Encoding, RowShape};
 
 /// Why a row image does not fit its table. Names columns and types, and shows no value.
@@ -44,6 +45,13 @@ pub(super) struct Columns {
     is_straight: bool,
     /// Whether fields of no column are kept, in [`crate::evolution::UNEXPECTED`].
     keeps_unexpected: bool,
+}
+
+/// The names of values that were not sent, and what stands in their place; nothing where all are sent.
+#[derive(Debug)]
+pub(super) struct Unavailable<'a> {
+    pub(super) names: Vec<String>,
+    pub(super) placeholder: Option<&'a Placeholder>,
 }
 
 /// One image read and found fit, so that writing it cannot fail halfway.
@@ -85,6 +93,12 @@ pub(super) enum ColumnBuilder {
     Bytes(LargeBinaryBuilder),
 }
 
+impl Unavailable<'_> {
+    fn stands(&self, json: &str) -> bool {
+        self.placeholder.is_some_and(|placeholder| placeholder.is_any(json))
+    }
+}
+
 impl Columns {
     /// `places` says for each column of the shape which of the table's it is.
     pub(super) fn new(shape: Arc<RowShape>, table: &TableColumns, places: &[usize], keeps_unexpected: bool) -> Self {
@@ -121,7 +135,7 @@ impl Columns {
         &'a self,
         json: &'a str,
         image: &'static str,
-        unavailable: &mut Vec<String>,
+        unavailable: &mut Unavailable<'_>,
     ) -> Result<Row<'a>, Unfit> {
         let mut reading = Reading::new(self, image, unavailable);
         let mut expected = 0;
@@ -143,7 +157,7 @@ impl Columns {
         json: &'a str,
         (names, spans, places): (&FieldNames, &[Span], &[Option<usize>]),
         image: &'static str,
-        unavailable: &mut Vec<String>,
+        unavailable: &mut Unavailable<'_>,
     ) -> Result<Row<'a>, Unfit> {
         let mut reading = Reading::new(self, image, unavailable);
         for ((name, span), place) in names.0.iter().zip(spans).zip(places) {
@@ -164,16 +178,16 @@ impl Columns {
 }
 
 /// An image being read.
-struct Reading<'a, 'u> {
+struct Reading<'a, 'u, 'p> {
     columns: &'a Columns,
     image: &'static str,
     values: Vec<Value<'a>>,
     unexpected: Unexpected,
-    unavailable: &'u mut Vec<String>,
+    unavailable: &'u mut Unavailable<'p>,
 }
 
-impl<'a, 'u> Reading<'a, 'u> {
-    fn new(columns: &'a Columns, image: &'static str, unavailable: &'u mut Vec<String>) -> Self {
+impl<'a, 'u, 'p> Reading<'a, 'u, 'p> {
+    fn new(columns: &'a Columns, image: &'static str, unavailable: &'u mut Unavailable<'p>) -> Self {
         let mut values = Vec::with_capacity(columns.shape.columns.len() + 1);
         values.resize(columns.shape.columns.len(), Value::Missing);
         Reading { columns, image, values, unexpected: Unexpected::default(), unavailable }
@@ -191,9 +205,10 @@ impl<'a, 'u> Reading<'a, 'u> {
         if !matches!(self.values[place], Value::Missing) {
             return Err(Unfit::GivenTwice { image, column: column.name.clone() });
         }
-        self.values[place] = value::read(value, column).map_err(|misfit| unfit(image, column, misfit))?;
+        let placeholder = self.unavailable.placeholder;
+        self.values[place] = value::read(value, column, placeholder).map_err(|misfit| unfit(image, column, misfit))?;
         if matches!(self.values[place], Value::Unavailable) {
-            self.unavailable.push(unavailable_name(image, &columns.names[place]));
+            self.unavailable.names.push(unavailable_name(image, &columns.names[place]));
         }
         Ok(())
     }
@@ -217,7 +232,7 @@ impl Unexpected {
         name: &str,
         value: &str,
         image: &'static str,
-        unavailable: &mut Vec<String>,
+        unavailable: &mut Unavailable<'_>,
     ) -> Result<(), Unfit> {
         if !self.names.insert(name.to_string()) {
             return Err(Unfit::GivenTwice { image, column: name.chars().take(255).collect() });
@@ -225,9 +240,9 @@ impl Unexpected {
         if self.json.is_empty() {
             self.json.push('{');
         }
-        let is_placeholder = value::is_any_placeholder(value);
+        let is_placeholder = unavailable.stands(value);
         if is_placeholder {
-            unavailable.push(unavailable_name(image, name));
+            unavailable.names.push(unavailable_name(image, name));
         }
         json::push_field(&mut self.json, name, if is_placeholder { "null" } else { value });
         Ok(())
@@ -246,24 +261,24 @@ impl Unexpected {
 pub(super) fn read_json<'a>(
     json: &'a str,
     image: &'static str,
-    unavailable: &mut Vec<String>,
+    unavailable: &mut Unavailable<'_>,
 ) -> Result<Row<'a>, Unfit> {
-    if !value::mentions_placeholder(json) {
+    if !unavailable.placeholder.is_some_and(|placeholder| placeholder.may_be_in(json)) {
         return Ok(Row::Json(Cow::Borrowed(json)));
     }
     let mut without = "{".to_string();
-    let found_before = unavailable.len();
+    let found_before = unavailable.names.len();
     json::each_field::<Unfit>(json, |name, value| {
-        let is_placeholder = value::is_any_placeholder(value);
+        let is_placeholder = unavailable.stands(value);
         if is_placeholder {
-            unavailable.push(unavailable_name(image, &name));
+            unavailable.names.push(unavailable_name(image, &name));
         }
         json::push_field(&mut without, &name, if is_placeholder { "null" } else { value });
         Ok(())
     })
     .map_err(|_| Unfit::NotAnObject { image })?;
     without.push('}');
-    let nothing_found = unavailable.len() == found_before;
+    let nothing_found = unavailable.names.len() == found_before;
     Ok(Row::Json(if nothing_found { Cow::Borrowed(json) } else { Cow::Owned(without) }))
 }
 

@@ -8,22 +8,8 @@ use super::decimal::Inexact;
 use super::iso::NotATime;
 use super::{base64, decimal, iso};
 use crate::json;
+use crate::placeholder::{Placeholder, compact};
 use crate::row::{Column, ColumnType, Encoding};
-
-/// What Debezium sends for a large value that did not change and that the source did not log.
-pub(super) const PLACEHOLDER: &str = "__debezium_unavailable_value";
-/// The same for a column of bytes.
-const PLACEHOLDER_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
-/// The same for PostgreSQL's hstore: as a map, and as JSON in a string.
-const PLACEHOLDER_MAP: &str = r#"{"__debezium_unavailable_value":"__debezium_unavailable_value"}"#;
-const PLACEHOLDER_MAP_TEXT: &str = r#"{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}"#;
-/// The same for PostgreSQL's arrays: of text, of UUIDs (the name UUID of the text) and of numbers or dates (the codes of
-/// its characters).
-const PLACEHOLDER_LISTS: [&str; 3] = [
-    r#"["__debezium_unavailable_value"]"#,
-    r#"["b68a35a7-17ad-35b3-af2a-ae46edb4545a"]"#,
-    "[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
-];
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value<'a> {
@@ -66,12 +52,12 @@ pub(super) enum Misfit {
     Time(#[from] NotATime),
 }
 
-/// Reads the JSON text of one value.
-pub(super) fn read<'a>(json: &'a str, column: &Column) -> Result<Value<'a>, Misfit> {
+/// Reads the JSON text of one value. `placeholder` is what may stand in its place.
+pub(super) fn read<'a>(json: &'a str, column: &Column, placeholder: Option<&Placeholder>) -> Result<Value<'a>, Misfit> {
     if json == "null" {
         return Ok(Value::Null);
     }
-    if is_placeholder(json, column) {
+    if placeholder.is_some_and(|placeholder| stands_for(placeholder, json, column)) {
         return Ok(Value::Unavailable);
     }
     match (column.column_type, column.encoding) {
@@ -113,50 +99,16 @@ pub(super) fn read<'a>(json: &'a str, column: &Column) -> Result<Value<'a>, Misf
 
 /// Whether a value stands for one that was not sent. Only values that a source may leave out of its log have such
 /// forms: text, bytes, exact numbers, documents and lists.
-fn is_placeholder(json: &str, column: &Column) -> bool {
+fn stands_for(placeholder: &Placeholder, json: &str, column: &Column) -> bool {
     match (column.column_type, column.encoding) {
-        (ColumnType::String, Encoding::Native) => is_inside(json, &[PLACEHOLDER, PLACEHOLDER_MAP_TEXT]),
-        (ColumnType::String, Encoding::Json) => is_structure(json),
-        (ColumnType::String, Encoding::Digits { .. }) => is_inside(json, &[PLACEHOLDER]),
+        (ColumnType::String, Encoding::Native) => placeholder.is_text(json) || placeholder.is_map_in_text(json),
+        (ColumnType::String, Encoding::Json) => placeholder.is_structure(json),
+        (ColumnType::String, Encoding::Digits { .. }) => placeholder.is_text(json),
         (ColumnType::Binary | ColumnType::Decimal { .. }, Encoding::Base64) => {
-            is_inside(json, &[PLACEHOLDER, PLACEHOLDER_BASE64])
+            placeholder.is_text(json) || placeholder.is_base64(json)
         }
-        (ColumnType::Decimal { .. }, _) => is_inside(json, &[PLACEHOLDER]),
+        (ColumnType::Decimal { .. }, _) => placeholder.is_text(json),
         _ => false,
-    }
-}
-
-/// Whether a value of unknown type stands for one that was not sent.
-pub(super) fn is_any_placeholder(json: &str) -> bool {
-    is_inside(json, &[PLACEHOLDER, PLACEHOLDER_BASE64, PLACEHOLDER_MAP_TEXT]) || is_structure(json)
-}
-
-/// Whether `json` can hold a placeholder at all, which is cheap to say of most rows.
-pub(super) fn mentions_placeholder(json: &str) -> bool {
-    let codes = &PLACEHOLDER_LISTS[2][1..30];
-    let uuid = &PLACEHOLDER_LISTS[1][2..38];
-    [PLACEHOLDER, PLACEHOLDER_BASE64, uuid, codes].iter().any(|mark| json.contains(mark))
-}
-
-fn is_inside(json: &str, texts: &[&str]) -> bool {
-    json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).is_some_and(|inside| texts.contains(&inside))
-}
-
-fn is_structure(json: &str) -> bool {
-    // Longer ones are none, whatever the white space in them.
-    const LONGEST: usize = 256;
-    if !json.starts_with(['[', '{']) || json.len() > LONGEST {
-        return false;
-    }
-    let json = compact(json);
-    json == PLACEHOLDER_MAP || PLACEHOLDER_LISTS.iter().any(|list| json == *list)
-}
-
-fn compact(json: &str) -> Cow<'_, str> {
-    if json.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        Cow::Owned(json::compact(json))
-    } else {
-        Cow::Borrowed(json)
     }
 }
 
@@ -269,12 +221,13 @@ fn kind(json: &str, expected: &'static str) -> Misfit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placeholder::DEFAULT;
 
     fn check(declared: &str, json: &str, expected: Result<Value<'_>, &str>) {
         let (column_type, encoding) = declared.split_once(' ').unwrap_or((declared, ""));
         let encoding = (!encoding.is_empty()).then(|| encoding.parse().unwrap());
         let column = Column::new("c", column_type.parse().unwrap(), encoding).unwrap();
-        let found = read(json, &column).map_err(|misfit| misfit.to_string());
+        let found = read(json, &column, Some(&Placeholder::default())).map_err(|misfit| misfit.to_string());
         assert_eq!(found, expected.map_err(str::to_string), "{declared} from {json}");
     }
 
@@ -327,7 +280,7 @@ mod tests {
         check("double", "1e400", Err("it is out of range"));
         check("double", "true", Err("it is a boolean, and a number is expected"));
         let column = Column::new("c", ColumnType::Double, None).unwrap();
-        assert!(matches!(read("\"NaN\"", &column), Ok(Value::Double(nan)) if nan.is_nan()));
+        assert!(matches!(read("\"NaN\"", &column, None), Ok(Value::Double(nan)) if nan.is_nan()));
     }
 
     #[test]
@@ -401,46 +354,36 @@ mod tests {
 
     #[test]
     fn the_placeholder_stands_for_a_value_not_sent() {
-        let (plain, encoded) = (format!("\"{PLACEHOLDER}\""), format!("\"{PLACEHOLDER_BASE64}\""));
-        assert_eq!(base64::decode(PLACEHOLDER_BASE64).unwrap(), PLACEHOLDER.as_bytes());
-        for declared in ["string", "binary", "decimal(10,2)", "decimal(10,2) native"] {
-            check(declared, &plain, Ok(Value::Unavailable));
+        let (text, base64) = (format!("\"{DEFAULT}\""), "\"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==\"");
+        for declared in ["string", "binary", "decimal(10,2)", "decimal(10,2) native", "string digits"] {
+            check(declared, &text, Ok(Value::Unavailable));
         }
-        check("binary", &encoded, Ok(Value::Unavailable));
-        check("decimal(10,2)", &encoded, Ok(Value::Unavailable));
-        check("string", &encoded, Ok(Value::Text(PLACEHOLDER_BASE64.into())));
-        check("string digits", &plain, Ok(Value::Unavailable));
-        check("string", &format!("\"{PLACEHOLDER_MAP_TEXT}\""), Ok(Value::Unavailable));
-        assert_eq!(json::string(&format!("\"{PLACEHOLDER_MAP_TEXT}\"")).unwrap(), PLACEHOLDER_MAP);
-        let codes: Vec<String> = PLACEHOLDER.bytes().map(|code| code.to_string()).collect();
-        assert_eq!(PLACEHOLDER_LISTS[2], format!("[{}]", codes.join(",")));
-        for structure in PLACEHOLDER_LISTS.into_iter().chain([PLACEHOLDER_MAP]) {
-            check("string json", structure, Ok(Value::Unavailable));
-            check("string json", &structure.replace(',', " , "), Ok(Value::Unavailable));
-            check(
-                "string",
-                structure,
-                Err(if structure.starts_with('[') {
-                    "it is an array, and text is expected"
-                } else {
-                    "it is an object, and text is expected"
-                }),
-            );
-            assert!(is_any_placeholder(structure) && mentions_placeholder(structure), "{structure}");
+        check("binary", base64, Ok(Value::Unavailable));
+        check("decimal(10,2)", base64, Ok(Value::Unavailable));
+        check("string", base64, Ok(Value::Text(base64.trim_matches('"').into())));
+        let map = format!(r#"{{"{DEFAULT}":"{DEFAULT}"}}"#);
+        let mut map_in_text = String::new();
+        json::push_string(&mut map_in_text, &map);
+        check("string", &map_in_text, Ok(Value::Unavailable));
+        for (structure, what) in [(map, "an object"), (format!("[{text}]"), "an array")] {
+            check("string json", &structure, Ok(Value::Unavailable));
+            check("string", &structure, Err(&format!("it is {what}, and text is expected")));
         }
-        assert!(mentions_placeholder(&plain) && mentions_placeholder(&encoded));
+        // Nothing stands for anything where there is none.
+        let column = Column::new("c", ColumnType::String, None).unwrap();
+        assert_eq!(read(&text, &column, None), Ok(Value::Text(DEFAULT.into())));
     }
 
     #[test]
     fn a_column_that_is_always_sent_has_no_placeholder() {
-        let plain = format!("\"{PLACEHOLDER}\"");
+        let plain = format!("\"{DEFAULT}\"");
         for declared in
             ["boolean", "int", "long", "float", "double", "date", "date iso", "timestamp iso", "timestamptz"]
         {
             let column = declared.split_once(' ').unwrap_or((declared, ""));
             let encoding = (!column.1.is_empty()).then(|| column.1.parse().unwrap());
             let column = Column::new("c", column.0.parse().unwrap(), encoding).unwrap();
-            assert!(read(&plain, &column).is_err(), "{declared}");
+            assert!(read(&plain, &column, Some(&Placeholder::default())).is_err(), "{declared}");
         }
         check("string json", &plain, Ok(Value::Text(plain.as_str().into())));
         check(

@@ -221,7 +221,7 @@ async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let route = |topic: &str| pipeline::route(config, topic);
     let triggers = pipeline::commit_triggers(config);
-    let mut ingest = Ingest::start(lake, source, route, pipeline::format(config), triggers, observer).await?;
+    let mut ingest = Ingest::start(lake, source, route, pipeline::dialect(config), triggers, observer).await?;
     let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
     let (tell, until) = watch::channel(goal);
     let listening = async {

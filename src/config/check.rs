@@ -17,6 +17,7 @@ use super::secret::is_secret_name;
 use super::table::PartitionField;
 use super::yaml::{Data, Key, Node};
 use crate::ids::check_part;
+use crate::placeholder::Placeholder;
 use crate::row::{ColumnType, Encoding};
 
 /// Where references lead and where problems go.
@@ -376,6 +377,7 @@ fn check_text(text: &str, shown: &str, schema: &Value) -> Result<(), String> {
         "location" => location::check_warehouse(text),
         "file" => location::check_file(text),
         "brokers" => location::check_brokers(text),
+        "placeholder" => Placeholder::parse(text).map(drop).map_err(|error| error.to_string()),
         "topic" => location::check_topic(text, false),
         "topic-pattern" => location::check_topic(text, true),
         _ => Ok(()),

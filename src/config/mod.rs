@@ -39,6 +39,7 @@ use settings::{CatalogSettings, Settings, TableSettings};
 use crate::error::{Kind, Situation};
 use crate::evolution::Evolution;
 use crate::ids::check_part;
+use crate::placeholder::Placeholder;
 
 pub use interpolate::Environment;
 pub use model::{GoldModel, SilverModel, Sql};
@@ -70,6 +71,8 @@ pub struct Config {
     /// Files to read in place of topics.
     pub source_files: Option<FilesConfig>,
     pub format: Format,
+    /// What stands in records for values that were not sent.
+    pub placeholder: Arc<Placeholder>,
     pub commit: CommitConfig,
     /// The share of rejected records above which a table is stopped; see [`Config::stop_above`].
     pub stop_above: Option<Percent>,
@@ -582,6 +585,8 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
         },
         source_files,
         format: settings.source.format,
+        // Checked with all other texts.
+        placeholder: Arc::new(Placeholder::parse(&settings.source.unavailable_placeholder).unwrap_or_default()),
         commit: CommitConfig {
             every: settings.commit.every.0,
             rows: settings.commit.rows,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::quantity::{Percent, Size, Span};
 use super::secret::{MASK, Secret, is_secret_name};
 use crate::evolution::Evolution;
+use crate::placeholder;
 
 /// The project's settings. Only `name` has to be there.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -223,7 +224,7 @@ pub(super) struct NamespaceSettings {
     pub(super) gold: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SourceSettings {
     /// The Kafka cluster and what to read from it.
@@ -233,6 +234,22 @@ pub(super) struct SourceSettings {
     pub(super) files: Option<FilesSettings>,
     /// What the records hold.
     pub(super) format: Format,
+    /// What the connector sends in place of a large value that did not change, as its `unavailable.value.placeholder` has
+    /// it: a text, or bytes as hexadecimal digits behind `hex:`. The column is null in that row then, and its name is in
+    /// `_unavailable`. Rows of snapshots (op `r`) are whole, and a value that looks like it stays a value there.
+    #[schemars(extend("format" = "placeholder"), example = &"hex:00ff")]
+    pub(super) unavailable_placeholder: String,
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        SourceSettings {
+            kafka: KafkaSettings::default(),
+            files: None,
+            format: Format::default(),
+            unavailable_placeholder: placeholder::DEFAULT.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

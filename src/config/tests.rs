@@ -584,6 +584,7 @@ fn the_settings_in_force_name_their_origin() {
           client.id: "a b"                               # line 5
         auth: properties                                 # default
       format: debezium-json                              # default
+      unavailable_placeholder: "__debezium_unavailable_value" # default
     commit:
       every: 10s                                         # default
       rows: 7                                            # line 3

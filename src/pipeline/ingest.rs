@@ -19,11 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::lane::{Lane, Report, Work};
-use super::{Breaker, Event, Observer, Tripped};
+use super::{Breaker, Dialect, Event, Observer, Tripped};
 use crate::bronze::{BronzeDefinition, BronzeTable};
 use crate::change::RawRecord;
 use crate::config::Percent;
-use crate::decode::Format;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::evolution::Evolution;
 use crate::ids::TableName;
@@ -147,7 +146,7 @@ pub struct Ingest<'a> {
     /// The table of each topic, as an index.
     by_topic: BTreeMap<Arc<str>, usize>,
     triggers: CommitTriggers,
-    format: Format,
+    dialect: Dialect,
     observer: Observer,
     /// How far the source was read.
     read: Positions,
@@ -287,7 +286,7 @@ impl<'a> Ingest<'a> {
         lake: &'a Lake,
         mut source: Box<dyn Source>,
         route: impl Fn(&str) -> Option<Route> + Send + Sync + 'a,
-        format: Format,
+        dialect: impl Into<Dialect>,
         triggers: CommitTriggers,
         observer: Observer,
     ) -> Result<Self> {
@@ -300,7 +299,7 @@ impl<'a> Ingest<'a> {
             tables: Vec::new(),
             by_topic: BTreeMap::new(),
             triggers,
-            format,
+            dialect: dialect.into(),
             observer,
             read: Positions::new(),
             durable: Positions::new(),
@@ -339,11 +338,11 @@ impl<'a> Ingest<'a> {
                 None => routes.push((route, [topic.clone()].into())),
             }
         }
-        let (lake, format) = (self.lake, self.format);
+        let (lake, dialect) = (self.lake, &self.dialect);
         let opened = stream::iter(routes).map(|(route, topics)| async move {
             let bronze = BronzeTable::open(lake, &route.definition()).await?;
             let offsets = bronze.offsets()?;
-            Ok::<_, Error>((route, topics, Lane::new(bronze, lake.clock().clone(), format)?, offsets))
+            Ok::<_, Error>((route, topics, Lane::new(bronze, lake.clock().clone(), dialect.clone())?, offsets))
         });
         let opened: Vec<_> = opened.buffered(OPENED_AT_ONCE).collect().await;
         let mut found = Vec::new();

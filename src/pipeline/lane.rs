@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Dialect;
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
 use crate::change::{ChangeBatch, ChangeCounts, RawRecord};
 use crate::clock::Clock;
-use crate::decode::{Decoder, Format};
+use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::offsets::{OffsetRange, Offsets, Positions, RecordMark, TopicPartition};
 
@@ -60,7 +61,7 @@ pub(super) struct Lane {
     /// Columns that are not in a file yet: they are written while the next chunk is made columns.
     made: Option<Made>,
     clock: Clock,
-    format: Format,
+    dialect: Dialect,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
     last: BTreeMap<TopicPartition, RecordMark>,
@@ -70,13 +71,13 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(bronze: BronzeTable, clock: Clock, format: Format) -> Result<Self> {
+    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect) -> Result<Self> {
         Ok(Lane {
             columns: None,
             made: None,
             bronze,
             clock,
-            format,
+            dialect,
             ranges: BTreeMap::new(),
             last: BTreeMap::new(),
             counts: ChangeCounts::default(),
@@ -143,8 +144,9 @@ impl Lane {
         if let Some(columns) = self.columns.take() {
             return Ok(columns);
         }
-        let builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone());
-        Ok(Columns { decoder: Decoder::new(self.format), builder })
+        let builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone())
+            .with_placeholder(self.dialect.placeholder.clone());
+        Ok(Columns { decoder: Decoder::new(self.dialect.format), builder })
     }
 
     /// Makes columns of a chunk, and meanwhile writes those of the chunk before.

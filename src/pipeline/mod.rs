@@ -21,12 +21,29 @@ pub use build::{BuildReport, Models, build};
 pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
 pub use project::{
-    commit_triggers, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage, route,
+    commit_triggers, dialect, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage,
+    route,
 };
 
 use crate::bronze::BronzeCommit;
+use crate::decode::Format;
 use crate::gold::GoldCommit;
+use crate::placeholder::Placeholder;
 use crate::silver::SilverCommit;
+
+/// How records are written.
+#[derive(Debug, Clone)]
+pub struct Dialect {
+    pub format: Format,
+    /// What stands for values that were not sent.
+    pub placeholder: Arc<Placeholder>,
+}
+
+impl From<Format> for Dialect {
+    fn from(format: Format) -> Self {
+        Dialect { format, placeholder: Arc::default() }
+    }
+}
 
 /// Something durable that happened.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CommitTriggers, Models, Route};
+use super::{CommitTriggers, Dialect, Models, Route};
 use crate::aws::AwsOptions;
 use crate::clock::Clock;
 use crate::config::{self, Brokers, CatalogConfig, Config, KafkaAuth, OnDelete, S3Config};
@@ -178,6 +178,11 @@ pub fn format(config: &Config) -> Format {
         config::Format::DebeziumJson => Format::DebeziumJson,
         config::Format::Json => Format::Json,
     }
+}
+
+/// The same, and what stands in them for values that were not sent.
+pub fn dialect(config: &Config) -> Dialect {
+    Dialect { format: format(config), placeholder: config.placeholder.clone() }
 }
 
 /// Every model: the files', and for each declared table without one, all its columns as they are.

@@ -18,6 +18,7 @@ use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 use serde::Serialize;
 
+use super::Dialect;
 use super::offsets::literal;
 use super::rows::{files_of, longs, note_places, texts};
 use crate::amendment::{self, Amendments};
@@ -26,7 +27,7 @@ use crate::bronze;
 use crate::change::{Decoded, RawRecord};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::decode::{self, Format};
+use crate::decode;
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
 use crate::evolution::{Form, TableImages};
@@ -373,7 +374,7 @@ impl Replayed {
         let mut decoder = Decoder {
             table: table.name().clone(),
             images: bronze::images(table, shape, evolution)?,
-            format: super::format(config),
+            dialect: super::dialect(config),
             now_us: table.lake().clock().now_us(),
             clock: table.lake().clock().clone(),
         };
@@ -554,7 +555,7 @@ fn fates(made: &RecordBatch) -> HashMap<RecordPlace, Fate> {
 struct Decoder {
     table: TableName,
     images: TableImages,
-    format: Format,
+    dialect: Dialect,
     clock: Clock,
     now_us: i64,
 }
@@ -562,7 +563,8 @@ struct Decoder {
 impl Decoder {
     fn rows<'a>(&self, records: impl Iterator<Item = &'a RejectedRecord>) -> Result<RecordBatch> {
         // The epoch is each record's own; see `as_ingested`.
-        let mut builder = ChangeBatchBuilder::new(self.images.clone(), 0, self.clock.clone());
+        let mut builder = ChangeBatchBuilder::new(self.images.clone(), 0, self.clock.clone())
+            .with_placeholder(self.dialect.placeholder.clone());
         for record in records {
             let raw = RawRecord {
                 topic: record.place.at.topic.clone(),
@@ -572,7 +574,7 @@ impl Decoder {
                 key: record.key.clone().map(Bytes::from),
                 payload: record.raw.clone(),
             };
-            let mut decoded = decode::decode(raw, self.format);
+            let mut decoded = decode::decode(raw, self.dialect.format);
             // Bronze has the key as the decoder wrote it.
             if let Decoded::Change(event) = &mut decoded {
                 event.key.clone_from(&record.key);

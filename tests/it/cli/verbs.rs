@@ -365,6 +365,38 @@ async fn the_tables_are_shown_whatever_has_become_of_the_brokers() {
 }
 
 #[test]
+fn a_connector_s_own_placeholder_stands_for_what_was_not_sent() {
+    let settings = "name: shop\nsource:\n  unavailable_placeholder: \"none \\\"sent\\\"\"\n  \
+                    files: { paths: [dump], topic: shop.public.parts }\n";
+    let folder = folder_with(&[("icestream.yaml", settings), ("catalog/parts.yaml", RIGHT)]);
+    let event = |op: &str, id: i32, note: &str| {
+        let after = json!({"id": id, "name": "__debezium_unavailable_value", "price": null, "note": note});
+        format!("{}\n", json!({"op": op, "before": null, "after": after}))
+    };
+    let lines = event("r", 1, "none \"sent\"") + &event("u", 2, "none \"sent\"") + &event("u", 3, "sent");
+    std::fs::create_dir(folder.path().join("dump")).unwrap();
+    std::fs::write(folder.path().join("dump/0.json"), lines).unwrap();
+    run(folder.path(), "ingest --drain").done();
+    let mut query = icestream(folder.path(), "query --format csv");
+    query.arg("select _op, after['id'] as id, after['name'] as name, after['note'] as note, _unavailable from shop_bronze.parts order by 2");
+    insta::assert_snapshot!(Running::start(query).end().done(), @r#"
+    _op,id,name,note,_unavailable
+    r,1,__debezium_unavailable_value,"none ""sent""",
+    u,2,__debezium_unavailable_value,,"[""note""]"
+    u,3,__debezium_unavailable_value,sent,
+    "#);
+    std::fs::write(
+        folder.path().join("icestream.yaml"),
+        settings.replace("none", "hex:f").replace(" \\\"sent\\\"", ""),
+    )
+    .unwrap();
+    insta::assert_snapshot!(run(folder.path(), "ingest --drain").error(2), @"
+    error: icestream.yaml:3:28 source.unavailable_placeholder: `hex:f` is no placeholder: behind `hex:` come two hexadecimal digits for each byte
+      hint: `icestream config reference` describes every key
+    ");
+}
+
+#[test]
 fn a_table_that_was_never_made_says_so() {
     let folder = folder_with(&[("icestream.yaml", SETTINGS), ("catalog/parts.yaml", RIGHT)]);
     insta::assert_snapshot!(run(folder.path(), "status --no-source").done(), @"
