@@ -15,6 +15,9 @@ mod canonical;
 #[path = "../support/conformance.rs"]
 mod conformance;
 
+#[path = "../support/recorded.rs"]
+mod recorded;
+
 #[path = "../support/subject.rs"]
 mod subject;
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use icestream::offsets::TopicPartition;
 use icestream::source::EmbeddedBroker;
 use serde_json::Value;
 
 use super::*;
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+use crate::recorded;
 
 /// A broker that holds recorded topics, and a project that reads them.
 struct Recorded {
@@ -26,24 +26,18 @@ impl Recorded {
     async fn of(connector: &str, variant: &str, topics: &[&str], change: fn(Vec<u8>) -> Vec<u8>) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
         let producer = broker.producer().unwrap();
-        let folder = Path::new(FIXTURES).join(connector).join(variant);
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        for file in files {
+        for file in recorded::topics(connector, variant) {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
             let topic = name.strip_suffix(".jsonl.gz").unwrap();
             if !topics.is_empty() && !topics.contains(&topic) {
                 continue;
             }
             broker.create_topic(topic, 1).unwrap();
-            let output = Command::new("gzip").arg("-dc").arg(&file).output().unwrap();
-            for line in String::from_utf8(output.stdout).unwrap().lines() {
-                let record: Value = serde_json::from_str(line).unwrap();
-                let bytes = |field: &str| record[field].as_str().map(|text| change(from_base64(text)));
-                let (key, value) = (bytes("key"), bytes("value"));
-                let time = record["timestamp"].as_i64().unwrap();
-                let at = TopicPartition::new(topic, 0);
-                producer.send(&at, key.as_deref(), value.as_deref(), time).await.unwrap();
+            let at = TopicPartition::new(topic, 0);
+            for record in recorded::records(&file) {
+                let changed = |bytes: Option<Bytes>| bytes.map(|bytes| change(bytes.to_vec()));
+                let (key, value) = (changed(record.key), changed(record.payload));
+                producer.send(&at, key.as_deref(), value.as_deref(), record.timestamp_ms.unwrap()).await.unwrap();
             }
         }
         producer.flush().await.unwrap();
@@ -62,8 +56,8 @@ impl Recorded {
     /// A schema file of the recorded database's tables.
     fn write_ddl(&self, connector: &str, prelude: &str) {
         let mut text = prelude.to_string();
-        for entry in std::fs::read_dir(Path::new(FIXTURES).join(connector).join("expected")).unwrap() {
-            let told: Value = serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
+        for file in recorded::entries(&recorded::root().join(connector).join("expected")) {
+            let told: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
             let quote = if connector.contains("postgres") { '"' } else { '`' };
             let columns: Vec<String> = told["columns"]
                 .as_object()
@@ -95,20 +89,6 @@ fn without_block(value: Vec<u8>) -> Vec<u8> {
         Ok(block) => block.payload.get().as_bytes().to_vec(),
         Err(_) => value,
     }
-}
-
-fn from_base64(text: &str) -> Vec<u8> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
-    for digit in text.bytes().filter(|digit| *digit != b'=') {
-        bits = bits << 6 | ALPHABET.iter().position(|known| *known == digit).unwrap() as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
 }
 
 const DOMAINS: &str = "CREATE DOMAIN even AS integer CHECK (VALUE % 2 = 0);
