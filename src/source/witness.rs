@@ -263,7 +263,8 @@ mod tests {
             let seen = &state.seen["t"];
             assert_eq!((&seen.oldest, &seen.newest), (&sight(oldest), &sight(newest)));
         };
-        (state.note(sight(3)), state.note(sight(5)));
+        state.note(sight(3));
+        state.note(sight(5));
         stands(&state, 3, 5);
         // 9 is given out while 3 is looked for.
         state.note(sight(9));

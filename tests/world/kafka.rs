@@ -41,7 +41,11 @@ impl Project {
         }
         let settings = folder.path().join("icestream.yaml");
         let text = std::fs::read_to_string(&settings).unwrap();
-        std::fs::write(&settings, text.replace("shop.public.*", &format!("{prefix}.shop.public.*"))).unwrap();
+        let text = text.replace("shop.public.*", &format!("{prefix}.shop.public.*"));
+        // Who is killed gives its partitions away when its session ends.
+        let topics = "    topics: [";
+        let text = text.replacen(topics, &format!("    properties: {{ session.timeout.ms: 6000 }}\n{topics}"), 1);
+        std::fs::write(&settings, text).unwrap();
         let project = Project { folder, brokers, prefix };
         project.make_topics().await;
         project
