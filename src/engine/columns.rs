@@ -110,7 +110,7 @@ impl FieldIdAdapter {
 }
 
 /// The Iceberg field id that a Parquet file or a table schema carries in its Arrow metadata.
-fn field_id(field: &Field) -> Option<i32> {
+pub(crate) fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
 }
 

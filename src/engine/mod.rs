@@ -9,7 +9,8 @@
 //! A scan goes: `provider` asks the view for the files a filter can match (`prune`) and for their deleted rows, and plans
 //! one `DataSourceExec` over `source`. When a file is opened, a file that is read as it is goes to DataFusion's own
 //! Parquet opener, and one with deleted rows, or whose row positions are asked for, to `position_scan`. Both read bytes
-//! through `data_file` and map the file's columns to the table's by field id through `columns`.
+//! through `data_file` and map the file's columns to the table's by field id through `columns`. Who has to go through files
+//! row by row, without a query, uses `row_reader`.
 
 pub mod error;
 pub mod provider;
@@ -21,6 +22,7 @@ mod data_file;
 mod literals;
 mod position_scan;
 mod prune;
+mod row_reader;
 mod source;
 
 #[cfg(test)]
@@ -29,4 +31,5 @@ mod tests;
 pub use error::{Error, Result};
 pub use provider::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN};
 pub use query::{plan, query, referenced_tables};
+pub(crate) use row_reader::{Piece, RowReader, in_parallel, pieces, struct_with};
 pub use session::{Engine, EngineOptions, register};

@@ -4,13 +4,13 @@
 //! DataFusion 53 has no way to ask the Parquet reader for row numbers, so this opens files on its own; row groups and
 //! pages are left out by the same statistics, bloom filters and page index, with the same code.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, BooleanBufferBuilder};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::ScalarValue;
 use datafusion::common::config::ParquetOptions;
@@ -38,7 +38,7 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask, RowNumber}
 use parquet::file::metadata::RowGroupMetaData;
 use roaring::RoaringTreemap;
 
-use super::columns::FieldIdAdapterFactory;
+use super::columns::{FieldIdAdapterFactory, field_id};
 use super::data_file::{DataFile, DataFileReaderFactory};
 use super::provider::{FILE_COLUMN, POSITION_COLUMN};
 use super::prune;
@@ -63,6 +63,8 @@ pub(crate) struct PositionOpener {
     pub(crate) readers: Arc<DataFileReaderFactory>,
     pub(crate) columns: Arc<FieldIdAdapterFactory>,
     pub(crate) with_positions: bool,
+    /// Of a struct, read the fields that `schema` has, and not all that the file has.
+    pub(crate) only_needed_leaves: bool,
 }
 
 impl PositionOpener {
@@ -77,7 +79,12 @@ impl PositionOpener {
         let mut reader: Box<dyn AsyncFileReader> =
             self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
         let metadata = self.reader_metadata(&mut reader).await?;
-        let schema = metadata.schema().clone();
+        let mut schema = metadata.schema().clone();
+        let mut leaves_of = None;
+        if self.only_needed_leaves {
+            let (narrow, leaves) = narrowed(self.schema.file_schema(), &schema);
+            (schema, leaves_of) = (narrow, Some(leaves));
+        }
 
         let adapter = self.columns.create(self.schema.file_schema().clone(), schema.clone())?;
         let simplifier = PhysicalExprSimplifier::new(&schema);
@@ -131,9 +138,15 @@ impl PositionOpener {
         }
         let in_file = parquet_schema.root_schema().get_fields().len();
         let roots = projection.column_indices().into_iter().filter(|index| *index < in_file);
+        let mask = match &leaves_of {
+            Some(leaves) => {
+                ProjectionMask::leaves(parquet_schema, roots.filter_map(|root| leaves.get(root)).flatten().copied())
+            }
+            None => ProjectionMask::roots(parquet_schema, roots),
+        };
         let stream = builder
             .with_row_groups(row_group_indexes)
-            .with_projection(ProjectionMask::roots(parquet_schema, roots))
+            .with_projection(mask)
             .with_batch_size(self.batch_size)
             .build()?;
 
@@ -195,6 +208,36 @@ impl PositionOpener {
         })
         .data()
     }
+}
+
+/// The file's columns, each struct with those of its fields only that the table's columns have; and the leaves of each.
+/// A struct that has none of them stays whole: somebody may want to know where it is null.
+fn narrowed(logical: &Schema, physical: &Schema) -> (SchemaRef, Vec<Vec<usize>>) {
+    let mut wanted = HashSet::new();
+    logical.fields().filter_leaves(|_, leaf| {
+        wanted.extend(field_id(leaf));
+        true
+    });
+    let (mut roots, mut leaves) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for root in physical.fields() {
+        let (mut all, mut some) = (Vec::new(), Vec::new());
+        let kept = Fields::from(vec![root.clone()]).filter_leaves(|index, leaf| {
+            let keep = field_id(leaf).is_some_and(|id| wanted.contains(&id));
+            all.push(first + index);
+            some.extend(keep.then_some(first + index));
+            keep
+        });
+        first += all.len();
+        let is_struct = matches!(root.data_type(), DataType::Struct(_));
+        let (root, of_root) = match kept.first() {
+            Some(kept) if is_struct => (kept.clone(), some),
+            _ => (root.clone(), all),
+        };
+        roots.push(root);
+        leaves.push(of_root);
+    }
+    (Arc::new(Schema::new_with_metadata(roots, physical.metadata().clone())), leaves)
 }
 
 fn row_number() -> FieldRef {

@@ -112,7 +112,7 @@ impl IcebergTableProvider {
     }
 }
 
-fn position_fields() -> [Arc<Field>; 2] {
+pub(crate) fn position_fields() -> [Arc<Field>; 2] {
     [
         Arc::new(Field::new(FILE_COLUMN, DataType::Utf8, false)),
         Arc::new(Field::new(POSITION_COLUMN, DataType::Int64, false)),

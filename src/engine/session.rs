@@ -40,6 +40,8 @@ pub struct EngineOptions {
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
+    memory: usize,
+    threads: usize,
 }
 
 impl Engine {
@@ -59,7 +61,7 @@ impl Engine {
             .with_metadata_cache_limit(FOOTER_CACHE_BYTES.min(memory / 8))
             .build_arc()
             .map_err(Error::from_datafusion)?;
-        Ok(Engine { runtime, config: session_config(memory, threads) })
+        Ok(Engine { runtime, config: session_config(memory, threads), memory, threads })
     }
 
     /// A session of its own, with no tables yet.
@@ -70,6 +72,16 @@ impl Engine {
             .with_default_features()
             .build();
         SessionContext::new_with_state(state)
+    }
+
+    /// The whole budget, in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Tasks that should run at the same time.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Bytes the running queries hold of the budget.

@@ -118,6 +118,7 @@ impl FileSource for IcebergSource {
             readers: self.readers.clone(),
             columns: self.columns.clone(),
             with_positions: self.with_positions,
+            only_needed_leaves: false,
         };
         let dynamic = predicate.filter(is_dynamic_physical_expr);
         Ok(Arc::new(IcebergOpener { plain, positions: Arc::new(positions), dynamic, schema, skipped }))

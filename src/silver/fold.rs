@@ -6,22 +6,22 @@ use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, SelectIte
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::order::Truncation;
+
 /// A key's events in stream order, newest first.
-const NEWEST_FIRST: &str = "_epoch DESC NULLS LAST, _position DESC NULLS LAST, _offset DESC";
+const NEWEST_FIRST: &str = "_epoch DESC NULLS LAST, _position DESC NULLS LAST, _offset DESC, _topic DESC, \
+                            _topic_partition DESC";
 
 /// Events of rows, which have keys.
 const IS_CHANGE: &str = "_error IS NULL AND _op IN ('c', 'u', 'r', 'd')";
 
+/// The key of the first message that has one; one row as soon as there is any change.
+pub(super) const FIRST_KEY: &str = "SELECT _key FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') \
+                                    ORDER BY _key IS NULL, _topic_partition, _offset LIMIT 1";
+
 /// Columns every silver row carries besides the model's own.
 const SYSTEM_COLUMNS: [&str; 2] = ["_position", "_source_ts"];
 const DELETED_COLUMN: &str = "_is_deleted";
-
-/// Everything before it is gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Truncation {
-    pub(super) epoch: i64,
-    pub(super) position: String,
-}
 
 pub(super) struct Fold<'a> {
     pub(super) columns: Vec<&'a str>,
@@ -38,7 +38,7 @@ impl Fold<'_> {
     /// The latest row of each key out of `bronze.history`.
     pub(super) fn sql(&self) -> String {
         let keys = list(&self.keys, quote);
-        let order = "_epoch, _position, _offset, _source_ts, _unavailable, after";
+        let order = "_epoch, _position, _offset, _topic, _topic_partition, _source_ts, _unavailable, after";
         let truncation = self.after_truncation();
         let mut sql = format!(
             "WITH events AS (\n  SELECT {}, _op, {order}\n  FROM bronze.history WHERE {IS_CHANGE}{truncation}\n  \
@@ -113,36 +113,6 @@ impl Fold<'_> {
             ),
         }
     }
-}
-
-/// The keys that the new changes are about.
-pub(super) fn touched_sql(keys: &[&str]) -> String {
-    format!(
-        "SELECT {} FROM bronze.new_changes WHERE {IS_CHANGE} UNION SELECT {} FROM bronze.new_changes WHERE {}",
-        key_list(keys),
-        left_key_list(keys),
-        leaves_key(keys)
-    )
-}
-
-/// Where the rows of the touched keys are now.
-pub(super) fn doomed_sql(keys: &[&str]) -> String {
-    format!(
-        "SELECT _file, _pos FROM silver.\"target$rows\" AS target LEFT SEMI JOIN touched ON {}",
-        equal(keys, "target", "touched")
-    )
-}
-
-/// One row when a new change lacks a key: how many do, and where the first is.
-pub(super) fn null_keys_sql(keys: &[&str]) -> String {
-    let missing: Vec<String> = keys.iter().map(|key| format!("{} IS NULL", key_value(key))).collect();
-    format!(
-        "SELECT count(*) AS count, first_value(_topic ORDER BY _topic, _topic_partition, _offset) AS topic, \
-         first_value(_topic_partition ORDER BY _topic, _topic_partition, _offset) AS partition, \
-         first_value(_offset ORDER BY _topic, _topic_partition, _offset) AS first_offset \
-         FROM bronze.new_changes WHERE {IS_CHANGE} AND ({}) HAVING count(*) > 0",
-        missing.join(" OR ")
-    )
 }
 
 /// Why a SELECT cannot be a silver model.

@@ -2,24 +2,24 @@
 //!
 //! In comes a bronze snapshot, out goes a silver snapshot whose marker names it. It does not know Kafka.
 //!
-//! **A silver table is a function of its bronze table**: a run finds the keys that the new changes touch and folds all
-//! their events again, in position order, so that late, repeated and re-read events give the same rows as events that
-//! came once and in order. **Deletes, inserts and the marker are one commit**, guarded by the marker it started from: of
-//! two builders at once, one wins and the other throws its files away.
+//! **A silver table is a function of its bronze table**: late, repeated and re-read events give the same rows as events
+//! that came once and in order. A run reads the new files only (`events`), and the last event of each key decides; what
+//! was merged before comes in where it could make a difference (`run`). **Deletes, inserts and the marker are one
+//! commit**, guarded by the marker it started from: of two builders at once, one wins and the other throws its files
+//! away.
 
+mod events;
 mod fold;
+mod keys;
+mod order;
+mod run;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
-use futures::TryStreamExt;
-use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -29,7 +29,9 @@ use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
-use crate::table::{At, Lake, Premise, SchemaChange, Table, TableDefinition, TableView, WrittenFile};
+use crate::table::{At, Lake, Table, TableDefinition, TableView};
+use order::{Frontier, Truncation};
+use run::{Base, Run};
 
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.bronze";
@@ -44,6 +46,18 @@ pub struct SilverModel {
     pub on_delete: OnDelete,
     /// A SELECT over `changes`; `None` for all columns as they are.
     pub sql: Option<String>,
+}
+
+impl SilverModel {
+    /// Tells whether rows were made by this very model.
+    fn fingerprint(&self) -> String {
+        fingerprint([
+            self.from.to_string().as_str(),
+            &self.keys.join(","),
+            &format!("{:?}", self.on_delete),
+            self.sql.as_deref().unwrap_or_default(),
+        ])
+    }
 }
 
 /// What becomes of a row whose key was deleted.
@@ -177,6 +191,20 @@ struct Marker {
     /// How often bronze had been rewound: what a later rewind takes out is in no new file.
     #[serde(default, skip_serializing_if = "is_zero")]
     rewinds: u64,
+    /// Without it, the next run folds everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    merged: Option<Merged>,
+}
+
+/// What a run must know of the changes before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Merged {
+    frontier: Frontier,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    truncation: Option<Truncation>,
+    /// Columns that some event held a placeholder for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unavailable: BTreeSet<String>,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -242,12 +270,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
     {
         return Err(Error::Foreign { table: model.table.clone() });
     }
-    let model_name = fingerprint([
-        model.from.to_string().as_str(),
-        &model.keys.join(","),
-        &format!("{:?}", model.on_delete),
-        model.sql.as_deref().unwrap_or_default(),
-    ]);
+    let model_name = model.fingerprint();
     if let Some((_, known)) = &known {
         if known.model != model_name {
             return Err(Error::ModelChanged { table: model.table.clone() });
@@ -264,261 +287,28 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
             "bronze was made anew, rolled back or rewound: folding all of it"
         );
     }
-    let (sequence, keys) = (view.sequence_number(), known.as_ref().map(|known| known.keys.clone()));
-    let Some(merge) = Merge::plan(engine, model, view, keys, base.map_or(0, |base| base.sequence)).await? else {
-        return Ok(Outcome::Nothing);
-    };
+    let keys = known.as_ref().map(|known| known.keys.clone());
+    let base = base.and_then(|base| Some(Base { sequence: base.sequence, merged: base.merged.clone()? }));
+    let (sequence, started) = (view.sequence_number(), tokio::time::Instant::now());
+    let Some(run) = Run::new(lake, engine, model, view, keys).await? else { return Ok(Outcome::Nothing) };
+    let staged = run.stage(silver, base).await?;
     let next = Marker {
         bronze: bronze.uuid(),
         snapshot: bronze_snapshot_id,
         sequence,
         model: model_name,
-        keys: merge.keys.clone(),
+        keys: run.keys.clone(),
         rewinds: Amendments::of(&bronze).rewinds,
+        merged: Some(staged.merged.clone()),
     };
-    let silver = match silver {
-        Some(silver) => merge.widen(silver).await?,
-        None => lake.ensure(&merge.definition()).await?,
-    };
-    merge.commit(silver, lake.clock().now_us(), old_text, &next).await
-}
-
-/// One run over one table.
-struct Merge<'a> {
-    model: &'a SilverModel,
-    session: SessionContext,
-    keys: Vec<String>,
-    /// The rows that take the place of whatever the touched keys have now.
-    rows: DataFrame,
-    /// Nothing is left of the old rows when the run folds everything.
-    replaces_all: bool,
-}
-
-impl<'a> Merge<'a> {
-    /// Plans a run over the changes after `since`; 0 folds everything. `None` when there is no change at all.
-    async fn plan(
-        engine: &Engine,
-        model: &'a SilverModel,
-        view: TableView,
-        keys: Option<Vec<String>>,
-        since: i64,
-    ) -> Result<Option<Self>> {
-        let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
-        let columns = row_columns(model, &view)?;
-        let session = engine.session();
-        let bronze = TableName::new("bronze", "history").map_err(crate::table::Error::from)?;
-        let new_changes = TableName::new("bronze", "new_changes").map_err(crate::table::Error::from)?;
-        engine::register(&session, &bronze, view.clone()).map_err(failed)?;
-        engine::register(&session, &new_changes, view.added_since(since)).map_err(failed)?;
-        let mut merge = Merge {
-            model,
-            keys: Vec::new(),
-            rows: session.read_empty().map_err(|error| failed(error.into()))?,
-            session,
-            replaces_all: since == 0,
-        };
-        merge.keys = match keys {
-            Some(keys) => keys,
-            None if !model.keys.is_empty() => model.keys.clone(),
-            None => match merge.keys_of_messages().await? {
-                Some(keys) => keys,
-                None => return Ok(None),
-            },
-        };
-        check_keys_known(model, &merge.keys, &columns)?;
-        merge.check_keys().await?;
-        let truncation = merge.last_truncation("bronze.history").await?;
-        if merge.last_truncation("bronze.new_changes").await?.is_some() {
-            merge.replaces_all = true;
-        }
-        if !merge.replaces_all {
-            merge.collect_touched().await?;
-        }
-        let unavailable = merge.unavailable_columns().await?;
-        let fold = fold::Fold {
-            columns: columns.iter().map(|column| column.name().as_str()).collect(),
-            keys: merge.keys.iter().map(String::as_str).collect(),
-            unavailable: &unavailable,
-            marks_deletes: model.on_delete == OnDelete::Mark,
-            only_touched: !merge.replaces_all,
-            truncation: truncation.as_ref(),
-        };
-        let changes = merge.frame(&fold.sql()).await?;
-        merge.session.register_table("changes", changes.into_view()).map_err(|error| failed(error.into()))?;
-        merge.rows = merge.frame(&select(model, &merge.keys)?).await?;
-        Ok(Some(merge))
-    }
-
-    async fn frame(&self, sql: &str) -> Result<DataFrame> {
-        engine::plan(&self.session, sql).await.map_err(|source| self.failed(source))
-    }
-
-    async fn rows_of(&self, sql: &str) -> Result<Vec<RecordBatch>> {
-        self.frame(sql).await?.collect().await.map_err(|error| self.failed(error.into()))
-    }
-
-    fn failed(&self, source: engine::Error) -> Error {
-        Error::Query { table: self.model.table.clone(), source }
-    }
-
-    /// The names in the first message key there is; `None` when there is no change yet.
-    async fn keys_of_messages(&self) -> Result<Option<Vec<String>>> {
-        let sql = "SELECT _key FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') \
-             ORDER BY _key IS NULL, _topic_partition, _offset LIMIT 1";
-        let no_keys = || Error::NoKeys { table: self.model.table.clone(), from: self.model.from.clone() };
-        let batches = self.rows_of(sql).await?;
-        let Some(key) = texts(&batches, 0).into_iter().next() else { return Ok(None) };
-        let text = key.ok_or_else(no_keys)?;
-        match serde_json::from_str::<serde_json::Value>(&text) {
-            Ok(serde_json::Value::Object(fields)) if !fields.is_empty() => Ok(Some(fields.keys().cloned().collect())),
-            _ => Err(no_keys()),
-        }
-    }
-
-    async fn check_keys(&self) -> Result<()> {
-        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let batches = self.rows_of(&fold::null_keys_sql(&keys)).await?;
-        let longs = |column: usize| longs(&batches, column).into_iter().next();
-        let (Some(count), Some(partition), Some(offset)) = (longs(0), longs(2), longs(3)) else { return Ok(()) };
-        let topic = texts(&batches, 1).into_iter().flatten().next().unwrap_or_default();
-        Err(Error::NullKey { table: self.model.table.clone(), count, topic, partition, offset })
-    }
-
-    async fn last_truncation(&self, of: &str) -> Result<Option<fold::Truncation>> {
-        let sql = format!(
-            "SELECT _epoch, _position FROM {of} WHERE _op = 't' AND _error IS NULL AND _position IS NOT NULL \
-             ORDER BY _epoch DESC NULLS LAST, _position DESC LIMIT 1"
+    let outcome = staged.commit(old_text, &next).await?;
+    if let Outcome::Merged(commit) = &outcome {
+        tracing::info!(
+            table = %model.table, layer = "silver", snapshot_id = commit.snapshot_id, rows = commit.rows_written,
+            rows_deleted = commit.rows_deleted, elapsed_ms = started.elapsed().as_millis() as u64, "merged"
         );
-        let batches = self.rows_of(&sql).await?;
-        let epoch = longs(&batches, 0).into_iter().next();
-        let position = texts(&batches, 1).into_iter().flatten().next();
-        Ok(position.map(|position| fold::Truncation { epoch: epoch.unwrap_or(0), position }))
     }
-
-    /// Keeps the keys of the new changes as table `touched`.
-    async fn collect_touched(&self) -> Result<()> {
-        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let frame = self.frame(&fold::touched_sql(&keys)).await?;
-        let planned = Arc::new(frame.schema().as_arrow().clone());
-        let batches = frame.collect().await.map_err(|error| self.failed(error.into()))?;
-        // A union's batches may know less about nulls than its plan does.
-        let schema = batches.first().map_or(planned, RecordBatch::schema);
-        let table = MemTable::try_new(schema, vec![batches]).map_err(|error| self.failed(error.into()))?;
-        self.session.register_table("touched", Arc::new(table)).map_err(|error| self.failed(error.into()))?;
-        Ok(())
-    }
-
-    /// Columns whose value some event did not send.
-    async fn unavailable_columns(&self) -> Result<Vec<String>> {
-        let sql = "SELECT DISTINCT unnest(_unavailable) AS name FROM bronze.history WHERE _unavailable IS NOT NULL";
-        let mut names: Vec<String> = texts(&self.rows_of(sql).await?, 0).into_iter().flatten().collect();
-        // What is missing of a row before the change is no row's value.
-        names.retain(|name| !name.starts_with("before."));
-        names.sort();
-        Ok(names)
-    }
-
-    fn row_schema(&self) -> Schema {
-        row_schema(&self.rows, &self.keys)
-    }
-
-    fn definition(&self) -> TableDefinition {
-        definition(self.model, self.row_schema())
-    }
-
-    async fn widen(&self, silver: Table) -> Result<Table> {
-        let change = SchemaChange::to_fit(silver.schema()?.as_ref(), &self.row_schema());
-        match silver.evolve(&change)? {
-            Some(evolved) => Ok(silver.change().schema(evolved).commit().await?.table),
-            None => Ok(silver),
-        }
-    }
-
-    async fn commit(self, silver: Table, now_us: i64, from: Option<String>, next: &Marker) -> Result<Outcome> {
-        let started = tokio::time::Instant::now();
-        let written = self.write_rows(&silver, now_us).await?;
-        let view = silver.view(At::Head)?;
-        let doomed = match self.replaces_all {
-            true => Vec::new(),
-            // The rows are looked for in the very state that the commit stands on.
-            false => {
-                engine::register(&self.session, &target_name()?, view.clone()).map_err(|error| self.failed(error))?;
-                self.doomed_rows(&view).await?
-            }
-        };
-        let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
-        let rows_written = written.iter().map(WrittenFile::rows).sum();
-        let deletes = silver.write_deletes(&doomed).await?;
-        let staged: Vec<WrittenFile> = written.iter().chain(deletes.files()).cloned().collect();
-        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
-        let change = match self.replaces_all {
-            true => silver.change().replace_all(written),
-            false => silver.change().row_delta(&view, written, deletes),
-        };
-        match change.premise(premise).commit().await {
-            Ok(committed) => {
-                tracing::info!(
-                    table = %self.model.table, layer = "silver", snapshot_id = committed.snapshot_id,
-                    rows = rows_written, rows_deleted, elapsed_ms = started.elapsed().as_millis() as u64, "merged"
-                );
-                Ok(Outcome::Merged(SilverCommit {
-                    table: self.model.table.clone(),
-                    snapshot_id: committed.snapshot_id,
-                    bronze_snapshot_id: next.snapshot,
-                    rows_written,
-                    rows_deleted,
-                }))
-            }
-            Err(error) if error.is_premise_broken() => {
-                silver.discard(&staged).await;
-                tracing::info!(table = %self.model.table, layer = "silver", %error, "yielded to another builder");
-                Ok(Outcome::Yielded)
-            }
-            Err(error) => {
-                if !matches!(error, crate::table::Error::Unresolved { .. }) {
-                    silver.discard(&staged).await;
-                }
-                Err(error.into())
-            }
-        }
-    }
-
-    async fn write_rows(&self, silver: &Table, now_us: i64) -> Result<Vec<WrittenFile>> {
-        let now = datafusion::scalar::ScalarValue::TimestampMicrosecond(Some(now_us), Some(layout::UTC.into()));
-        let frame = self.rows.clone().with_column("_merged_at", datafusion::prelude::lit(now));
-        let stream = match frame {
-            Ok(frame) => frame.execute_stream().await,
-            Err(error) => Err(error),
-        };
-        let mut stream = stream.map_err(|error| self.failed(error.into()))?;
-        let mut writer = silver.writer(None)?;
-        loop {
-            let outcome = match stream.try_next().await {
-                Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
-                Ok(None) => break,
-                Err(error) => Err(self.failed(error.into())),
-            };
-            if let Err(error) = outcome {
-                writer.discard().await;
-                return Err(error);
-            }
-        }
-        Ok(writer.finish().await?)
-    }
-
-    /// Where the touched keys' present rows are.
-    async fn doomed_rows(&self, view: &TableView) -> Result<Vec<(crate::table::ScanFile, RoaringTreemap)>> {
-        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let batches = self.rows_of(&fold::doomed_sql(&keys)).await?;
-        let mut positions: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
-        for (path, position) in texts(&batches, 0).into_iter().zip(longs(&batches, 1)) {
-            if let Some(path) = path {
-                positions.entry(path).or_default().insert(position as u64);
-            }
-        }
-        let files = view.files(None).await?;
-        Ok(files.into_iter().filter_map(|file| positions.remove(&file.path).map(|rows| (file, rows))).collect())
-    }
+    Ok(outcome)
 }
 
 /// The columns a model's table will have, when the row images of its bronze table have these. No table is looked at.
@@ -588,10 +378,6 @@ fn row_schema(rows: &DataFrame, keys: &[String]) -> Schema {
     Schema::new(fields.chain([merged_at]).collect::<Vec<_>>())
 }
 
-fn target_name() -> Result<TableName> {
-    Ok(TableName::new("silver", "target").map_err(crate::table::Error::from)?)
-}
-
 /// The columns of a row image.
 fn row_columns(model: &SilverModel, view: &TableView) -> Result<Vec<Arc<Field>>> {
     let no_columns = || Error::NoColumns { table: model.table.clone(), from: model.from.clone() };
@@ -601,26 +387,4 @@ fn row_columns(model: &SilverModel, view: &TableView) -> Result<Vec<Arc<Field>>>
         DataType::Struct(fields) => Ok(fields.iter().cloned().collect()),
         _ => Err(no_columns()),
     }
-}
-
-fn texts(batches: &[RecordBatch], column: usize) -> Vec<Option<String>> {
-    let mut found = Vec::new();
-    for batch in batches {
-        let Ok(array) = cast(batch.column(column), &DataType::Utf8) else { continue };
-        if let Some(array) = array.as_any().downcast_ref::<StringArray>() {
-            found.extend(array.iter().map(|text| text.map(str::to_string)));
-        }
-    }
-    found
-}
-
-fn longs(batches: &[RecordBatch], column: usize) -> Vec<i64> {
-    let mut found = Vec::new();
-    for batch in batches {
-        let Ok(array) = cast(batch.column(column), &DataType::Int64) else { continue };
-        if let Some(array) = array.as_any().downcast_ref::<Int64Array>() {
-            found.extend(array.iter().flatten());
-        }
-    }
-    found
 }

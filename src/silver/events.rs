@@ -1,0 +1,430 @@
+//! Events as they stand in bronze's files, and the last one of each key among them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+    make_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{filter_record_batch, interleave, is_not_null};
+use arrow::compute::kernels::zip::zip;
+use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type, Schema};
+use arrow::error::ArrowError;
+
+use super::keys::{KeyColumn, KeySet, KeyShape};
+use super::order::{Frontier, PlaceRef, Truncation};
+use crate::engine::struct_with;
+use crate::layout;
+
+/// Which columns of bronze are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Whose events they are, and their order.
+    Order,
+    /// What the row became as well.
+    Rows,
+}
+
+pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) -> Vec<FieldRef> {
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut names =
+        vec![layout::TOPIC, layout::PARTITION, layout::OFFSET, layout::OP, layout::POSITION, layout::EPOCH, layout::ERROR];
+    if depth == Depth::Rows {
+        names.extend([layout::SOURCE_TS, layout::UNAVAILABLE, layout::AFTER]);
+    }
+    let mut columns: Vec<FieldRef> =
+        names.iter().filter_map(|name| bronze.field_with_name(name).ok().cloned().map(Arc::new)).collect();
+    if depth == Depth::Order {
+        columns.extend(struct_with(bronze, layout::AFTER, &keys));
+    }
+    columns.extend(struct_with(bronze, layout::BEFORE, &keys));
+    columns
+}
+
+/// A batch of events.
+#[derive(Debug)]
+pub(super) struct Events {
+    op: StringArray,
+    epoch: Int32Array,
+    position: StringArray,
+    offset: Int64Array,
+    topic: StringArray,
+    partition: Int32Array,
+    /// Whether it is about a row, and was understood.
+    is_change: BooleanArray,
+    keys: KeyColumn,
+    key_columns: Vec<ArrayRef>,
+    /// The key a row had before, and in which rows it is another one.
+    left: Option<Left>,
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+struct Left {
+    keys: KeyColumn,
+    columns: Vec<ArrayRef>,
+    differs: BooleanArray,
+}
+
+#[derive(Debug)]
+struct Rest {
+    source_ts: ArrayRef,
+    unavailable: ListArray,
+    after: StructArray,
+}
+
+/// One event of one key. An update that takes a row to another key is two: for the key it leaves, it is a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EventRef {
+    batch: u32,
+    row: u32,
+    leaves: bool,
+}
+
+impl Events {
+    pub(super) fn new(batch: &RecordBatch, keys: &[String], shape: &KeyShape) -> Result<Self, ArrowError> {
+        let column = |name: &str| {
+            let missing = || ArrowError::SchemaError(format!("the changes have no column `{name}`"));
+            batch.column_by_name(name).ok_or_else(missing)
+        };
+        let image = |name: &str| {
+            let image = column(name)?;
+            image.as_struct_opt().ok_or_else(|| ArrowError::SchemaError(format!("`{name}` is no struct")))
+        };
+        let text = |name: &str| Ok::<_, ArrowError>(column(name)?.as_string::<i32>().clone());
+        let (before, after) = (image(layout::BEFORE)?, image(layout::AFTER)?);
+        let op = text(layout::OP)?;
+        let error = column(layout::ERROR)?;
+        let is_change = (0..batch.num_rows())
+            .map(|row| op.is_valid(row) && matches!(op.value(row), "c" | "u" | "r" | "d") && error.is_null(row));
+        let is_change: BooleanArray = is_change.map(Some).collect();
+        let of = |image: &StructArray| keys.iter().map(|key| field_of(image, key)).collect::<Result<Vec<_>, _>>();
+        let (old, new) = (of(before)?, of(after)?);
+        let key_columns =
+            new.iter().zip(&old).map(|(new, old)| first_known(new, old)).collect::<Result<Vec<_>, ArrowError>>()?;
+        let keys = shape.keys(&key_columns)?;
+        let mut left = None;
+        if old.iter().all(|column| column.null_count() < column.len()) {
+            let old_keys = shape.keys(&old)?;
+            let differs = (0..batch.num_rows()).map(|row| {
+                is_change.value(row) && op.value(row) == "u" && !old_keys.is_null(row) && !old_keys.is_same(row, &keys)
+            });
+            let differs: BooleanArray = differs.map(Some).collect();
+            if differs.true_count() > 0 {
+                left = Some(Left { keys: old_keys, columns: old, differs });
+            }
+        }
+        let rest = match column(layout::SOURCE_TS) {
+            Ok(source_ts) => Some(Rest {
+                source_ts: source_ts.clone(),
+                unavailable: column(layout::UNAVAILABLE)?.as_list::<i32>().clone(),
+                after: after.clone(),
+            }),
+            Err(_) => None,
+        };
+        Ok(Events {
+            op,
+            epoch: column(layout::EPOCH)?.as_primitive::<Int32Type>().clone(),
+            position: text(layout::POSITION)?,
+            offset: column(layout::OFFSET)?.as_primitive::<Int64Type>().clone(),
+            topic: text(layout::TOPIC)?,
+            partition: column(layout::PARTITION)?.as_primitive::<Int32Type>().clone(),
+            is_change,
+            keys,
+            key_columns,
+            left,
+            rest,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.op.len()
+    }
+
+    pub(super) fn place(&self, row: usize) -> PlaceRef<'_> {
+        PlaceRef {
+            epoch: self.epoch.is_valid(row).then(|| self.epoch.value(row)),
+            position: self.position.is_valid(row).then(|| self.position.value(row)),
+            offset: self.offset.value(row),
+            topic: self.topic.value(row),
+            partition: self.partition.value(row),
+        }
+    }
+
+    /// Calls `found` with every event of a key of the set: the row, the key's number, and the event's place.
+    pub(super) fn for_each_of(&self, set: &KeySet, mut found: impl FnMut(usize, PlaceRef<'_>)) {
+        set.for_each_match(&self.keys, |row, number| {
+            if self.is_change.value(row) {
+                found(number, self.place(row));
+            }
+        });
+        if let Some(left) = &self.left {
+            set.for_each_match(&left.keys, |row, number| {
+                if left.differs.value(row) {
+                    found(number, self.place(row));
+                }
+            });
+        }
+    }
+}
+
+/// The rows of a batch that have an event of a range of keys, and what concerns all of them.
+pub(super) fn of_range(batch: &RecordBatch, events: &Events, range: KeyRange) -> Result<RecordBatch, ArrowError> {
+    let in_range = (0..events.len()).map(|row| {
+        let own = events.is_change.value(row) && (events.keys.is_null(row) || range.holds(events.keys.hash(row)));
+        let left =
+            events.left.as_ref().is_some_and(|left| left.differs.value(row) && range.holds(left.keys.hash(row)));
+        Some(own || left || (events.op.is_valid(row) && events.op.value(row) == "t"))
+    });
+    filter_record_batch(batch, &in_range.collect())
+}
+
+/// One of some parts that all keys are divided into.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyRange {
+    pub(super) number: u64,
+    pub(super) of: u64,
+}
+
+impl KeyRange {
+    fn holds(self, hash: u64) -> bool {
+        self.of == 1 || (hash >> 16) % self.of == self.number
+    }
+
+    pub(super) fn is_all(self) -> bool {
+        self.of == 1
+    }
+}
+
+/// A field of a struct, null where the struct is.
+fn field_of(image: &StructArray, name: &str) -> Result<ArrayRef, ArrowError> {
+    let field = image.column_by_name(name);
+    let field = field.ok_or_else(|| ArrowError::SchemaError(format!("the changes have no field `{name}`")))?;
+    if image.null_count() == 0 {
+        return Ok(field.clone());
+    }
+    let nulls = NullBuffer::union(image.nulls(), field.nulls());
+    Ok(make_array(field.to_data().into_builder().nulls(nulls).build()?))
+}
+
+fn first_known(first: &ArrayRef, second: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match first.null_count() {
+        0 => Ok(first.clone()),
+        count if count == first.len() => Ok(second.clone()),
+        _ => zip(&is_not_null(first)?, first, second),
+    }
+}
+
+/// What the new changes are, as far as a run has to know.
+pub(super) struct Newest {
+    pub(super) keys: KeySet,
+    /// The last event of each key, by the key's number.
+    last: Vec<EventRef>,
+    batches: Vec<Events>,
+    range: KeyRange,
+    pub(super) seen: Seen,
+}
+
+/// What all events together say, of every key range.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Seen {
+    pub(super) frontier: Frontier,
+    pub(super) truncation: Option<Truncation>,
+    /// Columns that some event holds a placeholder for.
+    pub(super) unavailable: BTreeSet<String>,
+    pub(super) late: u64,
+    pub(super) duplicates: u64,
+    pub(super) null_keys: u64,
+    pub(super) first_null_key: Option<(String, i32, i64)>,
+}
+
+impl Newest {
+    pub(super) fn new(shape: &KeyShape, capacity: usize, range: KeyRange) -> Self {
+        Newest {
+            keys: shape.set(capacity),
+            last: Vec::with_capacity(capacity),
+            batches: Vec::new(),
+            range,
+            seen: Seen::default(),
+        }
+    }
+
+    pub(super) fn add(&mut self, events: Events, merged: &Frontier) {
+        let batch = self.batches.len() as u32;
+        let mut furthest: Option<PlaceRef<'_>> = None;
+        for row in 0..events.len() {
+            let place = events.place(row);
+            if events.op.is_valid(row)
+                && events.op.value(row) == "t"
+                && let (Some(position), Some(epoch)) = (place.position, place.epoch)
+                && self.seen.truncation.as_ref().is_none_or(|known| !known.takes(&place))
+            {
+                self.seen.truncation = Some(Truncation { epoch, position: position.to_string() });
+            }
+            if !events.is_change.value(row) {
+                continue;
+            }
+            if events.keys.is_null(row) {
+                self.seen.null_keys += 1;
+                let at = (place.topic, place.partition, place.offset);
+                let first = self.seen.first_null_key.as_ref();
+                if first.is_none_or(|(topic, partition, offset)| at < (topic.as_str(), *partition, *offset)) {
+                    self.seen.first_null_key = Some((at.0.to_string(), at.1, at.2));
+                }
+            } else if self.range.holds(events.keys.hash(row)) {
+                self.seen.late += u64::from(!merged.is_behind(place));
+                let (number, is_new) = self.keys.insert(&events.keys, row);
+                self.note(&events, batch, row, number, is_new, false);
+            }
+            if let Some(left) = &events.left
+                && left.differs.value(row)
+                && self.range.holds(left.keys.hash(row))
+            {
+                let (number, is_new) = self.keys.insert(&left.keys, row);
+                self.note(&events, batch, row, number, is_new, true);
+            }
+            // Most batches are of one partition, going forward: a look at the map for each would be a waste.
+            let same = furthest.is_some_and(|known| (known.partition, known.topic) == (place.partition, place.topic));
+            match furthest {
+                Some(known) if same && place < known => {}
+                Some(known) if !same => {
+                    self.seen.frontier.advance(known);
+                    furthest = Some(place);
+                }
+                _ => furthest = Some(place),
+            }
+        }
+        if let Some(furthest) = furthest {
+            self.seen.frontier.advance(furthest);
+        }
+        if let Some(rest) = &events.rest
+            && rest.unavailable.null_count() < rest.unavailable.len()
+        {
+            for row in (0..events.len()).filter(|row| rest.unavailable.is_valid(*row)) {
+                for name in rest.unavailable.value(row).as_string::<i32>().iter().flatten() {
+                    // What is missing of a row before the change is no row's value.
+                    if !name.starts_with("before.") && !self.seen.unavailable.contains(name) {
+                        self.seen.unavailable.insert(name.to_string());
+                    }
+                }
+            }
+        }
+        self.batches.push(events);
+    }
+
+    fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {
+        let event = EventRef { batch, row: row as u32, leaves };
+        if is_new {
+            self.last.push(event);
+            return;
+        }
+        let known = self.last[number];
+        let of_known = if known.batch == batch { events } else { &self.batches[known.batch as usize] };
+        let (place, known_place) = (events.place(row), of_known.place(known.row as usize));
+        if (place.epoch, place.position) == (known_place.epoch, known_place.position)
+            && place.position.is_some()
+            && events.op.value(row) == of_known.op.value(known.row as usize)
+            && leaves == known.leaves
+        {
+            self.seen.duplicates += 1;
+        }
+        if place > known_place {
+            self.last[number] = event;
+        }
+    }
+
+    pub(super) fn place(&self, number: usize) -> PlaceRef<'_> {
+        let event = self.last[number];
+        self.batches[event.batch as usize].place(event.row as usize)
+    }
+
+    /// Whether the key's last event takes its row away.
+    pub(super) fn is_delete(&self, number: usize) -> bool {
+        let event = self.last[number];
+        event.leaves || self.batches[event.batch as usize].op.value(event.row as usize) == "d"
+    }
+
+    /// Whether the key's last event lacks one of the columns.
+    pub(super) fn lacks_any(&self, number: usize, columns: &[FieldRef]) -> bool {
+        let event = self.last[number];
+        let Some(rest) = &self.batches[event.batch as usize].rest else { return false };
+        if rest.unavailable.is_null(event.row as usize) {
+            return false;
+        }
+        let names = rest.unavailable.value(event.row as usize);
+        names.as_string::<i32>().iter().flatten().any(|name| columns.iter().any(|column| column.name() == name))
+    }
+
+    /// The columns of some keys.
+    pub(super) fn key_columns(&self, numbers: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
+        let width = self.batches.first().map_or(0, |batch| batch.key_columns.len());
+        (0..width)
+            .map(|column| {
+                let parts = self.batches.iter().flat_map(|batch| {
+                    let own = &batch.key_columns[column];
+                    [own, batch.left.as_ref().map_or(own, |left| &left.columns[column])]
+                });
+                let parts: Vec<&dyn Array> = parts.map(|part| part.as_ref()).collect();
+                let rows = numbers.iter().map(|number| {
+                    let event = self.last[*number as usize];
+                    (event.batch as usize * 2 + usize::from(event.leaves), event.row as usize)
+                });
+                interleave(&parts, &rows.collect::<Vec<_>>())
+            })
+            .collect()
+    }
+
+    /// What the last events of some keys, none of them a delete, say their rows are.
+    pub(super) fn rows(&self, numbers: &[u32], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
+        let last = numbers.iter().map(|number| self.last[*number as usize]);
+        let rows: Vec<(u32, u32)> = last.map(|event| (event.batch, event.row)).collect();
+        let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
+        for column in columns {
+            let key = keys.iter().position(|key| key == column.name());
+            let of_batch = |batch: &Events| match (key, &batch.rest) {
+                (Some(key), _) => Ok(batch.key_columns[key].clone()),
+                (None, Some(rest)) => field_of(&rest.after, column.name()),
+                (None, None) => Err(ArrowError::SchemaError("the changes were read without their rows".to_string())),
+            };
+            parts.push(self.batches.iter().map(of_batch).collect::<Result<_, _>>()?);
+        }
+        parts.push(self.batches.iter().map(|batch| Arc::new(batch.position.clone()) as ArrayRef).collect());
+        parts.push(self.batches.iter().filter_map(|batch| Some(batch.rest.as_ref()?.source_ts.clone())).collect());
+        Ok(Rows { parts, rows })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.last.capacity() * size_of::<EventRef>()
+    }
+}
+
+/// Rows chosen from many batches, in an order of their own; made when they are asked for.
+#[derive(Debug)]
+pub(super) struct Rows {
+    /// For each column, its array in each batch.
+    parts: Vec<Vec<ArrayRef>>,
+    rows: Vec<(u32, u32)>,
+}
+
+impl Rows {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn gather(&self, from: usize, until: usize) -> Result<Vec<ArrayRef>, ArrowError> {
+        let rows: Vec<(usize, usize)> =
+            self.rows[from..until].iter().map(|(batch, row)| (*batch as usize, *row as usize)).collect();
+        self.parts
+            .iter()
+            .map(|parts| interleave(&parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>(), &rows))
+            .collect()
+    }
+}
+
+/// The type of a key's column in the row images.
+pub(super) fn key_types(columns: &[FieldRef], keys: &[String]) -> Vec<DataType> {
+    let of = |key: &String| columns.iter().find(|column| column.name() == key).map(|column| column.data_type().clone());
+    keys.iter().filter_map(of).collect()
+}

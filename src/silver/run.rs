@@ -1,0 +1,716 @@
+//! One run over one table: what becomes of each key that the new changes touch.
+//!
+//! For most keys the last of the new events says it all. Not for those whose last event may not be their last:
+//!
+//! - An event at or before the furthest place merged of *any* partition may have been overtaken, since a key moves
+//!   between partitions when partitions are added. Whether it was is looked up in the bronze files that reach that far.
+//!   A key that was overtaken has its row already, unless values can come from events in between; then it is folded anew.
+//! - An event that lacks values (a placeholder), or deletes a row that stays as it last was, needs older events. Its key
+//!   is folded anew from bronze's history.
+//! - A truncation that is new folds everything that is past it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::ScalarValue;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::prelude::{SessionContext, ident, lit};
+use futures::{StreamExt, TryStreamExt};
+use roaring::RoaringTreemap;
+
+use super::events::{Depth, Events, KeyRange, Newest, Rows, Seen, columns_to_read, key_types, of_range};
+use super::fold::{self, Fold};
+use super::keys::{KeySet, KeyShape};
+use super::order::Place;
+use super::{
+    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, SilverCommit, SilverModel, check_keys_known, definition,
+    row_columns, row_schema, select,
+};
+use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
+use crate::ids::TableName;
+use crate::layout;
+use crate::table::{ColumnStatistics, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile};
+
+/// How many bytes of events a byte of a bronze file becomes in memory, at most and about.
+const EXPANSION: u64 = 8;
+
+/// A fold of everything goes over all of bronze once for each range of keys; with more of them than this, sorting on
+/// disk is faster.
+const MOST_PASSES: u64 = 8;
+
+/// Rows that are worth a file of their own for each core.
+const ROWS_TO_SPLIT: usize = 100_000;
+
+/// Rows of new data that are made at a time.
+const CHUNK_ROWS: usize = 8192;
+
+/// What earlier runs have merged.
+pub(super) struct Base {
+    /// Of the bronze commit they reached.
+    pub(super) sequence: i64,
+    pub(super) merged: Merged,
+}
+
+pub(super) struct Run<'a> {
+    lake: &'a Lake,
+    engine: &'a Engine,
+    model: &'a SilverModel,
+    session: SessionContext,
+    view: TableView,
+    columns: Vec<FieldRef>,
+    pub(super) keys: Vec<String>,
+    shape: Arc<KeyShape>,
+}
+
+/// What becomes of a key's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is what the last event says.
+    Row,
+    /// It goes.
+    Gone,
+    /// Only all its events together say what it is.
+    Fold,
+    /// It is right as it is.
+    Leave,
+}
+
+/// Files and marker of a run, about to be committed.
+pub(super) struct Staged {
+    silver: Table,
+    view: TableView,
+    written: Vec<WrittenFile>,
+    doomed: Vec<(ScanFile, RoaringTreemap)>,
+    replaces_all: bool,
+    pub(super) merged: Merged,
+}
+
+impl<'a> Run<'a> {
+    /// `None` when nothing says yet what the keys are, because there is no change.
+    pub(super) async fn new(
+        lake: &'a Lake,
+        engine: &'a Engine,
+        model: &'a SilverModel,
+        view: TableView,
+        keys: Option<Vec<String>>,
+    ) -> Result<Option<Self>> {
+        let columns = row_columns(model, &view)?;
+        let session = engine.session();
+        // What is made in the order of the keys stays in it.
+        session.state_ref().write().config_mut().options_mut().optimizer.enable_round_robin_repartition = false;
+        let history = TableName::new("bronze", "history").map_err(crate::table::Error::from)?;
+        engine::register(&session, &history, view.clone())
+            .map_err(|source| Error::Query { table: model.table.clone(), source })?;
+        let keys = match keys {
+            Some(keys) => keys,
+            None if !model.keys.is_empty() => model.keys.clone(),
+            None => match keys_of_messages(&session, model).await? {
+                Some(keys) => keys,
+                None => return Ok(None),
+            },
+        };
+        check_keys_known(model, &keys, &columns)?;
+        let failed = |error: arrow::error::ArrowError| Error::Query {
+            table: model.table.clone(),
+            source: DataFusionError::from(error).into(),
+        };
+        let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
+        Ok(Some(Run { lake, engine, model, session, view, columns, keys, shape }))
+    }
+
+    /// Writes everything the run has to write. Nothing is left behind when it fails.
+    pub(super) async fn stage(&self, silver: Option<Table>, base: Option<Base>) -> Result<Staged> {
+        let mut staged = None;
+        let outcome = match self.stage_since(silver.clone(), base.as_ref(), &mut staged).await {
+            Ok(Reach::Whole) => Ok(()),
+            // Nothing was written yet.
+            Ok(Reach::Truncated) => self.stage_since(silver, None, &mut staged).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match (outcome, staged) {
+            (Ok(()), Some(staged)) => Ok(staged),
+            (Err(error), Some(staged)) => {
+                staged.silver.discard(&staged.written).await;
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+            (Ok(()), None) => Err(self.failed(engine::Error::Internal { problem: "a run staged nothing".to_string() })),
+        }
+    }
+
+    async fn stage_since(
+        &self,
+        mut silver: Option<Table>,
+        base: Option<&Base>,
+        staged: &mut Option<Staged>,
+    ) -> Result<Reach> {
+        let new = self.view.added_since(base.map_or(0, |base| base.sequence));
+        let files = new.files(None).await?;
+        let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION;
+        let passes = bytes.div_ceil((self.engine.memory() as u64 / 3).max(1)).max(1);
+        let sorts = base.is_none() && passes > MOST_PASSES;
+        for number in 0..passes {
+            let range = KeyRange { number, of: passes };
+            let depth = if sorts { Depth::Order } else { Depth::Rows };
+            let newest = Arc::new(self.newest(&new, &files, range, depth, base).await?);
+            self.check_null_keys(&newest.seen)?;
+            let known = base.and_then(|base| base.merged.truncation.as_ref());
+            if base.is_some() && newest.seen.truncation.as_ref() > known {
+                return Ok(Reach::Truncated);
+            }
+            let merged = self.merged(base, &newest.seen);
+            if sorts {
+                // The pass was about what all events together say; the rows come out of a sort.
+                let frame = self.fold(None, &merged).await?;
+                let table = self.target(silver.take(), &row_schema(&frame, &self.keys)).await?;
+                let staged = staged.insert(Staged::new(table, true, merged)?);
+                staged.written.extend(self.write(&staged.silver, frame).await?);
+                return Ok(Reach::Whole);
+            }
+            let fates = Arc::new(self.fates(&newest, &files, base, &merged).await?);
+            let all = fates.as_slice();
+            let of_fate = |fate: Fate| (0..fates.len() as u32).filter(move |number| fates_is(all, *number, fate));
+            let mut rows: Vec<u32> = of_fate(Fate::Row).collect();
+            newest.keys.sort(&mut rows);
+            let frame = self.latest(&newest, &rows).await?;
+            let table = match staged.as_ref() {
+                Some(staged) => staged.silver.clone(),
+                None => self.target(silver.take(), &row_schema(&frame, &self.keys)).await?,
+            };
+            let staged = match staged {
+                Some(staged) => staged,
+                None => staged.insert(Staged::new(table, base.is_none(), merged.clone())?),
+            };
+            if !rows.is_empty() {
+                staged.written.extend(self.write(&staged.silver, frame).await?);
+            }
+            let folded: Vec<u32> = of_fate(Fate::Fold).collect();
+            if !folded.is_empty() {
+                let frame = self.fold(Some((&newest, &folded)), &merged).await?;
+                staged.written.extend(self.write(&staged.silver, frame).await?);
+            }
+            if !staged.replaces_all {
+                self.find(staged, &newest, &fates).await?;
+            }
+        }
+        Ok(Reach::Whole)
+    }
+
+    fn failed(&self, source: engine::Error) -> Error {
+        Error::Query { table: self.model.table.clone(), source }
+    }
+
+    fn failed_arrow(&self, error: arrow::error::ArrowError) -> Error {
+        self.failed(DataFusionError::from(error).into())
+    }
+
+    fn check_null_keys(&self, seen: &Seen) -> Result<()> {
+        let Some((topic, partition, offset)) = seen.first_null_key.clone() else { return Ok(()) };
+        let table = self.model.table.clone();
+        Err(Error::NullKey { table, count: seen.null_keys as i64, topic, partition: i64::from(partition), offset })
+    }
+
+    fn merged(&self, base: Option<&Base>, seen: &Seen) -> Merged {
+        let mut merged = base.map(|base| base.merged.clone()).unwrap_or_default();
+        merged.frontier.join(seen.frontier.clone());
+        merged.truncation = merged.truncation.max(seen.truncation.clone());
+        merged.unavailable.extend(seen.unavailable.iter().cloned());
+        merged
+    }
+
+    /// The table to write to, with room for the rows.
+    async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<Table> {
+        let Some(silver) = silver else {
+            return Ok(self.lake.ensure(&definition(self.model, rows.clone())).await?);
+        };
+        let change = SchemaChange::to_fit(silver.schema()?.as_ref(), rows);
+        match silver.evolve(&change)? {
+            Some(evolved) => Ok(silver.change().schema(evolved).commit().await?.table),
+            None => Ok(silver),
+        }
+    }
+
+    /// Reads the new events of a range of keys.
+    async fn newest(
+        &self,
+        new: &TableView,
+        files: &[ScanFile],
+        range: KeyRange,
+        depth: Depth,
+        base: Option<&Base>,
+    ) -> Result<Newest> {
+        let rows = files.iter().map(|file| file.record_count).sum::<u64>() / range.of;
+        // Where a sort makes the rows, keys need not be kept.
+        let range = if depth == Depth::Order { KeyRange { number: range.of, of: range.of } } else { range };
+        let capacity = if depth == Depth::Order { 0 } else { rows as usize };
+        let mut newest = Newest::new(&self.shape, capacity, range);
+        let nothing = super::Frontier::default();
+        let frontier = base.map_or(&nothing, |base| &base.merged.frontier);
+        self.each_batch_of(new, files, depth, move |events| events, range, |events| newest.add(events, frontier)).await?;
+        newest.keys.seal();
+        Ok(newest)
+    }
+
+    /// Reads events on every core, and hands what `look` makes of each batch to `take`.
+    async fn each_batch_of<T: Send + 'static>(
+        &self,
+        view: &TableView,
+        files: &[ScanFile],
+        depth: Depth,
+        look: impl Fn(Events) -> T + Clone + Send + Sync + 'static,
+        range: KeyRange,
+        mut take: impl FnMut(T),
+    ) -> Result<()> {
+        let columns = columns_to_read(&view.arrow_schema(), &self.keys, depth);
+        let reader = Arc::new(RowReader::new(&self.session, view, columns));
+        let deleted = view.deleted_positions(&with_deletes(files)).await?;
+        let parts = pieces(files).into_iter().map(|piece| {
+            let file = files[piece.file].clone();
+            let gone = deleted.get(&file.path).cloned();
+            (piece, file, gone)
+        });
+        let work = |(piece, file, gone): (Piece, ScanFile, Option<Arc<RoaringTreemap>>)| {
+            let (reader, shape, keys, look) = (reader.clone(), self.shape.clone(), self.keys.clone(), look.clone());
+            async move {
+                let mut batches = reader.read(&file, &piece, gone, None).await?;
+                let mut seen = Vec::new();
+                while let Some(batch) = batches.try_next().await? {
+                    seen.push(look(events_of(batch, &keys, &shape, range).map_err(arrow_failed)?));
+                }
+                Ok(seen)
+            }
+        };
+        let take = |seen: Vec<T>| seen.into_iter().for_each(&mut take);
+        in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))
+    }
+
+    /// Decides what becomes of each key.
+    async fn fates(
+        &self,
+        newest: &Arc<Newest>,
+        new_files: &[ScanFile],
+        base: Option<&Base>,
+        merged: &Merged,
+    ) -> Result<Vec<Fate>> {
+        let furthest = base.and_then(|base| base.merged.frontier.furthest());
+        let mut doubtful = vec![false; newest.keys.len()];
+        let mut earliest: Option<Place> = None;
+        if let Some(furthest) = furthest {
+            for (number, doubtful) in doubtful.iter_mut().enumerate() {
+                let place = newest.place(number);
+                if !place.is_past(furthest) && !merged.truncation.as_ref().is_some_and(|of| of.takes(&place)) {
+                    *doubtful = true;
+                    if earliest.as_ref().is_none_or(|earliest| !place.reaches(earliest)) {
+                        earliest = Some(place.to_place());
+                    }
+                }
+            }
+        }
+        let overtaken = match earliest {
+            Some(earliest) => self.overtaken(newest, doubtful, new_files, earliest).await?,
+            None => HashSet::new(),
+        };
+        let values_from_before = self.model.on_delete == OnDelete::Mark || !merged.unavailable.is_empty();
+        let fate = |number: usize| {
+            if merged.truncation.as_ref().is_some_and(|truncation| truncation.takes(&newest.place(number))) {
+                Fate::Leave
+            } else if overtaken.contains(&(number as u32)) {
+                if values_from_before { Fate::Fold } else { Fate::Leave }
+            } else if newest.is_delete(number) {
+                if self.model.on_delete == OnDelete::Mark { Fate::Fold } else { Fate::Gone }
+            } else if !merged.unavailable.is_empty() && newest.lacks_any(number, &self.columns) {
+                Fate::Fold
+            } else {
+                Fate::Row
+            }
+        };
+        Ok((0..newest.keys.len()).map(fate).collect())
+    }
+
+    /// Which of the doubtful keys have an event in the files before that is past their last new one.
+    async fn overtaken(
+        &self,
+        newest: &Arc<Newest>,
+        doubtful: Vec<bool>,
+        new_files: &[ScanFile],
+        earliest: Place,
+    ) -> Result<HashSet<u32>> {
+        let new: HashSet<&str> = new_files.iter().map(|file| file.path.as_str()).collect();
+        let mut files = self.view.files(Some(&Reaches(earliest))).await?;
+        files.retain(|file| !new.contains(file.path.as_str()));
+        let (newest, doubtful) = (newest.clone(), Arc::new(doubtful));
+        let look = move |events: Events| {
+            let mut overtaken = Vec::new();
+            events.for_each_of(&newest.keys, |number, place| {
+                if doubtful[number] && place > newest.place(number) {
+                    overtaken.push(number as u32);
+                }
+            });
+            overtaken
+        };
+        let mut found = HashSet::new();
+        let all = KeyRange { number: 0, of: 1 };
+        self.each_batch_of(&self.view, &files, Depth::Order, look, all, |overtaken| found.extend(overtaken)).await?;
+        Ok(found)
+    }
+
+    async fn frame(&self, sql: &str) -> Result<DataFrame> {
+        engine::plan(&self.session, sql).await.map_err(|source| self.failed(source))
+    }
+
+    /// The model over what the last events say.
+    async fn latest(&self, newest: &Newest, numbers: &[u32]) -> Result<DataFrame> {
+        let failed = |error: DataFusionError| self.failed(error.into());
+        let marks = self.model.on_delete == OnDelete::Mark;
+        let mut fields: Vec<FieldRef> = self
+            .columns
+            .iter()
+            .map(|column| Arc::new(Field::new(column.name(), column.data_type().clone(), true)))
+            .collect();
+        fields.push(Arc::new(Field::new(layout::POSITION, DataType::Utf8, true)));
+        fields.push(Arc::new(Field::new(layout::SOURCE_TS, layout::instant(), true)));
+        if marks {
+            fields.push(Arc::new(Field::new("_is_deleted", DataType::Boolean, true)));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let rows = newest.rows(numbers, &self.columns, &self.keys).map_err(|error| self.failed_arrow(error))?;
+        let rows = Arc::new(rows);
+        let parts = (rows.len() / ROWS_TO_SPLIT).clamp(1, self.engine.threads());
+        let partition = |part: usize| {
+            let bound = |part: usize| rows.len() * part / parts;
+            let (rows, schema) = (rows.clone(), schema.clone());
+            Arc::new(Latest { rows, schema, from: bound(part), until: bound(part + 1), marks }) as Arc<dyn PartitionStream>
+        };
+        let table = StreamingTable::try_new(schema.clone(), (0..parts).map(partition).collect()).map_err(failed)?;
+        self.session.deregister_table("changes").map_err(failed)?;
+        self.session.register_table("changes", Arc::new(table)).map_err(failed)?;
+        self.frame(&select(self.model, &self.keys)?).await
+    }
+
+    /// The model over the fold of all events, of some keys or of all, sorted by key.
+    async fn fold(&self, only: Option<(&Newest, &[u32])>, merged: &Merged) -> Result<DataFrame> {
+        let failed = |error: DataFusionError| self.failed(error.into());
+        if let Some((newest, numbers)) = only {
+            let columns = newest.key_columns(numbers).map_err(|error| self.failed_arrow(error))?;
+            let fields = self.keys.iter().zip(&columns).map(|(key, column)| Field::new(key, column.data_type().clone(), true));
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|error| self.failed_arrow(error))?;
+            let table = MemTable::try_new(schema, vec![vec![batch]]).map_err(failed)?;
+            self.session.deregister_table("touched").map_err(failed)?;
+            self.session.register_table("touched", Arc::new(table)).map_err(failed)?;
+        }
+        let unavailable: Vec<String> = merged.unavailable.iter().cloned().collect();
+        let fold = Fold {
+            columns: self.columns.iter().map(|column| column.name().as_str()).collect(),
+            keys: self.keys.iter().map(String::as_str).collect(),
+            unavailable: &unavailable,
+            marks_deletes: self.model.on_delete == OnDelete::Mark,
+            only_touched: only.is_some(),
+            truncation: merged.truncation.as_ref(),
+        };
+        let changes = self.frame(&fold.sql()).await?;
+        self.session.deregister_table("changes").map_err(failed)?;
+        self.session.register_table("changes", changes.into_view()).map_err(failed)?;
+        let frame = self.frame(&select(self.model, &self.keys)?).await?;
+        let by_key = self.keys.iter().map(|key| ident(key.as_str()).sort(true, false)).collect();
+        frame.sort(by_key).map_err(failed)
+    }
+
+    /// Writes rows, on as many cores as they are spread over.
+    async fn write(&self, silver: &Table, frame: DataFrame) -> Result<Vec<WrittenFile>> {
+        let failed = |error: DataFusionError| self.failed(error.into());
+        let now = ScalarValue::TimestampMicrosecond(Some(self.lake.clock().now_us()), Some(layout::UTC.into()));
+        let frame = frame.with_column("_merged_at", lit(now)).map_err(failed)?;
+        let streams = frame.execute_stream_partitioned().await.map_err(failed)?;
+        let mut written = Vec::new();
+        let work = |stream| {
+            let (silver, table) = (silver.clone(), self.model.table.clone());
+            // A failure must not end the others before they have said what they wrote.
+            async move { Ok(write_stream(&silver, &table, stream).await) }
+        };
+        let mut failure = None;
+        in_parallel(streams.len(), streams, work, |outcome: Result<Vec<WrittenFile>>| {
+            match outcome {
+                Ok(files) => written.extend(files),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        })
+        .await
+        .map_err(|error| self.failed(error))?;
+        match failure {
+            None => Ok(written),
+            Some(error) => {
+                silver.discard(&written).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds where the rows of the keys are in the target. They are looked for in the very state that the commit stands
+    /// on.
+    async fn find(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: &Arc<Vec<Fate>>) -> Result<()> {
+        let mut sorted: Vec<u32> = (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
+        if sorted.is_empty() {
+            return Ok(());
+        }
+        newest.keys.sort(&mut sorted);
+        let key = self.keys[0].as_str();
+        let files = staged.view.files(None).await?;
+        let spans = self.spans(&staged.view, &files, &newest.keys, &sorted)?;
+        let (files, spans): (Vec<ScanFile>, Vec<(u32, u32)>) =
+            files.into_iter().zip(spans).filter_map(|(file, span)| Some((file, span?))).unzip();
+        let schema = staged.view.arrow_schema();
+        let columns = self.keys.iter().map(|key| {
+            let missing = |error| self.failed_arrow(error);
+            Ok(Arc::new(schema.field_with_name(key).map_err(missing)?.clone()))
+        });
+        let columns = columns.collect::<Result<Vec<FieldRef>>>()?;
+        let key_type = columns[0].data_type().clone();
+        let reader = Arc::new(RowReader::new(&self.session, &staged.view, columns).with_positions());
+        let deleted = staged.view.deleted_positions(&with_deletes(&files)).await?;
+        let mut parts = Vec::new();
+        for piece in pieces(&files) {
+            let (file, (first, last)) = (files[piece.file].clone(), spans[piece.file]);
+            let ends = newest.key_columns(&[first, last]).map_err(|error| self.failed_arrow(error))?;
+            let ends = cast(&ends[0], &key_type).map_err(|error| self.failed_arrow(error))?;
+            let end = |row| ScalarValue::try_from_array(&ends, row).map_err(|error| self.failed(error.into()));
+            let gone = deleted.get(&file.path).cloned();
+            parts.push((piece, file, gone, (key.to_string(), end(0)?, end(1)?)));
+        }
+        let work = |(piece, file, gone, (key, low, high)): (Piece, ScanFile, _, (String, _, _))| {
+            let (reader, shape) = (reader.clone(), self.shape.clone());
+            let (newest, fates) = (newest.clone(), fates.clone());
+            async move {
+                let mut batches = reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
+                let mut found: Vec<u64> = Vec::new();
+                while let Some(batch) = batches.try_next().await? {
+                    let (positions, columns) = match batch.columns().split_last() {
+                        Some((positions, columns)) => (positions.as_primitive::<Int64Type>(), columns),
+                        None => continue,
+                    };
+                    let keys = shape.keys(columns).map_err(arrow_failed)?;
+                    newest.keys.for_each_match(&keys, |row, number| {
+                        if fates[number] != Fate::Leave {
+                            found.push(positions.value(row) as u64);
+                        }
+                    });
+                }
+                Ok((piece.file, found))
+            }
+        };
+        let mut positions: BTreeMap<usize, RoaringTreemap> = BTreeMap::new();
+        let take = |(file, found): (usize, Vec<u64>)| positions.entry(file).or_default().extend(found);
+        in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
+        for (file, positions) in positions.into_iter().filter(|(_, positions)| !positions.is_empty()) {
+            let file = &files[file];
+            match staged.doomed.iter_mut().find(|(known, _)| known.path == file.path) {
+                Some((_, known)) => *known |= positions,
+                None => staged.doomed.push((file.clone(), positions)),
+            }
+        }
+        Ok(())
+    }
+
+    /// For each file, the first and the last of the sorted keys that may be in it; `None` when none can.
+    fn spans(
+        &self,
+        view: &TableView,
+        files: &[ScanFile],
+        set: &KeySet,
+        sorted: &[u32],
+    ) -> Result<Vec<Option<(u32, u32)>>> {
+        let whole = sorted.first().copied().zip(sorted.last().copied());
+        let statistics = view.statistics(files);
+        let key = &self.keys[0];
+        let (Some(lower), Some(upper)) = (statistics.lower(key), statistics.upper(key)) else {
+            return Ok(vec![whole; files.len()]);
+        };
+        let first = self.shape.of_first_column().map_err(|error| self.failed_arrow(error))?;
+        let bounds = |column: ArrayRef| first.keys(&[column]).map_err(|error| self.failed_arrow(error));
+        let (lower, upper) = (bounds(lower)?, bounds(upper)?);
+        Ok((0..files.len()).map(|file| set.between(sorted, &lower, &upper, file)).collect())
+    }
+}
+
+/// How far a run got.
+enum Reach {
+    Whole,
+    /// There is a new truncation: everything has to be folded.
+    Truncated,
+}
+
+fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {
+    fates[number as usize] == fate
+}
+
+fn with_deletes(files: &[ScanFile]) -> Vec<ScanFile> {
+    files.iter().filter(|file| !file.deletes.is_empty()).cloned().collect()
+}
+
+fn arrow_failed(error: arrow::error::ArrowError) -> engine::Error {
+    DataFusionError::from(error).into()
+}
+
+fn events_of(
+    batch: RecordBatch,
+    keys: &[String],
+    shape: &KeyShape,
+    range: KeyRange,
+) -> Result<Events, arrow::error::ArrowError> {
+    let events = Events::new(&batch, keys, shape)?;
+    if range.is_all() {
+        return Ok(events);
+    }
+    Events::new(&of_range(&batch, &events, range)?, keys, shape)
+}
+
+async fn write_stream(silver: &Table, table: &TableName, mut stream: SendableRecordBatchStream) -> Result<Vec<WrittenFile>> {
+    let mut writer = silver.writer(None)?;
+    loop {
+        let outcome = match stream.try_next().await {
+            Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
+            Ok(None) => break,
+            Err(error) => Err(Error::Query { table: table.clone(), source: error.into() }),
+        };
+        if let Err(error) = outcome {
+            writer.discard().await;
+            return Err(error);
+        }
+    }
+    Ok(writer.finish().await?)
+}
+
+/// The rows of a part of the keys.
+#[derive(Debug)]
+struct Latest {
+    rows: Arc<Rows>,
+    schema: SchemaRef,
+    from: usize,
+    until: usize,
+    marks: bool,
+}
+
+impl PartitionStream for Latest {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (rows, schema, until, marks) = (self.rows.clone(), self.schema.clone(), self.until, self.marks);
+        let chunks = (self.from..until).step_by(CHUNK_ROWS).map(move |from| {
+            let end = until.min(from + CHUNK_ROWS);
+            let mut columns = rows.gather(from, end)?;
+            if marks {
+                columns.push(Arc::new(BooleanArray::from(vec![false; end - from])));
+            }
+            Ok(RecordBatch::try_new(schema.clone(), columns)?)
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), futures::stream::iter(chunks).boxed()))
+    }
+}
+
+/// Keeps the files that may hold an event past a place.
+struct Reaches(Place);
+
+impl Prune for Reaches {
+    fn keep(&self, statistics: &dyn ColumnStatistics) -> Vec<bool> {
+        let Place(Some(epoch), position, offset) = &self.0 else { return vec![true; statistics.len()] };
+        let epochs = statistics.upper(layout::EPOCH);
+        let positions = statistics.upper(layout::POSITION);
+        let offsets = statistics.upper(layout::OFFSET);
+        let (nulls, rows) = (statistics.null_counts(layout::POSITION), statistics.row_counts());
+        let long = |array: &Option<ArrayRef>, at: usize| {
+            let array = cast(array.as_ref()?, &DataType::Int64).ok()?;
+            array.is_valid(at).then(|| array.as_primitive::<Int64Type>().value(at))
+        };
+        let text = |array: &Option<ArrayRef>, at: usize| {
+            let array = array.as_ref()?.as_string_opt::<i32>()?;
+            array.is_valid(at).then(|| array.value(at).to_string())
+        };
+        let may_reach = |at: usize| {
+            match long(&epochs, at) {
+                None => return true,
+                Some(highest) if highest != i64::from(*epoch) => return highest > i64::from(*epoch),
+                Some(_) => {}
+            }
+            let has_no_position = long(&nulls, at).is_some_and(|nulls| long(&rows, at) == Some(nulls));
+            match position {
+                // A bound may be cut, and stands for more than itself then.
+                Some(position) => text(&positions, at).is_none_or(|highest| highest >= *position) && !has_no_position,
+                None if has_no_position => long(&offsets, at).is_none_or(|highest| highest >= *offset),
+                None => true,
+            }
+        };
+        (0..statistics.len()).map(may_reach).collect()
+    }
+}
+
+impl Staged {
+    fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
+        let view = silver.view(crate::table::At::Head)?;
+        Ok(Staged { silver, view, written: Vec::new(), doomed: Vec::new(), replaces_all, merged })
+    }
+
+    pub(super) async fn commit(self, from: Option<String>, next: &Marker) -> Result<Outcome> {
+        let Staged { silver, view, written, doomed, replaces_all, .. } = self;
+        let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
+        let rows_written = written.iter().map(WrittenFile::rows).sum();
+        let deletes = match silver.write_deletes(&doomed).await {
+            Ok(deletes) => deletes,
+            Err(error) => {
+                silver.discard(&written).await;
+                return Err(error.into());
+            }
+        };
+        let staged: Vec<WrittenFile> = written.iter().chain(deletes.files()).cloned().collect();
+        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
+        let change = match replaces_all {
+            true => silver.change().replace_all(written),
+            false => silver.change().row_delta(&view, written, deletes),
+        };
+        match change.premise(premise).commit().await {
+            Ok(committed) => Ok(Outcome::Merged(SilverCommit {
+                table: silver.name().clone(),
+                snapshot_id: committed.snapshot_id,
+                bronze_snapshot_id: next.snapshot,
+                rows_written,
+                rows_deleted,
+            })),
+            Err(error) if error.is_premise_broken() => {
+                silver.discard(&staged).await;
+                tracing::info!(table = %silver.name(), layer = "silver", %error, "yielded to another builder");
+                Ok(Outcome::Yielded)
+            }
+            Err(error) => {
+                if !matches!(error, crate::table::Error::Unresolved { .. }) {
+                    silver.discard(&staged).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// The names in the first message key there is; `None` when there is no change yet.
+async fn keys_of_messages(session: &SessionContext, model: &SilverModel) -> Result<Option<Vec<String>>> {
+    let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
+    let no_keys = || Error::NoKeys { table: model.table.clone(), from: model.from.clone() };
+    let batches = engine::plan(session, fold::FIRST_KEY).await.map_err(failed)?.collect().await;
+    let batches = batches.map_err(|error| failed(error.into()))?;
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
+    let key = batch.column(0).as_any().downcast_ref::<StringArray>().filter(|keys| keys.is_valid(0));
+    let text = key.map(|keys| keys.value(0)).ok_or_else(no_keys)?;
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(serde_json::Value::Object(fields)) if !fields.is_empty() => Ok(Some(fields.keys().cloned().collect())),
+        _ => Err(no_keys()),
+    }
+}
