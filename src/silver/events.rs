@@ -8,10 +8,11 @@ use arrow::array::{
     make_array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::compute::{filter_record_batch, interleave, is_not_null};
 use arrow::compute::kernels::zip::zip;
+use arrow::compute::{filter_record_batch, interleave, is_not_null};
 use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type, Schema};
 use arrow::error::ArrowError;
+use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::keys::{KeyColumn, KeySet, KeyShape};
 use super::order::{Frontier, PlaceRef, Truncation};
@@ -29,8 +30,15 @@ pub(super) enum Depth {
 
 pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) -> Vec<FieldRef> {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let mut names =
-        vec![layout::TOPIC, layout::PARTITION, layout::OFFSET, layout::OP, layout::POSITION, layout::EPOCH, layout::ERROR];
+    let mut names = vec![
+        layout::TOPIC,
+        layout::PARTITION,
+        layout::OFFSET,
+        layout::OP,
+        layout::POSITION,
+        layout::EPOCH,
+        layout::ERROR,
+    ];
     if depth == Depth::Rows {
         names.extend([layout::SOURCE_TS, layout::UNAVAILABLE, layout::AFTER]);
     }
@@ -59,6 +67,7 @@ pub(super) struct Events {
     /// The key a row had before, and in which rows it is another one.
     left: Option<Left>,
     rest: Option<Rest>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -136,11 +145,16 @@ impl Events {
             key_columns,
             left,
             rest,
+            bytes: batch.get_array_memory_size(),
         })
     }
 
     fn len(&self) -> usize {
         self.op.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn place(&self, row: usize) -> PlaceRef<'_> {
@@ -174,8 +188,7 @@ impl Events {
 pub(super) fn of_range(batch: &RecordBatch, events: &Events, range: KeyRange) -> Result<RecordBatch, ArrowError> {
     let in_range = (0..events.len()).map(|row| {
         let own = events.is_change.value(row) && (events.keys.is_null(row) || range.holds(events.keys.hash(row)));
-        let left =
-            events.left.as_ref().is_some_and(|left| left.differs.value(row) && range.holds(left.keys.hash(row)));
+        let left = events.left.as_ref().is_some_and(|left| left.differs.value(row) && range.holds(left.keys.hash(row)));
         Some(own || left || (events.op.is_valid(row) && events.op.value(row) == "t"))
     });
     filter_record_batch(batch, &in_range.collect())
@@ -225,6 +238,8 @@ pub(super) struct Newest {
     batches: Vec<Events>,
     range: KeyRange,
     pub(super) seen: Seen,
+    /// What it takes from the memory budget.
+    held: Option<MemoryReservation>,
 }
 
 /// What all events together say, of every key range.
@@ -248,10 +263,16 @@ impl Newest {
             batches: Vec::new(),
             range,
             seen: Seen::default(),
+            held: None,
         }
     }
 
-    pub(super) fn add(&mut self, events: Events, merged: &Frontier) {
+    pub(super) fn hold(&mut self, held: MemoryReservation) {
+        self.held = Some(held);
+    }
+
+    /// Without `keeps`, only what all events together say is noted.
+    pub(super) fn add(&mut self, events: Events, merged: &Frontier, keeps: bool) {
         let batch = self.batches.len() as u32;
         let mut furthest: Option<PlaceRef<'_>> = None;
         for row in 0..events.len() {
@@ -311,7 +332,9 @@ impl Newest {
                 }
             }
         }
-        self.batches.push(events);
+        if keeps {
+            self.batches.push(events);
+        }
     }
 
     fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {

@@ -59,7 +59,9 @@ impl KeyShape {
             cast_columns.push(column);
         }
         let values = match &self.form {
-            Form::Numbers => Values::Numbers(cast(&cast_columns[0], &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
+            Form::Numbers => {
+                Values::Numbers(cast(&cast_columns[0], &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+            }
             Form::Texts => Values::Texts(cast_columns[0].as_string::<i32>().clone()),
             Form::Rows(converter) => Values::Rows(converter.convert_columns(&cast_columns)?),
         };

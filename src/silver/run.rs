@@ -20,6 +20,7 @@ use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
@@ -46,6 +47,9 @@ const EXPANSION: u64 = 8;
 /// A fold of everything goes over all of bronze once for each range of keys; with more of them than this, sorting on
 /// disk is faster.
 const MOST_PASSES: u64 = 8;
+
+/// A run that does not fit is divided further, up to here.
+const MOST_PASSES_EVER: u64 = 1024;
 
 /// Rows that are worth a file of their own for each core.
 const ROWS_TO_SPLIT: usize = 100_000;
@@ -129,21 +133,26 @@ impl<'a> Run<'a> {
 
     /// Writes everything the run has to write. Nothing is left behind when it fails.
     pub(super) async fn stage(&self, silver: Option<Table>, base: Option<Base>) -> Result<Staged> {
-        let mut staged = None;
-        let outcome = match self.stage_since(silver.clone(), base.as_ref(), &mut staged).await {
-            Ok(Reach::Whole) => Ok(()),
-            // Nothing was written yet.
-            Ok(Reach::Truncated) => self.stage_since(silver, None, &mut staged).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match (outcome, staged) {
-            (Ok(()), Some(staged)) => Ok(staged),
-            (Err(error), Some(staged)) => {
+        let (mut base, mut least_passes) = (base, 1);
+        loop {
+            let mut staged = None;
+            let outcome = self.stage_since(silver.clone(), base.as_ref(), least_passes, &mut staged).await;
+            let staged = match (&outcome, staged) {
+                (Ok(Reach::Whole), Some(staged)) => return Ok(staged),
+                (_, staged) => staged,
+            };
+            if let Some(staged) = staged {
                 staged.silver.discard(&staged.written).await;
-                Err(error)
             }
-            (Err(error), None) => Err(error),
-            (Ok(()), None) => Err(self.failed(engine::Error::Internal { problem: "a run staged nothing".to_string() })),
+            match outcome {
+                Ok(Reach::Truncated) => base = None,
+                Ok(Reach::OutOfMemory { passes, .. }) if passes < MOST_PASSES_EVER => least_passes = passes * 2,
+                Ok(Reach::OutOfMemory { source, .. }) => return Err(self.failed(source)),
+                Ok(Reach::Whole) => {
+                    return Err(self.failed(engine::Error::Internal { problem: "a run staged nothing".to_string() }));
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -151,17 +160,24 @@ impl<'a> Run<'a> {
         &self,
         mut silver: Option<Table>,
         base: Option<&Base>,
+        least_passes: u64,
         staged: &mut Option<Staged>,
     ) -> Result<Reach> {
         let new = self.view.added_since(base.map_or(0, |base| base.sequence));
         let files = new.files(None).await?;
         let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION;
-        let passes = bytes.div_ceil((self.engine.memory() as u64 / 3).max(1)).max(1);
+        let passes = bytes.div_ceil((self.engine.memory() as u64 / 3).max(1)).max(least_passes);
         let sorts = base.is_none() && passes > MOST_PASSES;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
             let depth = if sorts { Depth::Order } else { Depth::Rows };
-            let newest = Arc::new(self.newest(&new, &files, range, depth, base).await?);
+            let newest = match self.newest(&new, &files, range, depth, base).await {
+                Ok(newest) => Arc::new(newest),
+                Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
+                    return Ok(Reach::OutOfMemory { passes, source });
+                }
+                Err(error) => return Err(error),
+            };
             self.check_null_keys(&newest.seen)?;
             let known = base.and_then(|base| base.merged.truncation.as_ref());
             if base.is_some() && newest.seen.truncation.as_ref() > known {
@@ -251,12 +267,25 @@ impl<'a> Run<'a> {
         let rows = files.iter().map(|file| file.record_count).sum::<u64>() / range.of;
         // Where a sort makes the rows, keys need not be kept.
         let range = if depth == Depth::Order { KeyRange { number: range.of, of: range.of } } else { range };
-        let capacity = if depth == Depth::Order { 0 } else { rows as usize };
-        let mut newest = Newest::new(&self.shape, capacity, range);
+        let keeps = depth == Depth::Rows;
+        let consumer = MemoryConsumer::new(format!("changes for {}", self.model.table));
+        let held = consumer.register(&self.session.runtime_env().memory_pool);
+        let mut newest = Newest::new(&self.shape, if keeps { rows as usize } else { 0 }, range);
+        let mut outcome = held.try_grow(newest.bytes());
         let nothing = super::Frontier::default();
         let frontier = base.map_or(&nothing, |base| &base.merged.frontier);
-        self.each_batch_of(new, files, depth, move |events| events, range, |events| newest.add(events, frontier)).await?;
+        let take = |events: Events| {
+            if outcome.is_ok() && keeps {
+                outcome = held.try_grow(events.bytes());
+            }
+            if outcome.is_ok() {
+                newest.add(events, frontier, keeps);
+            }
+        };
+        self.each_batch_of(new, files, depth, |events| events, range, take).await?;
+        outcome.map_err(|error| self.failed(error.into()))?;
         newest.keys.seal();
+        newest.hold(held);
         Ok(newest)
     }
 
@@ -388,7 +417,8 @@ impl<'a> Run<'a> {
         let partition = |part: usize| {
             let bound = |part: usize| rows.len() * part / parts;
             let (rows, schema) = (rows.clone(), schema.clone());
-            Arc::new(Latest { rows, schema, from: bound(part), until: bound(part + 1), marks }) as Arc<dyn PartitionStream>
+            Arc::new(Latest { rows, schema, from: bound(part), until: bound(part + 1), marks })
+                as Arc<dyn PartitionStream>
         };
         let table = StreamingTable::try_new(schema.clone(), (0..parts).map(partition).collect()).map_err(failed)?;
         self.session.deregister_table("changes").map_err(failed)?;
@@ -401,7 +431,8 @@ impl<'a> Run<'a> {
         let failed = |error: DataFusionError| self.failed(error.into());
         if let Some((newest, numbers)) = only {
             let columns = newest.key_columns(numbers).map_err(|error| self.failed_arrow(error))?;
-            let fields = self.keys.iter().zip(&columns).map(|(key, column)| Field::new(key, column.data_type().clone(), true));
+            let fields =
+                self.keys.iter().zip(&columns).map(|(key, column)| Field::new(key, column.data_type().clone(), true));
             let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
             let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|error| self.failed_arrow(error))?;
             let table = MemTable::try_new(schema, vec![vec![batch]]).map_err(failed)?;
@@ -438,11 +469,9 @@ impl<'a> Run<'a> {
             async move { Ok(write_stream(&silver, &table, stream).await) }
         };
         let mut failure = None;
-        in_parallel(streams.len(), streams, work, |outcome: Result<Vec<WrittenFile>>| {
-            match outcome {
-                Ok(files) => written.extend(files),
-                Err(error) => drop(failure.get_or_insert(error)),
-            }
+        in_parallel(streams.len(), streams, work, |outcome: Result<Vec<WrittenFile>>| match outcome {
+            Ok(files) => written.extend(files),
+            Err(error) => drop(failure.get_or_insert(error)),
         })
         .await
         .map_err(|error| self.failed(error))?;
@@ -458,7 +487,8 @@ impl<'a> Run<'a> {
     /// Adds where the rows of the keys are in the target. They are looked for in the very state that the commit stands
     /// on.
     async fn find(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: &Arc<Vec<Fate>>) -> Result<()> {
-        let mut sorted: Vec<u32> = (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
+        let mut sorted: Vec<u32> =
+            (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
         if sorted.is_empty() {
             return Ok(());
         }
@@ -546,6 +576,11 @@ enum Reach {
     Whole,
     /// There is a new truncation: everything has to be folded.
     Truncated,
+    /// The changes of one pass do not fit.
+    OutOfMemory {
+        passes: u64,
+        source: engine::Error,
+    },
 }
 
 fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {
@@ -573,7 +608,11 @@ fn events_of(
     Events::new(&of_range(&batch, &events, range)?, keys, shape)
 }
 
-async fn write_stream(silver: &Table, table: &TableName, mut stream: SendableRecordBatchStream) -> Result<Vec<WrittenFile>> {
+async fn write_stream(
+    silver: &Table,
+    table: &TableName,
+    mut stream: SendableRecordBatchStream,
+) -> Result<Vec<WrittenFile>> {
     let mut writer = silver.writer(None)?;
     loop {
         let outcome = match stream.try_next().await {

@@ -1,6 +1,10 @@
-//! Any history of events in any batches: silver is what folding the events in position order gives.
+//! Any histories of events in any batches: silver is what folding the events in order gives, however it came about.
+//!
+//! A world is a table with many histories in it, each about a few keys of its own, so that thousands of them can be
+//! looked at: they share commits and merges, and nothing else. `ICESTREAM_HISTORIES` sets how many there are in all; a
+//! failing one is printed with the seed of its world, which `ICESTREAM_SEED` runs again alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, Int32Array, StringArray};
@@ -17,21 +21,28 @@ use icestream::offsets::TopicPartition;
 use icestream::row::{Column, ColumnType, RowShape};
 use icestream::silver::{self, OnDelete, SilverModel};
 use icestream::table::{At, Lake};
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::support::sqlite_lake;
 
-const TOPIC: &str = "shop.public.parts";
+const LANES: [(&str, i32); 3] = [("shop.public.parts", 0), ("shop.public.parts", 1), ("old.public.parts", 0)];
+const HISTORIES_IN_A_WORLD: i32 = 100;
+const KEYS_IN_A_HISTORY: i32 = 4;
 
-/// One event, as drawn. Its position is where the source had it; its offset is where it stands in the topic.
+/// One record. Its position is where the source had it; its offset is where it stands in its partition.
 #[derive(Debug, Clone)]
 struct Event {
     key: i32,
-    position: u32,
     kind: Kind,
     name: u8,
     note: Option<u8>,
+    position: Option<u32>,
+    lane: usize,
+    batch: usize,
+    /// Given when it is sent.
+    epoch: i32,
+    offset: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,106 +50,260 @@ enum Kind {
     Create,
     /// The note may be a placeholder: not sent.
     Update,
+    /// An update that says which key the row had before.
+    MovedFrom(i32),
     Delete,
     /// Everything at an earlier position is gone.
     Truncate,
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let kind = prop_oneof![
-        3 => Just(Kind::Create),
-        5 => Just(Kind::Update),
-        3 => Just(Kind::Delete),
-    ];
-    (0..6i32, 1..40u32, kind, 0..9u8, proptest::option::of(0..9u8))
-        .prop_map(|(key, position, kind, name, note)| Event { key, position, kind, name, note })
+/// Where an event stands in the order of all.
+type Place = (i32, Option<u32>, i64, &'static str, i32);
+
+impl Event {
+    fn place(&self) -> Place {
+        (self.epoch, self.position, self.offset, LANES[self.lane].0, LANES[self.lane].1)
+    }
+
+    fn payload(&self) -> String {
+        let row = |id: i32, note: &str| format!(r#"{{"id":{id},"name":"n{}","note":{note}}}"#, self.name);
+        let note = match (self.kind, self.note) {
+            (_, Some(note)) => format!("\"long {note}\""),
+            (Kind::Update, None) => "\"__debezium_unavailable_value\"".to_string(),
+            (_, None) => "null".to_string(),
+        };
+        // What replica identity DEFAULT sends of a row before the change: the key and nothings.
+        let before = |id: i32| format!(r#"{{"id":{id},"name":"","note":null}}"#);
+        let nothing = || "null".to_string();
+        let (op, before, after) = match self.kind {
+            Kind::Create => ("c", nothing(), row(self.key, &note)),
+            Kind::Update => ("u", nothing(), row(self.key, &note)),
+            Kind::MovedFrom(old) => ("u", before(old), row(self.key, &note)),
+            Kind::Delete => ("d", before(self.key), nothing()),
+            Kind::Truncate => ("t", nothing(), nothing()),
+        };
+        let position = match self.position {
+            Some(position) => format!(r#","sequence":"[\"{position}\",\"{position}\"]","lsn":{position}"#),
+            None => String::new(),
+        };
+        format!(
+            r#"{{"before":{before},"after":{after},"source":{{"connector":"postgresql","db":"shop","schema":"public","table":"parts","ts_ms":1700000000000{position},"txId":1}},"op":"{op}"}}"#
+        )
+    }
 }
 
-/// Events of a source that mostly goes forward: positions rise, some events come late or again.
-fn history() -> impl Strategy<Value = Vec<Event>> {
-    let late = proptest::collection::vec(0..100u8, 60);
-    (proptest::collection::vec(event(), 1..60), late, any::<bool>()).prop_map(|(mut events, lateness, truncates)| {
-        let count = events.len();
-        for index in 0..count {
-            match lateness[index % lateness.len()] {
-                // As drawn: somewhere in the past or the future.
-                0..10 => {}
-                // Sent again, byte for byte.
-                10..20 if index > 0 => events[index] = events[index / 2].clone(),
-                _ => events[index].position = index as u32 + 10,
+/// What a world is like.
+struct World {
+    events: Vec<Event>,
+    batches: usize,
+    /// Behind which batches a merge runs.
+    merges: BTreeSet<usize>,
+    /// From which batch on the source counts as another one.
+    new_epoch: usize,
+    on_delete: OnDelete,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let batches = random.random_range(2..9usize);
+        let merges = (0..batches).filter(|_| random.random_range(0..3) > 0).collect();
+        let has_positions = random.random_range(0..6);
+        let lanes = random.random_range(0..4);
+        let moves_at = random.random_range(0..batches);
+        // Which lane a key goes through: one for all, one for each key, another from some time on, or any.
+        let lane_of = |key: i32, batch: usize, random: &mut StdRng| match lanes {
+            0 => 0,
+            1 => key as usize % 3,
+            2 if batch < moves_at => key as usize % 2,
+            2 => key as usize % 3,
+            _ => random.random_range(0..3),
+        };
+        let placeholders = random.random_range(0..3) > 0;
+        let mut events = Vec::new();
+        for history in 0..HISTORIES_IN_A_WORLD {
+            let length = random.random_range(1..30usize);
+            let mut own: Vec<Event> = Vec::new();
+            for time in 0..length {
+                let key = history * KEYS_IN_A_HISTORY + random.random_range(0..KEYS_IN_A_HISTORY);
+                let other = history * KEYS_IN_A_HISTORY + random.random_range(0..KEYS_IN_A_HISTORY);
+                let mut batch = time * batches / length;
+                let mut time = time as u32 + 10;
+                match random.random_range(0..20) {
+                    // Sent again, byte for byte, sometimes by another way.
+                    0 | 1 if !own.is_empty() => {
+                        let again = own[random.random_range(0..own.len())].clone();
+                        let lane = if random.random_range(0..4) == 0 { random.random_range(0..3) } else { again.lane };
+                        own.push(Event { batch, lane, ..again });
+                        continue;
+                    }
+                    // Late.
+                    2 | 3 => batch = random.random_range(batch..batches),
+                    // From anywhere.
+                    4 => time = random.random_range(1..40),
+                    _ => {}
+                }
+                let position = match has_positions {
+                    0 => None,
+                    1 if random.random_range(0..3) == 0 => None,
+                    _ => Some(time * 1000 + history as u32),
+                };
+                let lane = lane_of(key, batch, random);
+                let (name, note) = (random.random_range(0..9), random.random_range(0..2u8));
+                let note = (note > 0 || !placeholders).then(|| random.random_range(0..9));
+                let event = Event { key, kind: Kind::Update, name, note, position, lane, batch, epoch: 0, offset: 0 };
+                let of_kind = |kind: Kind| Event { kind, ..event.clone() };
+                match random.random_range(0..12) {
+                    0..3 => own.push(of_kind(Kind::Create)),
+                    3..6 => own.push(of_kind(Kind::Delete)),
+                    // How a source that captures by primary key says that it changed.
+                    6 => {
+                        own.push(of_kind(Kind::Delete));
+                        let lane = lane_of(other, batch, random);
+                        own.push(Event { key: other, lane, ..of_kind(Kind::Create) });
+                    }
+                    7 if other != key => own.push(of_kind(Kind::MovedFrom(other))),
+                    _ => own.push(of_kind(Kind::Update)),
+                }
+            }
+            events.extend(own);
+        }
+        for _ in 0..random.random_range(0..3).min(random.random_range(0..3)) {
+            let (time, batch) = (random.random_range(10..30), random.random_range(0..batches));
+            let truncate = Event {
+                key: -1,
+                kind: Kind::Truncate,
+                name: 0,
+                note: None,
+                position: Some(time * 1000 + 500),
+                lane: 0,
+                batch,
+                epoch: 0,
+                offset: 0,
+            };
+            events.insert(random.random_range(0..=events.len()), truncate);
+        }
+        // A stable sort: of one batch, a history's events come in the order they were made.
+        events.sort_by_key(|event| event.batch);
+        let new_epoch = if random.random_range(0..5) == 0 { random.random_range(0..batches) } else { batches };
+        let mut offsets = [0; LANES.len()];
+        for event in &mut events {
+            event.epoch = i32::from(event.batch >= new_epoch);
+            event.offset = offsets[event.lane];
+            offsets[event.lane] += 1;
+        }
+        let on_delete = if random.random_range(0..2) == 0 { OnDelete::Remove } else { OnDelete::Mark };
+        World { events, batches, merges, new_epoch, on_delete }
+    }
+
+    /// The events in order, but for those that a truncation took; an update that moves a row is for the key it leaves
+    /// what a delete is.
+    fn in_order(&self) -> Vec<(Place, i32, &Event, bool)> {
+        let truncations = self.events.iter().filter(|event| event.kind == Kind::Truncate);
+        let truncated = truncations.map(|event| (event.epoch, event.position)).max();
+        let changes = self.events.iter().filter(|event| event.kind != Kind::Truncate);
+        let live = changes.filter(|event| truncated.is_none_or(|at| (event.epoch, event.position) > at));
+        let mut order = Vec::new();
+        for event in live {
+            order.push((event.place(), event.key, event, event.kind == Kind::Delete));
+            if let Kind::MovedFrom(old) = event.kind {
+                order.push((event.place(), old, event, true));
             }
         }
-        if truncates && count > 5 {
-            events[count / 2].kind = Kind::Truncate;
-            events[count / 2].position = (count / 2) as u32 + 10;
-        }
-        events
-    })
-}
+        order.sort_by_key(|(place, key, ..)| (*place, *key));
+        order
+    }
 
-fn payload(event: &Event) -> String {
-    let row = |note: &str| format!(r#"{{"id":{},"name":"n{}","note":{note}}}"#, event.key, event.name);
-    let note = match (event.kind, event.note) {
-        (_, Some(note)) => format!("\"long {note}\""),
-        (Kind::Update, None) => "\"__debezium_unavailable_value\"".to_string(),
-        (_, None) => "null".to_string(),
-    };
-    let (op, before, after) = match event.kind {
-        Kind::Create => ("c", "null".to_string(), row(&note)),
-        Kind::Update => ("u", "null".to_string(), row(&note)),
-        // What replica identity DEFAULT sends: the key and nothings.
-        Kind::Delete => ("d", format!(r#"{{"id":{},"name":"","note":null}}"#, event.key), "null".to_string()),
-        Kind::Truncate => ("t", "null".to_string(), "null".to_string()),
-    };
-    let position = event.position;
-    format!(
-        r#"{{"before":{before},"after":{after},"source":{{"connector":"postgresql","db":"shop","schema":"public","table":"parts","ts_ms":1700000000000,"sequence":"[\"{position}\",\"{position}\"]","lsn":{position},"txId":1}},"op":"{op}"}}"#
-    )
+    /// The fold in plain Rust.
+    fn truth(&self) -> Rows {
+        let mut rows: Rows = BTreeMap::new();
+        let mut notes: BTreeMap<i32, Option<String>> = BTreeMap::new();
+        for (_, key, event, is_delete) in self.in_order() {
+            if is_delete {
+                match self.on_delete {
+                    OnDelete::Remove => drop(rows.remove(&key)),
+                    OnDelete::Mark => {
+                        if let Some(row) = rows.get_mut(&key) {
+                            row.2 = true;
+                        }
+                    }
+                }
+                continue;
+            }
+            let sent = event.note.map(|note| format!("long {note}"));
+            if event.kind != Kind::Update || sent.is_some() {
+                notes.insert(key, sent);
+            }
+            let note = notes.get(&key).cloned().flatten();
+            rows.insert(key, (format!("n{}", event.name), note, false));
+        }
+        rows
+    }
+
+    async fn check(&self, seed: u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parts = Parts::open(folder.path()).await;
+        let merged = model("merged", self.on_delete);
+        for batch in 0..self.batches {
+            if batch == self.new_epoch {
+                parts.start(1);
+            }
+            for event in self.events.iter().filter(|event| event.batch == batch) {
+                parts.push(event);
+            }
+            parts.commit().await;
+            if self.merges.contains(&batch) {
+                parts.merge(&merged).await;
+            }
+        }
+        parts.merge(&merged).await;
+        let expected = self.truth();
+        self.compare(seed, "merged bit by bit", &parts.rows(&merged).await, &expected);
+        let rebuilt = model("rebuilt", self.on_delete);
+        parts.merge(&rebuilt).await;
+        self.compare(seed, "built at once", &parts.rows(&rebuilt).await, &expected);
+        // Running again changes nothing.
+        let before = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
+        parts.merge(&merged).await;
+        assert_eq!(parts.lake.table(&merged.table).await.unwrap().snapshot_id(), before);
+    }
+
+    fn compare<V: PartialEq + std::fmt::Debug>(
+        &self,
+        seed: u64,
+        how: &str,
+        found: &BTreeMap<i32, V>,
+        expected: &BTreeMap<i32, V>,
+    ) {
+        let keys: BTreeSet<i32> = found.keys().chain(expected.keys()).copied().collect();
+        let Some(key) = keys.into_iter().find(|key| found.get(key) != expected.get(key)) else { return };
+        let history = key / KEYS_IN_A_HISTORY;
+        let events: Vec<String> = self
+            .events
+            .iter()
+            .filter(|event| event.key < 0 || event.key / KEYS_IN_A_HISTORY == history)
+            .map(|event| format!("{event:?}"))
+            .collect();
+        panic!(
+            "{how}: key {key} is {:?} and should be {:?}\n{:?}, merges behind batches {:?}\n{}\nICESTREAM_SEED={seed}",
+            found.get(&key),
+            expected.get(&key),
+            self.on_delete,
+            self.merges,
+            events.join("\n")
+        );
+    }
 }
 
 /// `id -> (name, note, is_deleted)`.
 type Rows = BTreeMap<i32, (String, Option<String>, bool)>;
-
-/// The fold in plain Rust.
-fn truth(events: &[Event], on_delete: OnDelete) -> Rows {
-    let mut order: Vec<(u32, usize)> =
-        events.iter().enumerate().map(|(offset, event)| (event.position, offset)).collect();
-    order.sort();
-    let truncated_at = events.iter().filter(|event| event.kind == Kind::Truncate).map(|event| event.position).max();
-    let mut rows: Rows = BTreeMap::new();
-    let mut notes: BTreeMap<i32, Option<String>> = BTreeMap::new();
-    for (position, offset) in order {
-        let event = &events[offset];
-        if event.kind == Kind::Truncate || truncated_at.is_some_and(|at| position <= at) {
-            continue;
-        }
-        if event.kind == Kind::Delete {
-            match on_delete {
-                OnDelete::Remove => drop(rows.remove(&event.key)),
-                OnDelete::Mark => {
-                    if let Some(row) = rows.get_mut(&event.key) {
-                        row.2 = true;
-                    }
-                }
-            }
-            continue;
-        }
-        let sent = event.note.map(|note| format!("long {note}"));
-        if event.kind == Kind::Create || sent.is_some() {
-            notes.insert(event.key, sent);
-        }
-        let note = notes.get(&event.key).cloned().flatten();
-        rows.insert(event.key, (format!("n{}", event.name), note, false));
-    }
-    rows
-}
 
 struct Parts {
     lake: Lake,
     engine: Engine,
     bronze: BronzeTable,
     builder: ChangeBatchBuilder,
-    offset: i64,
+    offsets: [i64; LANES.len()],
 }
 
 impl Parts {
@@ -161,22 +326,32 @@ impl Parts {
         };
         let bronze = BronzeTable::open(&lake, &definition).await.unwrap();
         let options = EngineOptions { memory_bytes: 256 << 20, threads: 2, spill_dir: folder.join("spill") };
-        let mut builder = ChangeBatchBuilder::new(bronze.images().unwrap(), 0, Clock::system());
-        builder.start(TopicPartition::new(TOPIC, 0), 0).unwrap();
-        Parts { lake, engine: Engine::new(&options).unwrap(), bronze, builder, offset: 0 }
+        let builder = ChangeBatchBuilder::new(bronze.images().unwrap(), 0, Clock::system());
+        let engine = Engine::new(&options).unwrap();
+        let mut parts = Parts { lake, engine, bronze, builder, offsets: [0; LANES.len()] };
+        parts.start(0);
+        parts
+    }
+
+    fn start(&mut self, epoch: i32) {
+        self.builder = ChangeBatchBuilder::new(self.bronze.images().unwrap(), epoch, Clock::system());
+        for ((topic, partition), offset) in LANES.into_iter().zip(self.offsets) {
+            self.builder.start(TopicPartition::new(topic, partition), offset).unwrap();
+        }
     }
 
     fn push(&mut self, event: &Event) {
         let key = format!(r#"{{"id":{}}}"#, event.key);
+        let (topic, partition) = LANES[event.lane];
         let record = RawRecord {
-            topic: TOPIC.into(),
-            partition: 0,
-            offset: self.offset,
+            topic: topic.into(),
+            partition,
+            offset: event.offset,
             timestamp_ms: Some(1_700_000_000_000),
             key: (event.kind != Kind::Truncate).then(|| Bytes::from(key)),
-            payload: Some(Bytes::from(payload(event))),
+            payload: Some(Bytes::from(event.payload())),
         };
-        self.offset += 1;
+        self.offsets[event.lane] = event.offset + 1;
         self.builder.push(decode(record, Format::DebeziumJson)).unwrap();
     }
 
@@ -227,65 +402,40 @@ fn model(table: &str, on_delete: OnDelete) -> SilverModel {
     }
 }
 
-/// `cuts` says behind which events a batch ends (1) and a merge runs (2).
-async fn check(events: Vec<Event>, cuts: Vec<u8>, on_delete: OnDelete) -> Result<(), TestCaseError> {
-    let folder = tempfile::tempdir().unwrap();
-    let mut parts = Parts::open(folder.path()).await;
-    let merged = model("merged", on_delete);
-    for (index, event) in events.iter().enumerate() {
-        parts.push(event);
-        let cut = cuts[index % cuts.len()];
-        if cut >= 1 {
-            parts.commit().await;
-        }
-        if cut == 2 {
-            parts.merge(&merged).await;
-        }
+/// `ICESTREAM_HISTORIES` sets how many, `ICESTREAM_SEED` runs one world.
+#[test]
+fn any_histories_in_any_batches_fold_to_the_same_rows() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let worlds = number("ICESTREAM_HISTORIES").unwrap_or(2000).div_ceil(HISTORIES_IN_A_WORLD as u64);
+    let seeds = match number("ICESTREAM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..worlds).collect(),
+    };
+    for seed in seeds {
+        runtime.block_on(World::new(seed).check(seed));
     }
-    parts.commit().await;
-    parts.merge(&merged).await;
-    let expected = truth(&events, on_delete);
-    prop_assert_eq!(parts.rows(&merged).await, expected.clone(), "merged bit by bit");
-    let rebuilt = model("rebuilt", on_delete);
-    parts.merge(&rebuilt).await;
-    prop_assert_eq!(parts.rows(&rebuilt).await, expected, "built at once");
-    // Running again changes nothing.
-    let before = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
-    parts.merge(&merged).await;
-    prop_assert_eq!(parts.lake.table(&merged.table).await.unwrap().snapshot_id(), before);
-    Ok(())
 }
 
-/// `ICESTREAM_HISTORIES` sets how many; a failing one is printed whole.
-#[test]
-fn any_history_in_any_batches_folds_to_the_same_rows() {
-    let histories = std::env::var("ICESTREAM_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(16);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });
-    let cuts = proptest::collection::vec(prop_oneof![6 => Just(0u8), 2 => Just(1u8), 1 => Just(2u8)], 30);
-    let on_delete = prop_oneof![Just(OnDelete::Remove), Just(OnDelete::Mark)];
-    runner
-        .run(&(history(), cuts, on_delete), |(events, cuts, on_delete)| {
-            runtime.block_on(check(events, cuts, on_delete))
-        })
-        .unwrap();
+fn create(key: i32, offset: i64, position: u32, name: u8) -> Event {
+    let kind = Kind::Create;
+    Event { key, kind, name, note: None, position: Some(position), lane: 0, batch: 0, epoch: 0, offset }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bronze_table_made_anew_is_folded_from_its_start() {
-    let event = |key: i32, position: u32| Event { key, position, kind: Kind::Create, name: 1, note: None };
     let folder = tempfile::tempdir().unwrap();
     let merged = model("merged", OnDelete::Remove);
     let mut parts = Parts::open(folder.path()).await;
     for position in 1..4 {
-        parts.push(&event(position as i32, position));
+        parts.push(&create(position as i32, i64::from(position) - 1, position, 1));
         parts.commit().await;
     }
     parts.merge(&merged).await;
     assert_eq!(parts.rows(&merged).await.len(), 3);
     parts.lake.drop_table(parts.bronze.name(), true).await.unwrap();
     let mut parts = Parts::open(folder.path()).await;
-    parts.push(&event(9, 1));
+    parts.push(&create(9, 0, 1, 1));
     parts.commit().await;
     parts.merge(&merged).await;
     assert_eq!(parts.rows(&merged).await.into_keys().collect::<Vec<_>>(), [9]);
@@ -298,13 +448,7 @@ async fn of_two_builders_at_once_one_yields() {
     let merged = model("merged", OnDelete::Remove);
     for round in 0..4 {
         for key in 0..5 {
-            parts.push(&Event {
-                key,
-                position: round * 10 + key as u32,
-                kind: Kind::Create,
-                name: round as u8,
-                note: None,
-            });
+            parts.push(&create(key, i64::from(round) * 5 + i64::from(key), round * 10 + key as u32, round as u8));
         }
         parts.commit().await;
         let (one, two) = tokio::join!(
