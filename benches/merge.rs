@@ -83,6 +83,9 @@ fn options() -> Result<Options, Failure> {
 
 fn main() -> Result<(), Failure> {
     let options = options()?;
+    // `RUST_LOG=icestream::silver=debug` tells what a merge spends its time on.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism()?.get();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(run(options, threads))
@@ -139,6 +142,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         bronze = append(bronze, &batches).await?;
         drop(batches);
         forget_peak();
+        let idle = peak_mib()?;
         let before = (Instant::now(), processor_seconds()?);
         let outcome = silver::merge(&lake, &engine, &model).await?;
         let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
@@ -147,12 +151,13 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         let files = lake.table(&model.table).await?.files().await?;
         let deletes = files.iter().filter(|file| file.content != "data").count();
         runs.push(serde_json::json!({
-            "wall_seconds": wall, "cpu_seconds": processor, "peak_rss_mib": peak, "rows_written": commit.rows_written,
+            "wall_seconds": wall, "cpu_seconds": processor, "peak_rss_mib": peak,
+            "idle_rss_mib": idle, "rows_written": commit.rows_written,
             "rows_deleted": commit.rows_deleted, "data_files": files.len() - deletes, "delete_files": deletes,
         }));
         if options.runs == 1 || number % 10 == 9 {
             println!(
-                "merge {number}: {wall:.2} s  cpu {processor:.2} s  peak {peak} MiB  {} written, {} deleted, {} data \
+                "merge {number}: {wall:.2} s  cpu {processor:.2} s  peak {peak} MiB (idle {idle})  {} written, {} deleted, {} data \
                  files, {deletes} delete files",
                 commit.rows_written,
                 commit.rows_deleted,

@@ -48,6 +48,7 @@ pub(crate) struct RowReader {
 pub(crate) struct Piece {
     /// The number of the file, as it was handed in.
     pub(crate) file: usize,
+    pub(crate) bytes: u64,
     range: Option<FileRange>,
 }
 
@@ -123,17 +124,17 @@ impl RowReader {
 
 /// Cuts files into pieces, the largest first.
 pub(crate) fn pieces(files: &[ScanFile]) -> Vec<Piece> {
-    let mut pieces: Vec<(u64, Piece)> = Vec::new();
+    let mut pieces = Vec::new();
     for (file, ScanFile { size, .. }) in files.iter().enumerate() {
         let parts = size.div_ceil(PIECE_BYTES).max(1);
         for part in 0..parts {
             let bound = |part: u64| (size * part / parts) as i64;
             let range = (parts > 1).then(|| FileRange { start: bound(part), end: bound(part + 1) });
-            pieces.push((size / parts, Piece { file, range }));
+            pieces.push(Piece { file, bytes: size / parts, range });
         }
     }
-    pieces.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    pieces.into_iter().map(|(_, piece)| piece).collect()
+    pieces.sort_by_key(|piece: &Piece| std::cmp::Reverse(piece.bytes));
+    pieces
 }
 
 /// Does the work for each item on tasks of their own, some at a time, and hands on each result as it comes. The first

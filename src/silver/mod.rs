@@ -13,6 +13,7 @@ mod fold;
 mod keys;
 mod order;
 mod run;
+mod upkeep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -301,7 +302,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
         rewinds: Amendments::of(&bronze).rewinds,
         merged: Some(staged.merged.clone()),
     };
-    let outcome = staged.commit(old_text, &next).await?;
+    let outcome = run.commit(staged, old_text, &next).await?;
     if let Outcome::Merged(commit) = &outcome {
         tracing::info!(
             table = %model.table, layer = "silver", snapshot_id = commit.snapshot_id, rows = commit.rows_written,

@@ -34,15 +34,16 @@ use super::keys::{KeySet, KeyShape};
 use super::order::Place;
 use super::{
     Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, SilverCommit, SilverModel, check_keys_known, definition,
-    row_columns, row_schema, select,
+    row_columns, row_schema, select, upkeep,
 };
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
 use crate::ids::TableName;
 use crate::layout;
 use crate::table::{ColumnStatistics, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile};
 
-/// How many bytes of events a byte of a bronze file becomes in memory, at most and about.
-const EXPANSION: u64 = 8;
+/// How many bytes of events a byte of a bronze file becomes in memory, about. When it is more, a run is divided once it
+/// is known.
+const EXPANSION: u64 = 3;
 
 /// A fold of everything goes over all of bronze once for each range of keys; with more of them than this, sorting on
 /// disk is faster.
@@ -166,11 +167,12 @@ impl<'a> Run<'a> {
         let new = self.view.added_since(base.map_or(0, |base| base.sequence));
         let files = new.files(None).await?;
         let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION;
-        let passes = bytes.div_ceil((self.engine.memory() as u64 / 3).max(1)).max(least_passes);
+        let passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(least_passes);
         let sorts = base.is_none() && passes > MOST_PASSES;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
             let depth = if sorts { Depth::Order } else { Depth::Rows };
+            let started = tokio::time::Instant::now();
             let newest = match self.newest(&new, &files, range, depth, base).await {
                 Ok(newest) => Arc::new(newest),
                 Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
@@ -192,7 +194,9 @@ impl<'a> Run<'a> {
                 staged.written.extend(self.write(&staged.silver, frame).await?);
                 return Ok(Reach::Whole);
             }
+            let read_ms = started.elapsed().as_millis() as u64;
             let fates = Arc::new(self.fates(&newest, &files, base, &merged).await?);
+            let judged_ms = started.elapsed().as_millis() as u64;
             let all = fates.as_slice();
             let of_fate = |fate: Fate| (0..fates.len() as u32).filter(move |number| fates_is(all, *number, fate));
             let mut rows: Vec<u32> = of_fate(Fate::Row).collect();
@@ -214,11 +218,66 @@ impl<'a> Run<'a> {
                 let frame = self.fold(Some((&newest, &folded)), &merged).await?;
                 staged.written.extend(self.write(&staged.silver, frame).await?);
             }
+            let written_ms = started.elapsed().as_millis() as u64;
             if !staged.replaces_all {
                 self.find(staged, &newest, &fates).await?;
             }
+            tracing::debug!(
+                table = %self.model.table, pass = number, passes, keys = fates.len(), rows = rows.len(),
+                folded = folded.len(), late = newest.seen.late, duplicates = newest.seen.duplicates, read_ms, judged_ms,
+                written_ms, found_ms = started.elapsed().as_millis() as u64, "went through the changes"
+            );
         }
         Ok(Reach::Whole)
+    }
+
+    /// Commits what was staged, and discards it when that is not to be.
+    pub(super) async fn commit(&self, staged: Staged, from: Option<String>, next: &Marker) -> Result<Outcome> {
+        let Staged { silver, view, written, doomed, replaces_all, .. } = staged;
+        let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
+        let rows_written = written.iter().map(WrittenFile::rows).sum();
+        let mut all = written.clone();
+        let columns = view.arrow_schema().fields().to_vec();
+        let reader = |view: &TableView| RowReader::new(&self.session, view, columns.clone());
+        let removal = match replaces_all {
+            true => Ok(upkeep::Removal::default()),
+            false => upkeep::remove(reader, self.engine.threads(), &silver, &view, doomed, &mut all).await,
+        };
+        let removal = match removal {
+            Ok(removal) => removal,
+            Err(error) => {
+                silver.discard(&all).await;
+                return Err(self.failed(error));
+            }
+        };
+        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
+        let change = match replaces_all {
+            true => silver.change().replace_all(written),
+            false => {
+                let change = silver.change().row_delta(&view, written, removal.deletes);
+                change.overwrite(&view, removal.remove, removal.add)
+            }
+        };
+        match change.premise(premise).commit().await {
+            Ok(committed) => Ok(Outcome::Merged(SilverCommit {
+                table: silver.name().clone(),
+                snapshot_id: committed.snapshot_id,
+                bronze_snapshot_id: next.snapshot,
+                rows_written,
+                rows_deleted,
+            })),
+            Err(error) if error.is_premise_broken() => {
+                silver.discard(&all).await;
+                tracing::info!(table = %silver.name(), layer = "silver", %error, "yielded to another builder");
+                Ok(Outcome::Yielded)
+            }
+            Err(error) => {
+                if !matches!(error, crate::table::Error::Unresolved { .. }) {
+                    silver.discard(&all).await;
+                }
+                Err(error.into())
+            }
+        }
     }
 
     fn failed(&self, source: engine::Error) -> Error {
@@ -271,12 +330,17 @@ impl<'a> Run<'a> {
         let consumer = MemoryConsumer::new(format!("changes for {}", self.model.table));
         let held = consumer.register(&self.session.runtime_env().memory_pool);
         let mut newest = Newest::new(&self.shape, if keeps { rows as usize } else { 0 }, range);
+        let most = self.engine.memory() / 2;
         let mut outcome = held.try_grow(newest.bytes());
         let nothing = super::Frontier::default();
         let frontier = base.map_or(&nothing, |base| &base.merged.frontier);
         let take = |events: Events| {
             if outcome.is_ok() && keeps {
-                outcome = held.try_grow(events.bytes());
+                outcome = match held.size() + events.bytes() <= most {
+                    true => held.try_grow(events.bytes()),
+                    // The rest is for those who write and sort.
+                    false => Err(DataFusionError::ResourcesExhausted(format!("changes take more than {most} bytes"))),
+                };
             }
             if outcome.is_ok() {
                 newest.add(events, frontier, keeps);
@@ -697,45 +761,6 @@ impl Staged {
     fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
         let view = silver.view(crate::table::At::Head)?;
         Ok(Staged { silver, view, written: Vec::new(), doomed: Vec::new(), replaces_all, merged })
-    }
-
-    pub(super) async fn commit(self, from: Option<String>, next: &Marker) -> Result<Outcome> {
-        let Staged { silver, view, written, doomed, replaces_all, .. } = self;
-        let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
-        let rows_written = written.iter().map(WrittenFile::rows).sum();
-        let deletes = match silver.write_deletes(&doomed).await {
-            Ok(deletes) => deletes,
-            Err(error) => {
-                silver.discard(&written).await;
-                return Err(error.into());
-            }
-        };
-        let staged: Vec<WrittenFile> = written.iter().chain(deletes.files()).cloned().collect();
-        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
-        let change = match replaces_all {
-            true => silver.change().replace_all(written),
-            false => silver.change().row_delta(&view, written, deletes),
-        };
-        match change.premise(premise).commit().await {
-            Ok(committed) => Ok(Outcome::Merged(SilverCommit {
-                table: silver.name().clone(),
-                snapshot_id: committed.snapshot_id,
-                bronze_snapshot_id: next.snapshot,
-                rows_written,
-                rows_deleted,
-            })),
-            Err(error) if error.is_premise_broken() => {
-                silver.discard(&staged).await;
-                tracing::info!(table = %silver.name(), layer = "silver", %error, "yielded to another builder");
-                Ok(Outcome::Yielded)
-            }
-            Err(error) => {
-                if !matches!(error, crate::table::Error::Unresolved { .. }) {
-                    silver.discard(&staged).await;
-                }
-                Err(error.into())
-            }
-        }
     }
 }
 

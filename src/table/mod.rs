@@ -195,11 +195,20 @@ pub struct Table {
 pub struct WrittenDeletes {
     files: Vec<WrittenFile>,
     of: Vec<ScanFile>,
+    /// Delete files that say nothing which these do not.
+    instead_of: Vec<Arc<DeleteFile>>,
 }
 
 impl WrittenDeletes {
     pub fn files(&self) -> &[WrittenFile] {
         &self.files
+    }
+
+    pub fn and(mut self, other: WrittenDeletes) -> Self {
+        self.files.extend(other.files);
+        self.of.extend(other.of);
+        self.instead_of.extend(other.instead_of);
+        self
     }
 }
 
@@ -273,7 +282,15 @@ impl Table {
         let target = self.write_target(None, self.metadata().default_partition_spec());
         let files = deletes::write(&target, self.metadata(), rows).await?;
         let of = rows.iter().filter(|(_, positions)| !positions.is_empty()).map(|(file, _)| file.clone()).collect();
-        Ok(WrittenDeletes { files, of })
+        Ok(WrittenDeletes { files, of, instead_of: Vec::new() })
+    }
+
+    /// Writes position-delete files that take the place of those each file has: `rows` are all of its deleted rows, with
+    /// those that were deleted before. Delete files about several data files stay.
+    pub async fn write_deletes_anew(&self, rows: &[(ScanFile, RoaringTreemap)]) -> Result<WrittenDeletes> {
+        let mut written = self.write_deletes(rows).await?;
+        written.instead_of = written.of.iter().flat_map(ScanFile::own_deletes).cloned().collect();
+        Ok(written)
     }
 
     /// Deletes files that were written and not committed.

@@ -76,6 +76,13 @@ pub struct ScanFile {
     pub(super) manifest: Arc<str>,
 }
 
+impl ScanFile {
+    /// The delete files that are about this file alone.
+    pub fn own_deletes(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
+        self.deletes.iter().filter(|delete| delete.covers.as_deref() == Some(self.path.as_str()))
+    }
+}
+
 /// A position-delete file.
 #[derive(Debug)]
 pub struct DeleteFile {

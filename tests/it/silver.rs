@@ -101,6 +101,7 @@ struct World {
     /// From which batch on the source counts as another one.
     new_epoch: usize,
     on_delete: OnDelete,
+    properties: Vec<(&'static str, &'static str)>,
 }
 
 impl World {
@@ -193,7 +194,16 @@ impl World {
             offsets[event.lane] += 1;
         }
         let on_delete = if random.random_range(0..2) == 0 { OnDelete::Remove } else { OnDelete::Mark };
-        World { events, batches, merges, new_epoch, on_delete }
+        let mut properties = Vec::new();
+        match random.random_range(0..4) {
+            0 => properties.push(("write.merge.mode", "copy-on-write")),
+            1 => properties.push(("write.merge.mode", "merge-on-read")),
+            _ => {}
+        }
+        if random.random_range(0..2) == 0 {
+            properties.extend([("icestream.merge.small-files-max", "3"), ("icestream.merge.delete-files-max", "2")]);
+        }
+        World { events, batches, merges, new_epoch, on_delete, properties }
     }
 
     /// The events in order, but for those that a truncation took; an update that moves a row is for the key it leaves
@@ -254,6 +264,16 @@ impl World {
             parts.commit().await;
             if self.merges.contains(&batch) {
                 parts.merge(&merged).await;
+                if let Ok(table) = parts.lake.table(&merged.table).await
+                    && let Some((name, _)) = self.properties.first()
+                    && !table.properties().contains_key(*name)
+                {
+                    let change = self
+                        .properties
+                        .iter()
+                        .fold(table.change(), |change, (key, value)| change.set_property(*key, *value));
+                    change.commit().await.unwrap();
+                }
             }
         }
         parts.merge(&merged).await;

@@ -17,6 +17,7 @@ use crate::table::catalog::Head;
 use crate::table::error::{Broken, Error, Result};
 use crate::table::expire::references;
 use crate::table::manifest::{self, ManifestPlace};
+use crate::table::scan::ScanFile;
 use crate::table::writer::write_error;
 
 /// Manifests of the files a change adds. They name no sequence number and no parent, so they serve every attempt.
@@ -277,7 +278,8 @@ impl Removal<'_> {
             .change
             .remove
             .iter()
-            .flat_map(|file| file.deletes.iter().filter(|delete| delete.covers.as_deref() == Some(file.path.as_str())))
+            .flat_map(ScanFile::own_deletes)
+            .chain(&self.change.outdone)
             .map(|delete| delete.path.as_str())
             .collect();
         let listed_in: HashSet<&str> = self
@@ -288,6 +290,7 @@ impl Removal<'_> {
                 std::iter::once(file.manifest.as_ref())
                     .chain(file.deletes.iter().map(|delete| delete.manifest.as_ref()))
             })
+            .chain(self.change.outdone.iter().map(|delete| delete.manifest.as_ref()))
             .collect();
         let mut live: HashSet<String> = HashSet::new();
         let present: HashSet<&str> = manifests.iter().map(|manifest| manifest.manifest_path.as_str()).collect();

@@ -13,6 +13,7 @@ mod premise;
 mod totals;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg::spec::TableMetadata;
@@ -24,7 +25,7 @@ pub(super) use premise::{marker, marker_keys};
 
 use super::catalog::{Head, Swap};
 use super::error::{Error, Result};
-use super::scan::{ScanFile, TableView};
+use super::scan::{DeleteFile, ScanFile, TableView};
 use super::schema::EvolvedSchema;
 use super::writer::WrittenFile;
 use super::{Table, WrittenDeletes};
@@ -78,6 +79,8 @@ pub struct Change {
     remove: Vec<ScanFile>,
     /// Data files that position deletes in `add` are about.
     touched: Vec<ScanFile>,
+    /// Delete files of these that go, because new ones say the same and more.
+    outdone: Vec<Arc<DeleteFile>>,
     /// The sequence number of the snapshot that removals and rewrites were planned on.
     planned_sequence: Option<i64>,
     schema: Option<EvolvedSchema>,
@@ -106,6 +109,7 @@ impl Change {
             add: Vec::new(),
             remove: Vec::new(),
             touched: Vec::new(),
+            outdone: Vec::new(),
             planned_sequence: None,
             schema: None,
             set: BTreeMap::new(),
@@ -128,6 +132,7 @@ impl Change {
         self.add.extend(add);
         self.add.extend(deletes.files);
         self.touched.extend(deletes.of);
+        self.outdone.extend(deletes.instead_of);
         self
     }
 
