@@ -105,6 +105,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         from: "bronze.rows".parse()?,
         keys: vec!["id".to_string()],
         on_delete: OnDelete::Remove,
+        scd: silver::Scd::One,
         sql: None,
     };
     let spill_dir = folder.path().join("spill");

@@ -197,6 +197,7 @@ pub fn models(config: &Config) -> Result<Models> {
                 OnDelete::Remove => silver::OnDelete::Remove,
                 OnDelete::Mark => silver::OnDelete::Mark,
             },
+            scd: silver::Scd::One,
             sql: Some(model.sql.text.clone()),
         });
     }
@@ -211,6 +212,7 @@ pub fn models(config: &Config) -> Result<Models> {
             from,
             keys: table.key.clone(),
             on_delete: silver::OnDelete::Remove,
+            scd: silver::Scd::One,
             sql: None,
         });
     }

@@ -1,6 +1,6 @@
 //! Events as they stand in bronze's files, and the last one of each key among them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{filter_record_batch, interleave, is_not_null};
+use arrow::compute::{cast, filter_record_batch, interleave, is_not_null};
 use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type, Schema};
 use arrow::error::ArrowError;
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -26,6 +26,8 @@ pub(super) enum Depth {
     Order,
     /// What the row became as well.
     Rows,
+    /// And when.
+    Versions,
 }
 
 pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) -> Vec<FieldRef> {
@@ -39,8 +41,11 @@ pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) ->
         layout::EPOCH,
         layout::ERROR,
     ];
-    if depth == Depth::Rows {
+    if depth != Depth::Order {
         names.extend([layout::SOURCE_TS, layout::UNAVAILABLE, layout::AFTER]);
+    }
+    if depth == Depth::Versions {
+        names.extend([layout::TIMESTAMP, layout::INGESTED_AT]);
     }
     let mut columns: Vec<FieldRef> =
         names.iter().filter_map(|name| bronze.field_with_name(name).ok().cloned().map(Arc::new)).collect();
@@ -82,6 +87,8 @@ struct Rest {
     source_ts: ArrayRef,
     unavailable: ListArray,
     after: StructArray,
+    /// When it happened, in microseconds: for the source, else for the broker, else for us.
+    time: Option<Int64Array>,
 }
 
 /// One event of one key. An update that takes a row to another key is two: for the key it leaves, it is a delete.
@@ -93,7 +100,23 @@ pub(super) struct EventRef {
 }
 
 impl Events {
-    pub(super) fn new(batch: &RecordBatch, keys: &[String], shape: &KeyShape) -> Result<Self, ArrowError> {
+    /// The events of a batch, or of those of its rows that `keep` names.
+    pub(super) fn read(
+        batch: &RecordBatch,
+        keys: &[String],
+        shape: &KeyShape,
+        keep: impl Fn(&Events) -> Option<BooleanArray>,
+    ) -> Result<Self, ArrowError> {
+        let events = Events::new(batch, keys, shape)?;
+        match keep(&events) {
+            Some(kept) if kept.true_count() < batch.num_rows() => {
+                Events::new(&filter_record_batch(batch, &kept)?, keys, shape)
+            }
+            _ => Ok(events),
+        }
+    }
+
+    fn new(batch: &RecordBatch, keys: &[String], shape: &KeyShape) -> Result<Self, ArrowError> {
         let column = |name: &str| {
             let missing = || ArrowError::SchemaError(format!("the changes have no column `{name}`"));
             batch.column_by_name(name).ok_or_else(missing)
@@ -130,6 +153,13 @@ impl Events {
                 source_ts: source_ts.clone(),
                 unavailable: column(layout::UNAVAILABLE)?.as_list::<i32>().clone(),
                 after: after.clone(),
+                time: match (batch.column_by_name(layout::TIMESTAMP), batch.column_by_name(layout::INGESTED_AT)) {
+                    (Some(timestamp), Some(ingested_at)) => {
+                        let time = first_known(&first_known(source_ts, timestamp)?, ingested_at)?;
+                        Some(cast(&time, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+                    }
+                    _ => None,
+                },
             }),
             Err(_) => None,
         };
@@ -149,12 +179,16 @@ impl Events {
         })
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.op.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn time(&self, row: usize) -> Option<i64> {
+        self.rest.as_ref()?.time.as_ref().map(|time| time.value(row))
     }
 
     pub(super) fn place(&self, row: usize) -> PlaceRef<'_> {
@@ -167,31 +201,43 @@ impl Events {
         }
     }
 
-    /// Calls `found` with every event of a key of the set: the row, the key's number, and the event's place.
+    /// Calls `found` with every event of a key of the set: the key's number, and the event's place.
     pub(super) fn for_each_of(&self, set: &KeySet, mut found: impl FnMut(usize, PlaceRef<'_>)) {
+        self.for_each_event_of(set, |row, number, _| found(number, self.place(row)));
+    }
+
+    /// Calls `found` with the row and the key's number of every event of a key of the set.
+    pub(super) fn for_each_row_of(&self, set: &KeySet, mut found: impl FnMut(usize, usize)) {
+        self.for_each_event_of(set, |row, number, _| found(row, number));
+    }
+
+    fn for_each_event_of(&self, set: &KeySet, mut found: impl FnMut(usize, usize, bool)) {
         set.for_each_match(&self.keys, |row, number| {
             if self.is_change.value(row) {
-                found(number, self.place(row));
+                found(row, number, false);
             }
         });
         if let Some(left) = &self.left {
             set.for_each_match(&left.keys, |row, number| {
                 if left.differs.value(row) {
-                    found(number, self.place(row));
+                    found(row, number, true);
                 }
             });
         }
     }
 }
 
-/// The rows of a batch that have an event of a range of keys, and what concerns all of them.
-pub(super) fn of_range(batch: &RecordBatch, events: &Events, range: KeyRange) -> Result<RecordBatch, ArrowError> {
+/// The rows that have an event of a range of keys, and what concerns all of them; `None` for every row.
+pub(super) fn of_range(events: &Events, range: KeyRange) -> Option<BooleanArray> {
+    if range.of == 1 {
+        return None;
+    }
     let in_range = (0..events.len()).map(|row| {
         let own = events.is_change.value(row) && (events.keys.is_null(row) || range.holds(events.keys.hash(row)));
         let left = events.left.as_ref().is_some_and(|left| left.differs.value(row) && range.holds(left.keys.hash(row)));
         Some(own || left || (events.op.is_valid(row) && events.op.value(row) == "t"))
     });
-    filter_record_batch(batch, &in_range.collect())
+    Some(in_range.collect())
 }
 
 /// One of some parts that all keys are divided into.
@@ -204,10 +250,6 @@ pub(super) struct KeyRange {
 impl KeyRange {
     fn holds(self, hash: u64) -> bool {
         self.of == 1 || (hash >> 16) % self.of == self.number
-    }
-
-    pub(super) fn is_all(self) -> bool {
-        self.of == 1
     }
 }
 
@@ -235,6 +277,9 @@ pub(super) struct Newest {
     pub(super) keys: KeySet,
     /// The last event of each key, by the key's number.
     last: Vec<EventRef>,
+    /// Every event, with its key's number, where versions are made of them.
+    all: Vec<(u32, EventRef)>,
+    keeps_all: bool,
     batches: Vec<Events>,
     range: KeyRange,
     pub(super) seen: Seen,
@@ -247,6 +292,8 @@ pub(super) struct Newest {
 pub(super) struct Seen {
     pub(super) frontier: Frontier,
     pub(super) truncation: Option<Truncation>,
+    /// All of them, and when they happened.
+    pub(super) truncations: BTreeMap<Truncation, i64>,
     /// Columns that some event holds a placeholder for.
     pub(super) unavailable: BTreeSet<String>,
     pub(super) late: u64,
@@ -260,6 +307,8 @@ impl Newest {
         Newest {
             keys: shape.set(capacity),
             last: Vec::with_capacity(capacity),
+            all: Vec::new(),
+            keeps_all: false,
             batches: Vec::new(),
             range,
             seen: Seen::default(),
@@ -267,8 +316,29 @@ impl Newest {
         }
     }
 
+    pub(super) fn keep_all(mut self) -> Self {
+        self.keeps_all = true;
+        self
+    }
+
     pub(super) fn hold(&mut self, held: MemoryReservation) {
         self.held = Some(held);
+    }
+
+    pub(super) fn hold_more(&self, bytes: usize) -> datafusion::error::Result<()> {
+        self.held.as_ref().map_or(Ok(()), |held| held.try_grow(bytes))
+    }
+
+    /// Adds events from before the new ones, of keys that are known and `wanted`.
+    pub(super) fn add_earlier(&mut self, events: Events, wanted: &[bool]) {
+        let batch = self.batches.len() as u32;
+        let all = &mut self.all;
+        events.for_each_event_of(&self.keys, |row, number, leaves| {
+            if wanted[number] {
+                all.push((number as u32, EventRef { batch, row: row as u32, leaves }));
+            }
+        });
+        self.batches.push(events);
     }
 
     /// Without `keeps`, only what all events together say is noted.
@@ -280,9 +350,17 @@ impl Newest {
             if events.op.is_valid(row)
                 && events.op.value(row) == "t"
                 && let (Some(position), Some(epoch)) = (place.position, place.epoch)
-                && self.seen.truncation.as_ref().is_none_or(|known| !known.takes(&place))
             {
-                self.seen.truncation = Some(Truncation { epoch, position: position.to_string() });
+                let truncation = Truncation { epoch, position: position.to_string() };
+                if let Some(time) = events.time(row) {
+                    // One that is sent again happened when it was sent first.
+                    self.seen
+                        .truncations
+                        .entry(truncation.clone())
+                        .and_modify(|of| *of = time.min(*of))
+                        .or_insert(time);
+                }
+                self.seen.truncation = self.seen.truncation.take().max(Some(truncation));
             }
             if !events.is_change.value(row) {
                 continue;
@@ -339,6 +417,9 @@ impl Newest {
 
     fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {
         let event = EventRef { batch, row: row as u32, leaves };
+        if self.keeps_all {
+            self.all.push((number as u32, event));
+        }
         if is_new {
             self.last.push(event);
             return;
@@ -365,13 +446,23 @@ impl Newest {
 
     /// Whether the key's last event takes its row away.
     pub(super) fn is_delete(&self, number: usize) -> bool {
-        let event = self.last[number];
+        self.deletes(self.last[number])
+    }
+
+    pub(super) fn last_of(&self, number: usize) -> EventRef {
+        self.last[number]
+    }
+
+    fn deletes(&self, event: EventRef) -> bool {
         event.leaves || self.batches[event.batch as usize].op.value(event.row as usize) == "d"
     }
 
     /// Whether the key's last event lacks one of the columns.
     pub(super) fn lacks_any(&self, number: usize, columns: &[FieldRef]) -> bool {
-        let event = self.last[number];
+        self.lacks(self.last[number], columns)
+    }
+
+    fn lacks(&self, event: EventRef, columns: &[FieldRef]) -> bool {
         let Some(rest) = &self.batches[event.batch as usize].rest else { return false };
         if rest.unavailable.is_null(event.row as usize) {
             return false;
@@ -403,6 +494,10 @@ impl Newest {
     pub(super) fn rows(&self, numbers: &[u32], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
         let last = numbers.iter().map(|number| self.last[*number as usize]);
         let rows: Vec<(u32, u32)> = last.map(|event| (event.batch, event.row)).collect();
+        Ok(Rows { parts: self.parts(columns, keys)?, rows, kept: BTreeMap::new() })
+    }
+
+    fn parts(&self, columns: &[FieldRef], keys: &[String]) -> Result<Vec<Vec<ArrayRef>>, ArrowError> {
         let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
         for column in columns {
             let key = keys.iter().position(|key| key == column.name());
@@ -415,7 +510,88 @@ impl Newest {
         }
         parts.push(self.batches.iter().map(|batch| Arc::new(batch.position.clone()) as ArrayRef).collect());
         parts.push(self.batches.iter().filter_map(|batch| Some(batch.rest.as_ref()?.source_ts.clone())).collect());
-        Ok(Rows { parts, rows })
+        Ok(parts)
+    }
+
+    /// Whether any event of each key lacks one of the columns, and each key's first place.
+    pub(super) fn firsts(&self, columns: &[FieldRef]) -> Vec<(Option<EventRef>, bool)> {
+        let mut firsts: Vec<(Option<EventRef>, bool)> = vec![(None, false); self.keys.len()];
+        for (number, event) in &self.all {
+            let (first, lacks) = &mut firsts[*number as usize];
+            if first.is_none_or(|first| self.place_of(*event) < self.place_of(first)) {
+                *first = Some(*event);
+            }
+            *lacks |= !self.deletes(*event) && self.lacks(*event, columns);
+        }
+        firsts
+    }
+
+    pub(super) fn place_of(&self, event: EventRef) -> PlaceRef<'_> {
+        self.batches[event.batch as usize].place(event.row as usize)
+    }
+
+    /// The events of some keys as steps, in the order of the keys and then of the events, each key with the truncations
+    /// between its events.
+    pub(super) fn steps(&self, sorted: &[u32], truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
+        let mut rank = vec![u32::MAX; self.keys.len()];
+        for (at, number) in sorted.iter().enumerate() {
+            rank[*number as usize] = at as u32;
+        }
+        let mut groups: Vec<Vec<EventRef>> = vec![Vec::new(); sorted.len()];
+        for (number, event) in &self.all {
+            if let Some(group) = groups.get_mut(rank[*number as usize] as usize) {
+                group.push(*event);
+            }
+        }
+        let mut steps = Vec::with_capacity(self.all.len());
+        for (number, mut group) in sorted.iter().zip(groups) {
+            group.sort_unstable_by(|left, right| self.place_of(*left).cmp(&self.place_of(*right)));
+            let mut coming = truncations.iter().peekable();
+            for (at, event) in group.into_iter().enumerate() {
+                let place = self.place_of(event);
+                while let Some((_, time)) = coming.next_if(|(truncation, _)| !truncation.takes(&place)) {
+                    if at > 0 {
+                        steps.push(Step { key: *number, time: *time, what: What::Truncated });
+                    }
+                }
+                let time = self.batches[event.batch as usize].time(event.row as usize).unwrap_or(0);
+                let what = if self.deletes(event) { What::Deleted } else { What::Row(event) };
+                steps.push(Step { key: *number, time, what });
+            }
+            steps.extend(coming.map(|(_, time)| Step { key: *number, time: *time, what: What::Truncated }));
+        }
+        steps
+    }
+
+    /// What the row steps say their rows are, one after the other: values that were not sent are those sent before.
+    pub(super) fn rows_of(&self, steps: &[Step], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
+        let mut rows = Vec::new();
+        let mut kept: BTreeMap<usize, Vec<(u32, u32)>> = BTreeMap::new();
+        for name in &self.seen.unavailable {
+            if let Some(at) = columns.iter().position(|column| column.name() == name) {
+                kept.insert(at, Vec::new());
+            }
+        }
+        // Of the key before: it does not matter which.
+        let mut key = None;
+        let mut sent: BTreeMap<usize, (u32, u32)> = BTreeMap::new();
+        for step in steps {
+            if key.replace(step.key) != Some(step.key) {
+                sent.clear();
+            }
+            let What::Row(event) = step.what else { continue };
+            let own = (event.batch, event.row);
+            rows.push(own);
+            for (at, kept) in &mut kept {
+                if self.lacks(event, &columns[*at..=*at]) {
+                    kept.push(sent.get(at).copied().unwrap_or(own));
+                } else {
+                    sent.insert(*at, own);
+                    kept.push(own);
+                }
+            }
+        }
+        Ok(Rows { parts: self.parts(columns, keys)?, rows, kept })
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -429,6 +605,23 @@ pub(super) struct Rows {
     /// For each column, its array in each batch.
     parts: Vec<Vec<ArrayRef>>,
     rows: Vec<(u32, u32)>,
+    /// Columns whose values come from other rows.
+    kept: BTreeMap<usize, Vec<(u32, u32)>>,
+}
+
+/// What happens to a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) key: u32,
+    pub(super) time: i64,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    Row(EventRef),
+    Deleted,
+    Truncated,
 }
 
 impl Rows {
@@ -437,12 +630,18 @@ impl Rows {
     }
 
     pub(super) fn gather(&self, from: usize, until: usize) -> Result<Vec<ArrayRef>, ArrowError> {
-        let rows: Vec<(usize, usize)> =
-            self.rows[from..until].iter().map(|(batch, row)| (*batch as usize, *row as usize)).collect();
-        self.parts
-            .iter()
-            .map(|parts| interleave(&parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>(), &rows))
-            .collect()
+        let places = |rows: &[(u32, u32)]| -> Vec<(usize, usize)> {
+            rows[from..until].iter().map(|(batch, row)| (*batch as usize, *row as usize)).collect()
+        };
+        let rows = places(&self.rows);
+        let column = |(at, parts): (usize, &Vec<ArrayRef>)| {
+            let parts: Vec<&dyn Array> = parts.iter().map(|part| part.as_ref()).collect();
+            match self.kept.get(&at) {
+                Some(kept) => interleave(&parts, &places(kept)),
+                None => interleave(&parts, &rows),
+            }
+        };
+        self.parts.iter().enumerate().map(column).collect()
     }
 }
 

@@ -124,7 +124,12 @@ pub(super) enum Unfit {
 }
 
 /// Adds the columns every silver row carries to a model's SELECT.
-pub(super) fn with_system_columns(sql: &str, keys: &[String], marks_deletes: bool) -> Result<String, Unfit> {
+pub(super) fn with_system_columns(
+    sql: &str,
+    keys: &[String],
+    marks_deletes: bool,
+    counts: bool,
+) -> Result<String, Unfit> {
     let mut query = plain_select(sql).map_err(Unfit::Shape)?;
     let SetExpr::Select(select) = query.body.as_mut() else {
         return Err(Unfit::Shape("a silver model is a plain SELECT".to_string()));
@@ -146,7 +151,8 @@ pub(super) fn with_system_columns(sql: &str, keys: &[String], marks_deletes: boo
         return Err(Unfit::Key(key.clone()));
     }
     let deleted = marks_deletes.then_some(DELETED_COLUMN);
-    for column in SYSTEM_COLUMNS.into_iter().chain(deleted) {
+    let counted = counts.then_some("_event");
+    for column in SYSTEM_COLUMNS.into_iter().chain(deleted).chain(counted) {
         let is_there = select.projection.iter().any(|item| match item {
             SelectItem::UnnamedExpr(of) => column_name(of) == Some(column),
             SelectItem::ExprWithAlias { alias, .. } => alias.value == column,
@@ -249,7 +255,7 @@ mod tests {
     #[test]
     fn a_model_gets_the_system_columns() {
         let keys = ["id".to_string()];
-        let check = |sql: &str, marks: bool| match with_system_columns(sql, &keys, marks) {
+        let check = |sql: &str, marks: bool| match with_system_columns(sql, &keys, marks, false) {
             Ok(sql) => sql,
             Err(unfit) => format!("{unfit:?}"),
         };

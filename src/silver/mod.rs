@@ -14,6 +14,8 @@ mod keys;
 mod order;
 mod run;
 mod upkeep;
+mod versioned;
+mod versions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub struct SilverModel {
     /// The columns that identify a row; empty for the fields of the message key.
     pub keys: Vec<String>,
     pub on_delete: OnDelete,
+    pub scd: Scd,
     /// A SELECT over `changes`; `None` for all columns as they are.
     pub sql: Option<String>,
 }
@@ -52,13 +55,26 @@ pub struct SilverModel {
 impl SilverModel {
     /// Tells whether rows were made by this very model.
     fn fingerprint(&self) -> String {
-        fingerprint([
-            self.from.to_string().as_str(),
-            &self.keys.join(","),
-            &format!("{:?}", self.on_delete),
-            self.sql.as_deref().unwrap_or_default(),
-        ])
+        let scd = match &self.scd {
+            Scd::One => None,
+            Scd::Two { track_history } => Some(format!("2 {}", track_history.join(","))),
+        };
+        let from = self.from.to_string();
+        let (keys, on_delete) = (self.keys.join(","), format!("{:?}", self.on_delete));
+        let sql = self.sql.as_deref().unwrap_or_default();
+        fingerprint([from.as_str(), &keys, &on_delete, sql].into_iter().chain(scd.as_deref()))
     }
+}
+
+/// Whether a row's past is kept: which type of slowly changing dimension a table is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Scd {
+    /// A row is what it is now.
+    #[default]
+    One,
+    /// A row for each version, from when to when. A version begins when one of these columns changes; empty for all
+    /// but the keys.
+    Two { track_history: Vec<String> },
 }
 
 /// What becomes of a row whose key was deleted.
@@ -203,6 +219,9 @@ struct Merged {
     frontier: Frontier,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     truncation: Option<Truncation>,
+    /// All of them and when they happened, where versions end by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    truncations: Vec<(Truncation, i64)>,
     /// Columns that some event held a placeholder for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unavailable: BTreeSet<String>,
@@ -324,10 +343,14 @@ pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Res
     let changes = MemTable::try_new(Arc::new(changes), vec![Vec::new()]).map_err(|error| failed(error.into()))?;
     let session = engine.session();
     session.register_table("changes", Arc::new(changes)).map_err(|error| failed(error.into()))?;
-    let rows = engine::plan(&session, &select(model, &model.keys)?).await.map_err(failed)?;
+    let rows = engine::plan(&session, &select(model, &model.keys, false)?).await.map_err(failed)?;
     // Types are only made to meet when the plan is laid out for running.
     rows.clone().create_physical_plan().await.map_err(|error| failed(error.into()))?;
-    Ok(row_schema(&rows, &model.keys))
+    let schema = row_schema(&rows, &model.keys);
+    Ok(match model.scd {
+        Scd::One => schema,
+        Scd::Two { .. } => versioned::versions_schema(&schema),
+    })
 }
 
 /// Makes the table of a captured table that had no rows yet, so that gold models can read it. Without known keys it has
@@ -351,9 +374,9 @@ fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
 }
 
 /// The model's SELECT with the columns every silver row carries.
-fn select(model: &SilverModel, keys: &[String]) -> Result<String> {
+fn select(model: &SilverModel, keys: &[String], counts: bool) -> Result<String> {
     let Some(sql) = &model.sql else { return Ok("SELECT * FROM changes".to_string()) };
-    fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark).map_err(|unfit| match unfit {
+    fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark, counts).map_err(|unfit| match unfit {
         fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
         fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },
     })

@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::ScalarValue;
@@ -28,13 +28,13 @@ use datafusion::prelude::{SessionContext, ident, lit};
 use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
-use super::events::{Depth, Events, KeyRange, Newest, Rows, Seen, columns_to_read, key_types, of_range};
+use super::events::{Depth, EventRef, Events, KeyRange, Newest, Rows, Seen, columns_to_read, key_types, of_range};
 use super::fold::{self, Fold};
 use super::keys::{KeySet, KeyShape};
-use super::order::Place;
+use super::order::{Place, Truncation};
 use super::{
-    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, SilverCommit, SilverModel, check_keys_known, definition,
-    row_columns, row_schema, select, upkeep,
+    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel, check_keys_known,
+    definition, row_columns, row_schema, select, upkeep,
 };
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
 use crate::ids::TableName;
@@ -53,7 +53,7 @@ const MOST_PASSES: u64 = 8;
 const MOST_PASSES_EVER: u64 = 1024;
 
 /// Rows that are worth a file of their own for each core.
-const ROWS_TO_SPLIT: usize = 100_000;
+pub(super) const ROWS_TO_SPLIT: usize = 100_000;
 
 /// Rows of new data that are made at a time.
 const CHUNK_ROWS: usize = 8192;
@@ -66,19 +66,22 @@ pub(super) struct Base {
 }
 
 pub(super) struct Run<'a> {
-    lake: &'a Lake,
-    engine: &'a Engine,
-    model: &'a SilverModel,
-    session: SessionContext,
-    view: TableView,
-    columns: Vec<FieldRef>,
+    pub(super) lake: &'a Lake,
+    pub(super) engine: &'a Engine,
+    pub(super) model: &'a SilverModel,
+    pub(super) session: SessionContext,
+    pub(super) view: TableView,
+    pub(super) columns: Vec<FieldRef>,
     pub(super) keys: Vec<String>,
     shape: Arc<KeyShape>,
 }
 
+/// The rows of a batch that are of keys: each one's position and the key's number; and columns of theirs.
+pub(super) type Hits = (Vec<(u64, u32)>, Vec<ArrayRef>);
+
 /// What becomes of a key's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// It is what the last event says.
     Row,
     /// It goes.
@@ -91,11 +94,11 @@ enum Fate {
 
 /// Files and marker of a run, about to be committed.
 pub(super) struct Staged {
-    silver: Table,
-    view: TableView,
-    written: Vec<WrittenFile>,
+    pub(super) silver: Table,
+    pub(super) view: TableView,
+    pub(super) written: Vec<WrittenFile>,
     doomed: Vec<(ScanFile, RoaringTreemap)>,
-    replaces_all: bool,
+    pub(super) replaces_all: bool,
     pub(super) merged: Merged,
 }
 
@@ -166,26 +169,41 @@ impl<'a> Run<'a> {
     ) -> Result<Reach> {
         let new = self.view.added_since(base.map_or(0, |base| base.sequence));
         let files = new.files(None).await?;
-        let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION;
+        let versions = matches!(self.model.scd, Scd::Two { .. });
+        // Rows that the model gives are kept next to the events they come from.
+        let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
         let passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(least_passes);
-        let sorts = base.is_none() && passes > MOST_PASSES;
+        let sorts = base.is_none() && passes > MOST_PASSES && !versions;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
-            let depth = if sorts { Depth::Order } else { Depth::Rows };
+            let depth = match (sorts, versions) {
+                (true, _) => Depth::Order,
+                (_, true) => Depth::Versions,
+                _ => Depth::Rows,
+            };
             let started = tokio::time::Instant::now();
             let newest = match self.newest(&new, &files, range, depth, base).await {
-                Ok(newest) => Arc::new(newest),
+                Ok(newest) => newest,
                 Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
                     return Ok(Reach::OutOfMemory { passes, source });
                 }
                 Err(error) => return Err(error),
             };
             self.check_null_keys(&newest.seen)?;
-            let known = base.and_then(|base| base.merged.truncation.as_ref());
-            if base.is_some() && newest.seen.truncation.as_ref() > known {
-                return Ok(Reach::Truncated);
+            if let Some(base) = base {
+                let known = &base.merged;
+                let knows = |of: &Truncation| known.truncations.iter().any(|(truncation, _)| truncation == of);
+                if newest.seen.truncation > known.truncation || (versions && !newest.seen.truncations.keys().all(knows))
+                {
+                    return Ok(Reach::Truncated);
+                }
             }
             let merged = self.merged(base, &newest.seen);
+            if versions {
+                self.stage_versions(newest, &files, base, merged, silver.take(), staged).await?;
+                continue;
+            }
+            let newest = Arc::new(newest);
             if sorts {
                 // The pass was about what all events together say; the rows come out of a sort.
                 let frame = self.fold(None, &merged).await?;
@@ -280,7 +298,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn failed(&self, source: engine::Error) -> Error {
+    pub(super) fn failed(&self, source: engine::Error) -> Error {
         Error::Query { table: self.model.table.clone(), source }
     }
 
@@ -299,11 +317,14 @@ impl<'a> Run<'a> {
         merged.frontier.join(seen.frontier.clone());
         merged.truncation = merged.truncation.max(seen.truncation.clone());
         merged.unavailable.extend(seen.unavailable.iter().cloned());
+        let new = seen.truncations.iter().filter(|(of, _)| !merged.truncations.iter().any(|(known, _)| known == *of));
+        let new: Vec<(Truncation, i64)> = new.map(|(of, time)| (of.clone(), *time)).collect();
+        merged.truncations.extend(new);
         merged
     }
 
     /// The table to write to, with room for the rows.
-    async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<Table> {
+    pub(super) async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<Table> {
         let Some(silver) = silver else {
             return Ok(self.lake.ensure(&definition(self.model, rows.clone())).await?);
         };
@@ -326,10 +347,13 @@ impl<'a> Run<'a> {
         let rows = files.iter().map(|file| file.record_count).sum::<u64>() / range.of;
         // Where a sort makes the rows, keys need not be kept.
         let range = if depth == Depth::Order { KeyRange { number: range.of, of: range.of } } else { range };
-        let keeps = depth == Depth::Rows;
+        let keeps = depth != Depth::Order;
         let consumer = MemoryConsumer::new(format!("changes for {}", self.model.table));
         let held = consumer.register(&self.session.runtime_env().memory_pool);
         let mut newest = Newest::new(&self.shape, if keeps { rows as usize } else { 0 }, range);
+        if depth == Depth::Versions {
+            newest = newest.keep_all();
+        }
         let most = self.engine.memory() / 2;
         let mut outcome = held.try_grow(newest.bytes());
         let nothing = super::Frontier::default();
@@ -346,21 +370,23 @@ impl<'a> Run<'a> {
                 newest.add(events, frontier, keeps);
             }
         };
-        self.each_batch_of(new, files, depth, |events| events, range, take).await?;
+        let of_range = move |events: &Events| of_range(events, range);
+        self.each_batch_of(new, files, depth, of_range, |events| events, take).await?;
         outcome.map_err(|error| self.failed(error.into()))?;
         newest.keys.seal();
         newest.hold(held);
         Ok(newest)
     }
 
-    /// Reads events on every core, and hands what `look` makes of each batch to `take`.
-    async fn each_batch_of<T: Send + 'static>(
+    /// Reads events on every core, those of the rows that `keep` names, and hands what `look` makes of each batch to
+    /// `take`.
+    pub(super) async fn each_batch_of<T: Send + 'static>(
         &self,
         view: &TableView,
         files: &[ScanFile],
         depth: Depth,
+        keep: impl Fn(&Events) -> Option<BooleanArray> + Clone + Send + Sync + 'static,
         look: impl Fn(Events) -> T + Clone + Send + Sync + 'static,
-        range: KeyRange,
         mut take: impl FnMut(T),
     ) -> Result<()> {
         let columns = columns_to_read(&view.arrow_schema(), &self.keys, depth);
@@ -372,12 +398,13 @@ impl<'a> Run<'a> {
             (piece, file, gone)
         });
         let work = |(piece, file, gone): (Piece, ScanFile, Option<Arc<RoaringTreemap>>)| {
-            let (reader, shape, keys, look) = (reader.clone(), self.shape.clone(), self.keys.clone(), look.clone());
+            let (reader, shape, keys) = (reader.clone(), self.shape.clone(), self.keys.clone());
+            let (keep, look) = (keep.clone(), look.clone());
             async move {
                 let mut batches = reader.read(&file, &piece, gone, None).await?;
                 let mut seen = Vec::new();
                 while let Some(batch) = batches.try_next().await? {
-                    seen.push(look(events_of(batch, &keys, &shape, range).map_err(arrow_failed)?));
+                    seen.push(look(Events::read(&batch, &keys, &shape, &keep).map_err(arrow_failed)?));
                 }
                 Ok(seen)
             }
@@ -395,13 +422,13 @@ impl<'a> Run<'a> {
         merged: &Merged,
     ) -> Result<Vec<Fate>> {
         let furthest = base.and_then(|base| base.merged.frontier.furthest());
-        let mut doubtful = vec![false; newest.keys.len()];
+        let mut doubtful = vec![None; newest.keys.len()];
         let mut earliest: Option<Place> = None;
         if let Some(furthest) = furthest {
             for (number, doubtful) in doubtful.iter_mut().enumerate() {
                 let place = newest.place(number);
                 if !place.is_past(furthest) && !merged.truncation.as_ref().is_some_and(|of| of.takes(&place)) {
-                    *doubtful = true;
+                    *doubtful = Some(newest.last_of(number));
                     if earliest.as_ref().is_none_or(|earliest| !place.reaches(earliest)) {
                         earliest = Some(place.to_place());
                     }
@@ -429,11 +456,11 @@ impl<'a> Run<'a> {
         Ok((0..newest.keys.len()).map(fate).collect())
     }
 
-    /// Which of the doubtful keys have an event in the files before that is past their last new one.
-    async fn overtaken(
+    /// Which of the doubtful keys have an event in the files before that is past the one given.
+    pub(super) async fn overtaken(
         &self,
         newest: &Arc<Newest>,
-        doubtful: Vec<bool>,
+        doubtful: Vec<Option<EventRef>>,
         new_files: &[ScanFile],
         earliest: Place,
     ) -> Result<HashSet<u32>> {
@@ -444,15 +471,15 @@ impl<'a> Run<'a> {
         let look = move |events: Events| {
             let mut overtaken = Vec::new();
             events.for_each_of(&newest.keys, |number, place| {
-                if doubtful[number] && place > newest.place(number) {
+                if doubtful[number].is_some_and(|event| place > newest.place_of(event)) {
                     overtaken.push(number as u32);
                 }
             });
             overtaken
         };
         let mut found = HashSet::new();
-        let all = KeyRange { number: 0, of: 1 };
-        self.each_batch_of(&self.view, &files, Depth::Order, look, all, |overtaken| found.extend(overtaken)).await?;
+        let take = |overtaken: Vec<u32>| found.extend(overtaken);
+        self.each_batch_of(&self.view, &files, Depth::Order, |_| None, look, take).await?;
         Ok(found)
     }
 
@@ -462,6 +489,12 @@ impl<'a> Run<'a> {
 
     /// The model over what the last events say.
     async fn latest(&self, newest: &Newest, numbers: &[u32]) -> Result<DataFrame> {
+        let rows = newest.rows(numbers, &self.columns, &self.keys).map_err(|error| self.failed_arrow(error))?;
+        self.model_over(rows, false).await
+    }
+
+    /// The model over rows, with the number of each where `counts` says so. The rows stay in order.
+    pub(super) async fn model_over(&self, rows: Rows, counts: bool) -> Result<DataFrame> {
         let failed = |error: DataFusionError| self.failed(error.into());
         let marks = self.model.on_delete == OnDelete::Mark;
         let mut fields: Vec<FieldRef> = self
@@ -474,20 +507,22 @@ impl<'a> Run<'a> {
         if marks {
             fields.push(Arc::new(Field::new("_is_deleted", DataType::Boolean, true)));
         }
+        if counts {
+            fields.push(Arc::new(Field::new("_event", DataType::Int64, true)));
+        }
         let schema = Arc::new(Schema::new(fields));
-        let rows = newest.rows(numbers, &self.columns, &self.keys).map_err(|error| self.failed_arrow(error))?;
         let rows = Arc::new(rows);
         let parts = (rows.len() / ROWS_TO_SPLIT).clamp(1, self.engine.threads());
         let partition = |part: usize| {
             let bound = |part: usize| rows.len() * part / parts;
             let (rows, schema) = (rows.clone(), schema.clone());
-            Arc::new(Latest { rows, schema, from: bound(part), until: bound(part + 1), marks })
+            Arc::new(Chosen { rows, schema, from: bound(part), until: bound(part + 1), marks, counts })
                 as Arc<dyn PartitionStream>
         };
         let table = StreamingTable::try_new(schema.clone(), (0..parts).map(partition).collect()).map_err(failed)?;
         self.session.deregister_table("changes").map_err(failed)?;
         self.session.register_table("changes", Arc::new(table)).map_err(failed)?;
-        self.frame(&select(self.model, &self.keys)?).await
+        self.frame(&select(self.model, &self.keys, counts)?).await
     }
 
     /// The model over the fold of all events, of some keys or of all, sorted by key.
@@ -515,7 +550,7 @@ impl<'a> Run<'a> {
         let changes = self.frame(&fold.sql()).await?;
         self.session.deregister_table("changes").map_err(failed)?;
         self.session.register_table("changes", changes.into_view()).map_err(failed)?;
-        let frame = self.frame(&select(self.model, &self.keys)?).await?;
+        let frame = self.frame(&select(self.model, &self.keys, false)?).await?;
         let by_key = self.keys.iter().map(|key| ident(key.as_str()).sort(true, false)).collect();
         frame.sort(by_key).map_err(failed)
     }
@@ -551,26 +586,42 @@ impl<'a> Run<'a> {
     /// Adds where the rows of the keys are in the target. They are looked for in the very state that the commit stands
     /// on.
     async fn find(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: &Arc<Vec<Fate>>) -> Result<()> {
+        for (file, hits) in self.probe(&staged.view, newest, fates, &[]).await? {
+            let positions = hits.into_iter().flat_map(|(rows, _)| rows).map(|(position, _)| position);
+            staged.doom(file, positions.collect());
+        }
+        Ok(())
+    }
+
+    /// Finds the rows of the keys in the target: for each file, where they are, whose, and some columns of theirs.
+    pub(super) async fn probe(
+        &self,
+        view: &TableView,
+        newest: &Arc<Newest>,
+        fates: &Arc<Vec<Fate>>,
+        with: &[&str],
+    ) -> Result<Vec<(ScanFile, Vec<Hits>)>> {
         let mut sorted: Vec<u32> =
             (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
         if sorted.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         newest.keys.sort(&mut sorted);
         let key = self.keys[0].as_str();
-        let files = staged.view.files(None).await?;
-        let spans = self.spans(&staged.view, &files, &newest.keys, &sorted)?;
+        let files = view.files(None).await?;
+        let spans = self.spans(view, &files, &newest.keys, &sorted)?;
         let (files, spans): (Vec<ScanFile>, Vec<(u32, u32)>) =
             files.into_iter().zip(spans).filter_map(|(file, span)| Some((file, span?))).unzip();
-        let schema = staged.view.arrow_schema();
-        let columns = self.keys.iter().map(|key| {
+        let schema = view.arrow_schema();
+        let names = self.keys.iter().map(String::as_str).chain(with.iter().copied());
+        let columns = names.map(|name| {
             let missing = |error| self.failed_arrow(error);
-            Ok(Arc::new(schema.field_with_name(key).map_err(missing)?.clone()))
+            Ok(Arc::new(schema.field_with_name(name).map_err(missing)?.clone()))
         });
         let columns = columns.collect::<Result<Vec<FieldRef>>>()?;
         let key_type = columns[0].data_type().clone();
-        let reader = Arc::new(RowReader::new(&self.session, &staged.view, columns).with_positions());
-        let deleted = staged.view.deleted_positions(&with_deletes(&files)).await?;
+        let reader = Arc::new(RowReader::new(&self.session, view, columns).with_positions());
+        let deleted = view.deleted_positions(&with_deletes(&files)).await?;
         let mut parts = Vec::new();
         for piece in pieces(&files) {
             let (file, (first, last)) = (files[piece.file].clone(), spans[piece.file]);
@@ -582,36 +633,41 @@ impl<'a> Run<'a> {
         }
         let work = |(piece, file, gone, (key, low, high)): (Piece, ScanFile, _, (String, _, _))| {
             let (reader, shape) = (reader.clone(), self.shape.clone());
-            let (newest, fates) = (newest.clone(), fates.clone());
+            let (newest, fates, width) = (newest.clone(), fates.clone(), self.keys.len());
             async move {
                 let mut batches = reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
-                let mut found: Vec<u64> = Vec::new();
+                let mut found: Vec<Hits> = Vec::new();
                 while let Some(batch) = batches.try_next().await? {
                     let (positions, columns) = match batch.columns().split_last() {
                         Some((positions, columns)) => (positions.as_primitive::<Int64Type>(), columns),
                         None => continue,
                     };
-                    let keys = shape.keys(columns).map_err(arrow_failed)?;
+                    let keys = shape.keys(&columns[..width]).map_err(arrow_failed)?;
+                    let (mut rows, mut hits) = (Vec::new(), Vec::new());
                     newest.keys.for_each_match(&keys, |row, number| {
                         if fates[number] != Fate::Leave {
-                            found.push(positions.value(row) as u64);
+                            rows.push(row as u32);
+                            hits.push((positions.value(row) as u64, number as u32));
                         }
                     });
+                    if hits.is_empty() {
+                        continue;
+                    }
+                    let rows = UInt32Array::from(rows);
+                    let of_hits = columns[width..].iter().map(|column| take(column, &rows, None));
+                    found.push((hits, of_hits.collect::<Result<_, _>>().map_err(arrow_failed)?));
                 }
                 Ok((piece.file, found))
             }
         };
-        let mut positions: BTreeMap<usize, RoaringTreemap> = BTreeMap::new();
-        let take = |(file, found): (usize, Vec<u64>)| positions.entry(file).or_default().extend(found);
+        let mut found: BTreeMap<usize, Vec<Hits>> = BTreeMap::new();
+        let take = |(file, hits): (usize, Vec<Hits>)| found.entry(file).or_default().extend(hits);
         in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
-        for (file, positions) in positions.into_iter().filter(|(_, positions)| !positions.is_empty()) {
-            let file = &files[file];
-            match staged.doomed.iter_mut().find(|(known, _)| known.path == file.path) {
-                Some((_, known)) => *known |= positions,
-                None => staged.doomed.push((file.clone(), positions)),
-            }
-        }
-        Ok(())
+        Ok(found
+            .into_iter()
+            .filter(|(_, hits)| !hits.is_empty())
+            .map(|(file, hits)| (files[file].clone(), hits))
+            .collect())
     }
 
     /// For each file, the first and the last of the sorted keys that may be in it; `None` when none can.
@@ -651,25 +707,12 @@ fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {
     fates[number as usize] == fate
 }
 
-fn with_deletes(files: &[ScanFile]) -> Vec<ScanFile> {
+pub(super) fn with_deletes(files: &[ScanFile]) -> Vec<ScanFile> {
     files.iter().filter(|file| !file.deletes.is_empty()).cloned().collect()
 }
 
-fn arrow_failed(error: arrow::error::ArrowError) -> engine::Error {
+pub(super) fn arrow_failed(error: arrow::error::ArrowError) -> engine::Error {
     DataFusionError::from(error).into()
-}
-
-fn events_of(
-    batch: RecordBatch,
-    keys: &[String],
-    shape: &KeyShape,
-    range: KeyRange,
-) -> Result<Events, arrow::error::ArrowError> {
-    let events = Events::new(&batch, keys, shape)?;
-    if range.is_all() {
-        return Ok(events);
-    }
-    Events::new(&of_range(&batch, &events, range)?, keys, shape)
 }
 
 async fn write_stream(
@@ -694,26 +737,31 @@ async fn write_stream(
 
 /// The rows of a part of the keys.
 #[derive(Debug)]
-struct Latest {
+struct Chosen {
     rows: Arc<Rows>,
     schema: SchemaRef,
     from: usize,
     until: usize,
     marks: bool,
+    counts: bool,
 }
 
-impl PartitionStream for Latest {
+impl PartitionStream for Chosen {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (rows, schema, until, marks) = (self.rows.clone(), self.schema.clone(), self.until, self.marks);
+        let (rows, schema, until) = (self.rows.clone(), self.schema.clone(), self.until);
+        let (marks, counts) = (self.marks, self.counts);
         let chunks = (self.from..until).step_by(CHUNK_ROWS).map(move |from| {
             let end = until.min(from + CHUNK_ROWS);
             let mut columns = rows.gather(from, end)?;
             if marks {
                 columns.push(Arc::new(BooleanArray::from(vec![false; end - from])));
+            }
+            if counts {
+                columns.push(Arc::new(Int64Array::from_iter_values(from as i64..end as i64)));
             }
             Ok(RecordBatch::try_new(schema.clone(), columns)?)
         });
@@ -758,9 +806,17 @@ impl Prune for Reaches {
 }
 
 impl Staged {
-    fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
+    pub(super) fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
         let view = silver.view(crate::table::At::Head)?;
         Ok(Staged { silver, view, written: Vec::new(), doomed: Vec::new(), replaces_all, merged })
+    }
+
+    pub(super) fn doom(&mut self, file: ScanFile, positions: RoaringTreemap) {
+        match self.doomed.iter_mut().find(|(known, _)| known.path == file.path) {
+            Some((_, known)) => *known |= positions,
+            None if positions.is_empty() => {}
+            None => self.doomed.push((file, positions)),
+        }
     }
 }
 

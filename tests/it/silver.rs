@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, Int32Array, StringArray};
+use arrow::array::{Array, AsArray, BooleanArray, Int32Array, StringArray};
+use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
 use icestream::batch::ChangeBatchBuilder;
 use icestream::bronze::{self, BronzeDefinition, BronzeTable};
@@ -19,7 +20,7 @@ use icestream::evolution::Evolution;
 use icestream::ids::TableName;
 use icestream::offsets::TopicPartition;
 use icestream::row::{Column, ColumnType, RowShape};
-use icestream::silver::{self, OnDelete, SilverModel};
+use icestream::silver::{self, OnDelete, Scd, SilverModel};
 use icestream::table::{At, Lake};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -29,6 +30,8 @@ use crate::support::sqlite_lake;
 const LANES: [(&str, i32); 3] = [("shop.public.parts", 0), ("shop.public.parts", 1), ("old.public.parts", 0)];
 const HISTORIES_IN_A_WORLD: i32 = 100;
 const KEYS_IN_A_HISTORY: i32 = 4;
+/// When the broker got the records.
+const SENT_MS: i64 = 1_700_000_000_000;
 
 /// One record. Its position is where the source had it; its offset is where it stands in its partition.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ struct Event {
     position: Option<u32>,
     lane: usize,
     batch: usize,
+    /// Milliseconds; the source may not say.
+    time: Option<i64>,
     /// Given when it is sent.
     epoch: i32,
     offset: i64,
@@ -86,8 +91,9 @@ impl Event {
             Some(position) => format!(r#","sequence":"[\"{position}\",\"{position}\"]","lsn":{position}"#),
             None => String::new(),
         };
+        let time = self.time.map(|time| format!(r#","ts_ms":{time}"#)).unwrap_or_default();
         format!(
-            r#"{{"before":{before},"after":{after},"source":{{"connector":"postgresql","db":"shop","schema":"public","table":"parts","ts_ms":1700000000000{position},"txId":1}},"op":"{op}"}}"#
+            r#"{{"before":{before},"after":{after},"source":{{"connector":"postgresql","db":"shop","schema":"public","table":"parts","txId":1{time}{position}}},"op":"{op}"}}"#
         )
     }
 }
@@ -101,6 +107,7 @@ struct World {
     /// From which batch on the source counts as another one.
     new_epoch: usize,
     on_delete: OnDelete,
+    scd: Scd,
     properties: Vec<(&'static str, &'static str)>,
 }
 
@@ -152,7 +159,14 @@ impl World {
                 let lane = lane_of(key, batch, random);
                 let (name, note) = (random.random_range(0..9), random.random_range(0..2u8));
                 let note = (note > 0 || !placeholders).then(|| random.random_range(0..9));
-                let event = Event { key, kind: Kind::Update, name, note, position, lane, batch, epoch: 0, offset: 0 };
+                let time = match random.random_range(0..10) {
+                    0 => None,
+                    // A clock that was set, or several events of one moment.
+                    1 | 2 => Some(SENT_MS + random.random_range(1..40)),
+                    _ => Some(SENT_MS + i64::from(time)),
+                };
+                let kind = Kind::Update;
+                let event = Event { key, kind, name, note, position, lane, batch, time, epoch: 0, offset: 0 };
                 let of_kind = |kind: Kind| Event { kind, ..event.clone() };
                 match random.random_range(0..12) {
                     0..3 => own.push(of_kind(Kind::Create)),
@@ -179,6 +193,7 @@ impl World {
                 position: Some(time * 1000 + 500),
                 lane: 0,
                 batch,
+                time: Some(SENT_MS + i64::from(time)),
                 epoch: 0,
                 offset: 0,
             };
@@ -203,7 +218,12 @@ impl World {
         if random.random_range(0..2) == 0 {
             properties.extend([("icestream.merge.small-files-max", "3"), ("icestream.merge.delete-files-max", "2")]);
         }
-        World { events, batches, merges, new_epoch, on_delete, properties }
+        let scd = match random.random_range(0..4) {
+            0 => Scd::Two { track_history: Vec::new() },
+            1 => Scd::Two { track_history: vec!["name".to_string()] },
+            _ => Scd::One,
+        };
+        World { events, batches, merges, new_epoch, on_delete, scd, properties }
     }
 
     /// The events in order, but for those that a truncation took; an update that moves a row is for the key it leaves
@@ -250,10 +270,74 @@ impl World {
         rows
     }
 
+    /// The versions of each key's row, in plain Rust.
+    fn versions(&self) -> Versions {
+        let Scd::Two { track_history } = &self.scd else { panic!("a table without versions") };
+        let mut versions: Versions = BTreeMap::new();
+        // A truncation comes behind everything of its position.
+        let mut steps: Vec<(i32, (i32, Option<u32>), bool, Place, Option<&Event>, bool)> = Vec::new();
+        let keys: BTreeSet<i32> = self.events.iter().map(|event| event.key).filter(|key| *key >= 0).collect();
+        for event in &self.events {
+            let (place, at) = (event.place(), (event.epoch, event.position));
+            if event.kind == Kind::Truncate {
+                steps.extend(keys.iter().map(|key| (*key, at, true, place, Some(event), true)));
+                continue;
+            }
+            steps.push((event.key, at, false, place, Some(event), event.kind == Kind::Delete));
+            if let Kind::MovedFrom(old) = event.kind {
+                steps.push((old, at, false, place, Some(event), true));
+            }
+        }
+        steps.sort_by_key(|(key, at, truncates, place, ..)| (*key, *at, *truncates, *place));
+        let mut notes: BTreeMap<i32, Option<String>> = BTreeMap::new();
+        let mut until: BTreeMap<i32, i64> = BTreeMap::new();
+        for (key, _, truncates, _, event, ends) in steps {
+            let event = event.unwrap();
+            let of_key = versions.entry(key).or_default();
+            let until = until.entry(key).or_insert(i64::MIN);
+            let time = event.time.unwrap_or(SENT_MS) * 1000;
+            let current = of_key.last_mut().filter(|version| version.to.is_none());
+            let sent = event.note.map(|note| format!("long {note}"));
+            if !ends && (event.kind != Kind::Update || sent.is_some()) {
+                notes.insert(key, sent);
+            }
+            let (name, note) = (format!("n{}", event.name), notes.get(&key).cloned().flatten());
+            match current {
+                None if ends => {}
+                Some(version)
+                    if !ends && version.name == name && (!track_history.is_empty() || version.note == note) =>
+                {
+                    version.note = note;
+                }
+                current => {
+                    *until = time.max(*until);
+                    let mut marker = None;
+                    if let Some(version) = current {
+                        version.to = Some(*until);
+                        let marks = ends && !truncates && self.on_delete == OnDelete::Mark;
+                        marker = marks.then(|| Version { from: *until, is_deleted: true, ..version.clone() });
+                    }
+                    of_key.extend(marker);
+                    if !ends {
+                        of_key.push(Version { from: *until, to: None, is_deleted: false, name, note });
+                    }
+                }
+            }
+        }
+        versions.retain(|_, versions| !versions.is_empty());
+        for versions in versions.values_mut() {
+            let pairs = versions.windows(2);
+            assert!(pairs.into_iter().all(|pair| pair[0].to.is_some_and(|to| to <= pair[1].from)), "{versions:?}");
+            versions.sort();
+        }
+        versions
+    }
+
     async fn check(&self, seed: u64) {
         let folder = tempfile::tempdir().unwrap();
         let mut parts = Parts::open(folder.path()).await;
-        let merged = model("merged", self.on_delete);
+        let of = |table: &str| SilverModel { scd: self.scd.clone(), ..model(table, self.on_delete) };
+        let merged = of("merged");
         for batch in 0..self.batches {
             if batch == self.new_epoch {
                 parts.start(1);
@@ -277,11 +361,14 @@ impl World {
             }
         }
         parts.merge(&merged).await;
-        let expected = self.truth();
-        self.compare(seed, "merged bit by bit", &parts.rows(&merged).await, &expected);
-        let rebuilt = model("rebuilt", self.on_delete);
+        let rebuilt = of("rebuilt");
         parts.merge(&rebuilt).await;
-        self.compare(seed, "built at once", &parts.rows(&rebuilt).await, &expected);
+        for (how, model) in [("merged bit by bit", &merged), ("built at once", &rebuilt)] {
+            match self.scd {
+                Scd::One => self.compare(seed, how, &parts.rows(model).await, &self.truth()),
+                Scd::Two { .. } => self.compare(seed, how, &parts.versions(model).await, &self.versions()),
+            }
+        }
         // Running again changes nothing.
         let before = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
         parts.merge(&merged).await;
@@ -305,10 +392,11 @@ impl World {
             .map(|event| format!("{event:?}"))
             .collect();
         panic!(
-            "{how}: key {key} is {:?} and should be {:?}\n{:?}, merges behind batches {:?}\n{}\nICESTREAM_SEED={seed}",
+            "{how}: key {key} is {:?} and should be {:?}\n{:?}, {:?}, merges behind batches {:?}\n{}\nICESTREAM_SEED={seed}",
             found.get(&key),
             expected.get(&key),
             self.on_delete,
+            self.scd,
             self.merges,
             events.join("\n")
         );
@@ -317,6 +405,17 @@ impl World {
 
 /// `id -> (name, note, is_deleted)`.
 type Rows = BTreeMap<i32, (String, Option<String>, bool)>;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    from: i64,
+    to: Option<i64>,
+    is_deleted: bool,
+    name: String,
+    note: Option<String>,
+}
+
+type Versions = BTreeMap<i32, Vec<Version>>;
 
 struct Parts {
     lake: Lake,
@@ -367,7 +466,7 @@ impl Parts {
             topic: topic.into(),
             partition,
             offset: event.offset,
-            timestamp_ms: Some(1_700_000_000_000),
+            timestamp_ms: Some(SENT_MS),
             key: (event.kind != Kind::Truncate).then(|| Bytes::from(key)),
             payload: Some(Bytes::from(event.payload())),
         };
@@ -387,6 +486,44 @@ impl Parts {
 
     async fn merge(&self, model: &SilverModel) {
         silver::merge(&self.lake, &self.engine, model).await.unwrap();
+    }
+
+    async fn versions(&self, model: &SilverModel) -> Versions {
+        let Some(table) = self.lake.table_if_exists(&model.table).await.unwrap() else { return Versions::new() };
+        let session = self.engine.session();
+        engine::register(&session, &model.table, table.view(At::Head).unwrap()).unwrap();
+        let deleted = if model.on_delete == OnDelete::Mark { "_is_deleted" } else { "false" };
+        let sql = format!(
+            "SELECT id, name, note, {deleted} AS gone, cast(_valid_from AS bigint) AS since, \
+             cast(_valid_to AS bigint) AS until, _is_current FROM {}",
+            model.table
+        );
+        let mut versions = Versions::new();
+        for batch in engine::plan(&session, &sql).await.unwrap().collect().await.unwrap() {
+            let text = |column: usize, row: usize| {
+                let texts = batch.column(column).as_string::<i32>();
+                texts.is_valid(row).then(|| texts.value(row).to_string())
+            };
+            let flag = |column: usize, row: usize| batch.column(column).as_boolean().value(row);
+            let long = |column: usize, row: usize| {
+                let longs = batch.column(column).as_primitive::<Int64Type>();
+                longs.is_valid(row).then(|| longs.value(row))
+            };
+            for row in 0..batch.num_rows() {
+                let id = batch.column(0).as_primitive::<Int32Type>().value(row);
+                let version = Version {
+                    from: long(4, row).unwrap(),
+                    to: long(5, row),
+                    is_deleted: flag(3, row),
+                    name: text(1, row).unwrap(),
+                    note: text(2, row),
+                };
+                assert_eq!(flag(6, row), version.to.is_none(), "{version:?}");
+                versions.entry(id).or_default().push(version);
+            }
+        }
+        versions.values_mut().for_each(|versions| versions.sort());
+        versions
     }
 
     async fn rows(&self, model: &SilverModel) -> Rows {
@@ -418,6 +555,7 @@ fn model(table: &str, on_delete: OnDelete) -> SilverModel {
         from: "bronze.parts".parse().unwrap(),
         keys: vec!["id".to_string()],
         on_delete,
+        scd: silver::Scd::One,
         sql: None,
     }
 }
@@ -439,7 +577,7 @@ fn any_histories_in_any_batches_fold_to_the_same_rows() {
 
 fn create(key: i32, offset: i64, position: u32, name: u8) -> Event {
     let kind = Kind::Create;
-    Event { key, kind, name, note: None, position: Some(position), lane: 0, batch: 0, epoch: 0, offset }
+    Event { key, kind, name, note: None, position: Some(position), lane: 0, batch: 0, time: None, epoch: 0, offset }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,410 @@
+//! One run over a table of versions: the new events go on from what each key's row was, or, where that is not to be
+//! had, from all its events before.
+//!
+//! A key is folded from all its events when a new one is not past all that was merged of it, lacks values, or is before
+//! a truncation. All its versions are replaced then.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{cast, concat_batches, interleave};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+
+use super::events::{Depth, EventRef, Events, Newest};
+use super::order::Place;
+use super::run::{Base, Fate, Run, Staged, arrow_failed};
+use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
+use super::{Error, Merged, Result, Scd, row_schema};
+use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
+use crate::layout;
+use crate::table::{ScanFile, Table, WrittenFile};
+
+/// Says which step a row that the model gives is of.
+const EVENT: &str = "_event";
+
+/// Rows that are compared or written at a time.
+const CHUNK_ROWS: usize = 8192;
+
+/// Rows from many batches, column by column.
+struct Pool {
+    schema: SchemaRef,
+    /// For each column, its array in each batch.
+    parts: Vec<Vec<ArrayRef>>,
+}
+
+impl Pool {
+    /// The batches brought to the schema's types; a column that a batch lacks is null.
+    fn new(schema: SchemaRef, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
+        let mut parts = Vec::with_capacity(schema.fields().len());
+        for field in schema.fields() {
+            let of_batch = |batch: &RecordBatch| match batch.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+                Some(column) => cast(column, field.data_type()),
+                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
+            };
+            parts.push(batches.iter().map(of_batch).collect::<Result<_, _>>()?);
+        }
+        Ok(Pool { schema, parts })
+    }
+
+    fn column(&self, at: usize, rows: &[Source]) -> Result<ArrayRef, ArrowError> {
+        interleave(&self.parts[at].iter().map(|part| part.as_ref()).collect::<Vec<_>>(), rows)
+    }
+
+    /// Whether the rows of each pair differ in one of the columns.
+    fn differ(&self, pairs: &[(Source, Source)], columns: &[usize]) -> Result<Vec<bool>, ArrowError> {
+        let mut differ = vec![false; pairs.len()];
+        let (new, old): (Vec<Source>, Vec<Source>) = pairs.iter().copied().unzip();
+        for &column in columns {
+            let (new, old) = (self.column(column, &new)?, self.column(column, &old)?);
+            if new.data_type().is_nested() {
+                let converter = RowConverter::new(vec![SortField::new(new.data_type().clone())])?;
+                let (new, old) = (converter.convert_columns(&[new])?, converter.convert_columns(&[old])?);
+                differ
+                    .iter_mut()
+                    .zip(new.iter().zip(old.iter()))
+                    .for_each(|(differ, (new, old))| *differ |= new != old);
+            } else {
+                let found = distinct(&new, &old)?;
+                differ.iter_mut().zip(found.values().iter()).for_each(|(differ, found)| *differ |= found);
+            }
+        }
+        Ok(differ)
+    }
+}
+
+/// Where in the target what is known of the keys lies.
+#[derive(Default)]
+struct Known {
+    before: HashMap<u32, Before>,
+    rows: Vec<RecordBatch>,
+}
+
+impl Run<'_> {
+    /// One pass of a run, over the keys of a range.
+    pub(super) async fn stage_versions(
+        &self,
+        mut newest: Newest,
+        new_files: &[ScanFile],
+        base: Option<&Base>,
+        merged: Merged,
+        silver: Option<Table>,
+        staged: &mut Option<Staged>,
+    ) -> Result<()> {
+        let failed = |error: ArrowError| self.failed(arrow_failed(error));
+        newest.seen.unavailable.extend(merged.unavailable.iter().cloned());
+        let mut fates = vec![Fate::Row; newest.keys.len()];
+        if let Some(base) = base {
+            let (known, of_keys) = self.keys_to_fold(newest, new_files, base, &merged).await?;
+            (newest, fates) = (known, of_keys);
+            if fates.contains(&Fate::Fold) {
+                newest = self.with_history(newest, &fates, new_files).await?;
+            }
+        }
+        let truncations: BTreeMap<_, _> = merged.truncations.iter().cloned().collect();
+        let mut sorted: Vec<u32> = (0..newest.keys.len() as u32).collect();
+        newest.keys.sort(&mut sorted);
+        let steps = newest.steps(&sorted, &truncations);
+        let rows = newest.rows_of(&steps, &self.columns, &self.keys).map_err(failed)?;
+        let made = rows.len();
+        let frame = self.model_over(rows, true).await?;
+        let schema = versions_schema(&row_schema(&frame, &self.keys));
+        let table = match staged.as_ref() {
+            Some(staged) => staged.silver.clone(),
+            None => self.target(silver, &schema).await?,
+        };
+        let staged = match staged {
+            Some(staged) => staged,
+            None => staged.insert(Staged::new(table, base.is_none(), merged)?),
+        };
+        let output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+
+        let newest = Arc::new(newest);
+        let known = match staged.replaces_all {
+            true => Known::default(),
+            false => self.known(staged, &newest, fates).await?,
+        };
+        let held = MemoryConsumer::new(format!("versions for {}", self.model.table))
+            .register(&self.session.runtime_env().memory_pool);
+        let bytes = output.iter().chain(&known.rows).map(RecordBatch::get_array_memory_size).sum();
+        held.try_grow(bytes).map_err(|error| self.failed(error.into()))?;
+        let mut of_step: Vec<Option<Source>> = vec![None; made];
+        for (index, batch) in output.iter().enumerate() {
+            let column = batch.column_by_name(EVENT).and_then(|column| column.as_primitive_opt::<Int64Type>());
+            let of_row = column.ok_or_else(|| failed(ArrowError::SchemaError(format!("the model lost `{EVENT}`"))))?;
+            for (row, step) in of_row.values().iter().enumerate() {
+                of_step[*step as usize] = Some((known.rows.len() + index, row));
+            }
+        }
+        let schema = staged.silver.schema()?;
+        let batches: Vec<RecordBatch> = known.rows.into_iter().chain(output).collect();
+        let pool = Pool::new(schema, &batches).map_err(failed)?;
+        drop(batches);
+        let tracked = self.tracked(&pool.schema)?;
+        let timeline =
+            Timeline { steps: &steps, rows: &of_step, before: &known.before, on_delete: self.model.on_delete };
+        let compared = timeline.compared();
+        let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
+        let mut differ = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(CHUNK_ROWS) {
+            differ.extend(pool.differ(pairs, &tracked).map_err(failed)?);
+        }
+        let mut differ = differ.into_iter();
+        let changes: Vec<bool> = compared.iter().map(|pair| pair.is_some() && differ.next().unwrap_or(false)).collect();
+        let versions = timeline.versions(&changes);
+        staged.written.extend(self.write_versions(&staged.silver, pool, versions).await?);
+        Ok(())
+    }
+
+    /// Which keys have to be folded from all their events.
+    async fn keys_to_fold(
+        &self,
+        newest: Newest,
+        new_files: &[ScanFile],
+        base: &Base,
+        merged: &Merged,
+    ) -> Result<(Newest, Vec<Fate>)> {
+        let firsts = newest.firsts(&self.columns);
+        let furthest = base.merged.frontier.furthest();
+        let mut fates = vec![Fate::Row; newest.keys.len()];
+        let mut doubtful: Vec<Option<EventRef>> = vec![None; newest.keys.len()];
+        let mut earliest: Option<Place> = None;
+        for (number, (first, lacks)) in firsts.into_iter().enumerate() {
+            let Some(first) = first else { continue };
+            let place = newest.place_of(first);
+            if lacks || merged.truncations.iter().any(|(truncation, _)| truncation.takes(&place)) {
+                fates[number] = Fate::Fold;
+            } else if furthest.is_some_and(|furthest| !place.is_past(furthest)) {
+                doubtful[number] = Some(first);
+                if earliest.as_ref().is_none_or(|earliest| !place.reaches(earliest)) {
+                    earliest = Some(place.to_place());
+                }
+            }
+        }
+        let Some(earliest) = earliest else { return Ok((newest, fates)) };
+        let newest = Arc::new(newest);
+        for number in self.overtaken(&newest, doubtful, new_files, earliest).await? {
+            fates[number as usize] = Fate::Fold;
+        }
+        Ok((self.alone(newest)?, fates))
+    }
+
+    /// Adds the events from before of the keys that are folded.
+    async fn with_history(&self, newest: Newest, fates: &[Fate], new_files: &[ScanFile]) -> Result<Newest> {
+        let new: HashSet<&str> = new_files.iter().map(|file| file.path.as_str()).collect();
+        let mut files = self.view.files(None).await?;
+        files.retain(|file| !new.contains(file.path.as_str()));
+        let newest = Arc::new(newest);
+        let (set, folded) =
+            (newest.clone(), Arc::new(fates.iter().map(|fate| *fate == Fate::Fold).collect::<Vec<_>>()));
+        let of_folded = move |events: &Events| {
+            let mut keep = vec![false; events.len()];
+            events.for_each_row_of(&set.keys, |row, number| keep[row] |= folded[number]);
+            Some(BooleanArray::from(keep))
+        };
+        let mut found = Vec::new();
+        self.each_batch_of(
+            &self.view,
+            &files,
+            Depth::Versions,
+            of_folded,
+            |events| events,
+            |events| found.push(events),
+        )
+        .await?;
+        let mut newest = self.alone(newest)?;
+        let folded: Vec<bool> = fates.iter().map(|fate| *fate == Fate::Fold).collect();
+        for events in found.into_iter().filter(|events| events.len() > 0) {
+            newest.hold_more(events.bytes()).map_err(|error| self.failed(error.into()))?;
+            newest.add_earlier(events, &folded);
+        }
+        Ok(newest)
+    }
+
+    /// The tasks that shared it have ended.
+    fn alone(&self, newest: Arc<Newest>) -> Result<Newest> {
+        let shared = || engine::Error::Internal { problem: "a task outlived its work".to_string() };
+        Arc::try_unwrap(newest).map_err(|_| self.failed(shared()))
+    }
+
+    /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
+    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
+        let fates = Arc::new(fates);
+        let hits = self.probe(&staged.view, newest, &fates, &[IS_CURRENT, VALID_FROM, VALID_TO]).await?;
+        let mut known = Known::default();
+        let mut wanted: Vec<(ScanFile, BTreeMap<u64, u32>)> = Vec::new();
+        for (file, hits) in hits {
+            let (mut doomed, mut current_rows) = (RoaringTreemap::new(), BTreeMap::new());
+            for (rows, extra) in hits {
+                let time = |at: usize| Ok(cast(&extra[at], &DataType::Int64)?.as_primitive::<Int64Type>().clone());
+                let times: Result<(Int64Array, Int64Array), ArrowError> = time(1).and_then(|from| Ok((from, time(2)?)));
+                let (from, to) = times.map_err(|error| self.failed(arrow_failed(error)))?;
+                let is_current = extra[0].as_boolean();
+                for (row, (position, number)) in rows.into_iter().enumerate() {
+                    if fates[number as usize] == Fate::Fold {
+                        doomed.insert(position);
+                        continue;
+                    }
+                    let before = known.before.entry(number).or_default();
+                    for times in [&from, &to] {
+                        before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
+                    }
+                    if is_current.is_valid(row) && is_current.value(row) {
+                        doomed.insert(position);
+                        current_rows.insert(position, number);
+                    }
+                }
+            }
+            staged.doom(file.clone(), doomed);
+            if !current_rows.is_empty() {
+                wanted.push((file, current_rows));
+            }
+        }
+        let files: Vec<ScanFile> = wanted.iter().map(|(file, _)| file.clone()).collect();
+        let columns: Vec<FieldRef> = staged.view.arrow_schema().fields().to_vec();
+        let reader = Arc::new(RowReader::new(&self.session, &staged.view, columns).with_positions());
+        let parts = pieces(&files).into_iter().map(|piece| {
+            let (file, rows) = &wanted[piece.file];
+            // What is read of a file is what is not deleted of it.
+            let mut others = RoaringTreemap::new();
+            others.insert_range(0..file.record_count);
+            for position in rows.keys() {
+                others.remove(*position);
+            }
+            (piece, file.clone(), Arc::new(others))
+        });
+        let parts: Vec<(Piece, ScanFile, Arc<RoaringTreemap>)> = parts.collect();
+        let work = |(piece, file, others): (Piece, ScanFile, Arc<RoaringTreemap>)| {
+            let reader = reader.clone();
+            async move {
+                let rows: Vec<RecordBatch> =
+                    reader.read(&file, &piece, Some(others), None).await?.try_collect().await?;
+                let rows: Vec<RecordBatch> = rows.into_iter().filter(|batch| batch.num_rows() > 0).collect();
+                // Few are left of a batch; together they are one again.
+                match rows.first().map(RecordBatch::schema) {
+                    Some(schema) => Ok((piece.file, Some(concat_batches(&schema, &rows).map_err(arrow_failed)?))),
+                    None => Ok((piece.file, None)),
+                }
+            }
+        };
+        let (before, rows) = (&mut known.before, &mut known.rows);
+        let take = |(file, batch): (usize, Option<RecordBatch>)| {
+            let Some(batch) = batch else { return };
+            let (Some(positions), Some(from)) = (batch.columns().last(), batch.column_by_name(VALID_FROM)) else {
+                return;
+            };
+            let Ok(from) = cast(from, &DataType::Int64) else { return };
+            let (positions, from) = (positions.as_primitive::<Int64Type>(), from.as_primitive::<Int64Type>());
+            for row in 0..batch.num_rows() {
+                if let Some(number) = wanted[file].1.get(&(positions.value(row) as u64)) {
+                    before.entry(*number).or_default().current = Some(((rows.len(), row), from.value(row)));
+                }
+            }
+            rows.push(batch);
+        };
+        in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
+        Ok(known)
+    }
+
+    /// The columns whose change makes a version.
+    fn tracked(&self, schema: &Schema) -> Result<Vec<usize>> {
+        let Scd::Two { track_history } = &self.model.scd else { return Ok(Vec::new()) };
+        let missing = |name: &String| Error::Model {
+            table: self.model.table.clone(),
+            problem: format!("`track_history` names `{name}`, which the model does not select"),
+        };
+        if !track_history.is_empty() {
+            return track_history.iter().map(|name| schema.index_of(name).map_err(|_| missing(name))).collect();
+        }
+        let own = |name: &str| layout::is_own_name(name) || self.keys.iter().any(|key| key == name);
+        Ok((0..schema.fields().len()).filter(|at| !own(schema.field(*at).name())).collect())
+    }
+
+    async fn write_versions(&self, silver: &Table, pool: Pool, versions: Vec<Version>) -> Result<Vec<WrittenFile>> {
+        let now = self.lake.clock().now_us();
+        let parts = (versions.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
+        let (pool, versions) = (Arc::new(pool), Arc::new(versions));
+        let work = |part: usize| {
+            let (silver, pool, versions) = (silver.clone(), pool.clone(), versions.clone());
+            async move {
+                let bound = |part: usize| versions.len() * part / parts;
+                Ok(write_part(&silver, &pool, &versions[bound(part)..bound(part + 1)], now).await)
+            }
+        };
+        let (mut written, mut failure) = (Vec::new(), None);
+        in_parallel(parts, 0..parts, work, |outcome: Result<Vec<WrittenFile>, engine::Error>| match outcome {
+            Ok(files) => written.extend(files),
+            Err(error) => drop(failure.get_or_insert(error)),
+        })
+        .await
+        .map_err(|error| self.failed(error))?;
+        match failure {
+            None => Ok(written),
+            Some(error) => {
+                silver.discard(&written).await;
+                Err(self.failed(error))
+            }
+        }
+    }
+}
+
+async fn write_part(
+    silver: &Table,
+    pool: &Pool,
+    versions: &[Version],
+    now: i64,
+) -> Result<Vec<WrittenFile>, engine::Error> {
+    let mut writer = silver.writer(None)?;
+    for chunk in versions.chunks(CHUNK_ROWS) {
+        let outcome = match batch_of(pool, chunk, now) {
+            Ok(batch) => writer.write(&batch).await.map_err(engine::Error::from),
+            Err(error) => Err(arrow_failed(error)),
+        };
+        if let Err(error) = outcome {
+            writer.discard().await;
+            return Err(error);
+        }
+    }
+    Ok(writer.finish().await?)
+}
+
+fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, ArrowError> {
+    let sources: Vec<Source> = versions.iter().map(|version| version.source).collect();
+    let instants = |of: &dyn Fn(&Version) -> Option<i64>| -> ArrayRef {
+        let values = versions.iter().map(of);
+        Arc::new(TimestampMicrosecondArray::from_iter(values).with_timezone(layout::UTC))
+    };
+    let flags = |of: &dyn Fn(&Version) -> bool| -> ArrayRef {
+        Arc::new(BooleanArray::from_iter(versions.iter().map(|version| Some(of(version)))))
+    };
+    let columns = pool.schema.fields().iter().enumerate().map(|(at, field)| match field.name().as_str() {
+        VALID_FROM => Ok(instants(&|version| Some(version.from))),
+        VALID_TO => Ok(instants(&|version| version.to)),
+        IS_CURRENT => Ok(flags(&|version| version.to.is_none())),
+        IS_DELETED => Ok(flags(&|version| version.is_deleted)),
+        "_merged_at" => Ok(instants(&|_| Some(now))),
+        _ => pool.column(at, &sources),
+    });
+    RecordBatch::try_new(pool.schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// The columns of a table of versions whose model gives these.
+pub(super) fn versions_schema(rows: &Schema) -> Schema {
+    let mut fields: Vec<FieldRef> = rows.fields().iter().filter(|field| field.name() != EVENT).cloned().collect();
+    let own = [
+        Field::new(VALID_FROM, layout::instant(), true),
+        Field::new(VALID_TO, layout::instant(), true),
+        Field::new(IS_CURRENT, DataType::Boolean, true),
+    ];
+    let merged_at = fields.pop();
+    fields.extend(own.map(Arc::new));
+    fields.extend(merged_at);
+    Schema::new(fields)
+}
