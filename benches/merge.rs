@@ -1,7 +1,7 @@
 //! How fast changes get into a silver table, and what reading it costs afterwards.
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
-//!                                  [--keys int|uuid] [--late 0] [--memory-mib 1024]
+//!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024]
 //!
 //! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
@@ -48,6 +48,7 @@ struct Options {
     late: u64,
     memory_mib: u64,
     uuid: bool,
+    versions: bool,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -60,6 +61,7 @@ fn options() -> Result<Options, Failure> {
         late: 0,
         memory_mib: 1024,
         uuid: false,
+        versions: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -73,6 +75,7 @@ fn options() -> Result<Options, Failure> {
             "--late" => options.late = value()?.parse()?,
             "--memory-mib" => options.memory_mib = value()?.parse()?,
             "--keys" => options.uuid = value()? == "uuid",
+            "--scd" => options.versions = value()? == "2",
             // Cargo's own.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -105,7 +108,10 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         from: "bronze.rows".parse()?,
         keys: vec!["id".to_string()],
         on_delete: OnDelete::Remove,
-        scd: silver::Scd::One,
+        scd: match options.versions {
+            true => silver::Scd::Two { track_history: Vec::new() },
+            false => silver::Scd::One,
+        },
         sql: None,
     };
     let spill_dir = folder.path().join("spill");
@@ -130,7 +136,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     bronze = append(bronze, &changes.batches(1)?).await?;
     silver::merge(&lake, &engine, &model).await?;
     let started = Instant::now();
-    let target = fill(lake.table(&model.table).await?, &changes, options.rows).await?;
+    let target = fill(lake.table(&model.table).await?, &options, options.rows).await?;
     let files = target.view(At::Head)?.files(None).await?.len();
     eprintln!("wrote {} rows in {files} files in {:.1} s", options.rows, started.elapsed().as_secs_f64());
 
@@ -196,7 +202,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         median(1, |scan| scan.0)
     );
     let report = serde_json::json!({
-        "rows": options.rows, "changes": options.changes, "late": options.late, "threads": threads,
+        "rows": options.rows, "changes": options.changes, "late": options.late, "scd": 1 + u64::from(options.versions), "threads": threads,
         "keys": if options.uuid { "uuid" } else { "int64" }, "memory_mib": options.memory_mib, "merges": runs,
         "scan": {
             "wall_seconds": median(0, |scan| scan.0), "fresh_wall_seconds": median(1, |scan| scan.0),
@@ -373,7 +379,7 @@ async fn append(table: Table, batches: &[RecordBatch]) -> Result<Table, Failure>
 }
 
 /// Writes the rows that are there before the changes, in order of their keys.
-async fn fill(table: Table, changes: &Changes, rows: u64) -> Result<Table, Failure> {
+async fn fill(table: Table, options: &Options, rows: u64) -> Result<Table, Failure> {
     let schema: SchemaRef = table.schema()?;
     let mut random = StdRng::seed_from_u64(7);
     let mut writer = table.writer(None)?;
@@ -381,9 +387,14 @@ async fn fill(table: Table, changes: &Changes, rows: u64) -> Result<Table, Failu
     while next < rows {
         let end = rows.min(next + BATCH_ROWS);
         let of: Vec<u64> = (next..end).collect();
-        let mut columns = columns(&of, changes.uuid, &mut random);
+        let mut columns = columns(&of, options.uuid, &mut random);
         columns.push(positions(of.iter().map(|_| 1)));
-        columns.extend([now(of.len()), now(of.len())]);
+        columns.push(now(of.len()));
+        if options.versions {
+            let current: ArrayRef = Arc::new(BooleanArray::from(vec![true; of.len()]));
+            columns.extend([now(of.len()), new_null_array(&layout::instant(), of.len()), current]);
+        }
+        columns.push(now(of.len()));
         let plain = Schema::new(
             schema
                 .fields()

@@ -21,6 +21,10 @@ pub struct SilverModel {
     /// The columns that identify a row; empty for the fields of the message key.
     pub keys: Vec<String>,
     pub on_delete: OnDelete,
+    /// Whether each version of a row is kept.
+    pub keeps_versions: bool,
+    /// The columns whose change begins a version; empty for all but the keys.
+    pub track_history: Vec<String>,
     pub sql: Sql,
 }
 
@@ -65,6 +69,21 @@ pub(super) fn silver(
     let settings = checker.read::<SilverSettings>(&parts.front, &SCHEMAS.silver)?.settings;
     let table = settings.table.unwrap_or_else(|| name.to_string());
     let from = settings.from.unwrap_or_else(|| table.clone());
+    let mut problem = |path: &str, message: &str| {
+        let place = Place::File(file.0.clone());
+        checker.problems.push(Problem { place, path: path.to_string(), message: message.to_string() });
+    };
+    let keeps_versions = match settings.scd {
+        None | Some(1) => false,
+        Some(2) => true,
+        Some(_) => {
+            problem("scd", "there are 1 and 2");
+            return None;
+        }
+    };
+    if !keeps_versions && !settings.track_history.is_empty() {
+        problem("track_history", "only a table of versions has a history: set `scd: 2` as well");
+    }
     let declared = tables.iter().find(|declared| declared.name == from).map(|declared| declared.key.clone());
     Some(SilverModel {
         name: name.to_string(),
@@ -72,6 +91,8 @@ pub(super) fn silver(
         from: full_name(&namespaces.bronze, &from, file.0, checker)?,
         keys: if settings.keys.is_empty() { declared.unwrap_or_default() } else { settings.keys },
         on_delete: settings.on_delete,
+        keeps_versions,
+        track_history: settings.track_history,
         sql: parts.sql,
     })
 }

@@ -538,6 +538,14 @@ pub(super) struct SilverSettings {
     pub(super) keys: Vec<String>,
     /// What a deleted source row does.
     pub(super) on_delete: OnDelete,
+    /// 1 keeps each row as it is now. 2 keeps a row for each version, with `_valid_from`, `_valid_to` and `_is_current`; a
+    /// delete ends the version, and with `on_delete: mark` leaves a row that says so.
+    #[schemars(range(min = 1, max = 2), extend("x-default" = "1"), example = &2)]
+    pub(super) scd: Option<u8>,
+    /// With `scd: 2`, the columns whose change begins a version; a change of others changes the version there is. When
+    /// not set, all columns but the keys.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["status"])]
+    pub(super) track_history: Vec<String>,
 }
 
 /// What a deleted source row does to its silver row.

@@ -197,7 +197,10 @@ pub fn models(config: &Config) -> Result<Models> {
                 OnDelete::Remove => silver::OnDelete::Remove,
                 OnDelete::Mark => silver::OnDelete::Mark,
             },
-            scd: silver::Scd::One,
+            scd: match model.keeps_versions {
+                true => silver::Scd::Two { track_history: model.track_history.clone() },
+                false => silver::Scd::One,
+            },
             sql: Some(model.sql.text.clone()),
         });
     }

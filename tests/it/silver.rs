@@ -183,7 +183,7 @@ impl World {
             }
             events.extend(own);
         }
-        for _ in 0..random.random_range(0..3).min(random.random_range(0..3)) {
+        for _ in 0..random.random_range(0..4).min(2) {
             let (time, batch) = (random.random_range(10..30), random.random_range(0..batches));
             let truncate = Event {
                 key: -1,
@@ -555,7 +555,7 @@ fn model(table: &str, on_delete: OnDelete) -> SilverModel {
         from: "bronze.parts".parse().unwrap(),
         keys: vec!["id".to_string()],
         on_delete,
-        scd: silver::Scd::One,
+        scd: Scd::One,
         sql: None,
     }
 }
