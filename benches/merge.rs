@@ -1,11 +1,12 @@
 //! How fast changes get into a silver table, and what reading it costs afterwards.
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
-//!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024]
+//!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024] [--rebuild]
 //!
 //! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
-//! column, in turns with one of a table that the same rows were freshly written to.
+//! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
+//! folded into a table of their own instead.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ struct Options {
     memory_mib: u64,
     uuid: bool,
     versions: bool,
+    rebuild: bool,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -62,6 +64,7 @@ fn options() -> Result<Options, Failure> {
         memory_mib: 1024,
         uuid: false,
         versions: false,
+        rebuild: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -76,6 +79,7 @@ fn options() -> Result<Options, Failure> {
             "--memory-mib" => options.memory_mib = value()?.parse()?,
             "--keys" => options.uuid = value()? == "uuid",
             "--scd" => options.versions = value()? == "2",
+            "--rebuild" => options.rebuild = true,
             // Cargo's own.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -173,6 +177,9 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         }
     }
 
+    if options.rebuild {
+        return rebuild(&lake, &engine, &model).await;
+    }
     let merged = lake.table(&model.table).await?;
     let fresh = rewritten(&lake, &engine, &merged).await?;
     let name: TableName = "t.t".parse()?;
@@ -407,6 +414,22 @@ async fn fill(table: Table, options: &Options, rows: u64) -> Result<Table, Failu
         next = end;
     }
     Ok(table.change().append(writer.finish().await?).commit().await?.table)
+}
+
+/// Folds all changes into a table of their own.
+async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<(), Failure> {
+    forget_peak();
+    let before = (Instant::now(), processor_seconds()?);
+    let anew = SilverModel { table: "silver.anew".parse()?, ..model.clone() };
+    silver::merge(lake, engine, &anew).await?;
+    let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
+    println!("rebuilt: {wall:.2} s  cpu {processor:.2} s  peak {} MiB", peak_mib()?);
+    let session = engine.session();
+    register(&session, &anew.table, lake.table(&anew.table).await?.view(At::Head)?)?;
+    let sql = "select count(*), count(distinct id), sum(id), sum(customer_id), max(_position) from silver.anew";
+    let rows: Vec<RecordBatch> = query(&session, sql).await?.try_collect().await?;
+    println!("{}", arrow::util::pretty::pretty_format_batches(&rows)?);
+    Ok(())
 }
 
 /// The same rows in a table that was written at once.

@@ -231,6 +231,19 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+impl Merged {
+    /// Adds what was seen of other keys of the same changes.
+    fn join(&mut self, other: Merged) {
+        self.frontier.join(other.frontier);
+        self.truncation = self.truncation.take().max(other.truncation);
+        let new =
+            other.truncations.into_iter().filter(|(of, _)| !self.truncations.iter().any(|(known, _)| known == of));
+        let new: Vec<_> = new.collect();
+        self.truncations.extend(new);
+        self.unavailable.extend(other.unavailable);
+    }
+}
+
 /// How far a silver table has merged its bronze table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {

@@ -92,6 +92,33 @@ pub(super) enum Fate {
     Leave,
 }
 
+/// What a run did, for the snapshot's summary. Keys that are folded anew count by how many rows they have after it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    inserted: u64,
+    updated: u64,
+    deleted: u64,
+    late: u64,
+    duplicates: u64,
+}
+
+impl Counts {
+    /// `written` rows take the place of `replaced` ones.
+    fn add(&mut self, written: u64, replaced: u64) {
+        let updated = written.min(replaced);
+        self.updated += updated;
+        self.inserted += written - updated;
+        self.deleted += replaced - updated;
+    }
+
+    fn notes(self) -> impl Iterator<Item = (String, String)> {
+        let Counts { inserted, updated, deleted, late, duplicates } = self;
+        [("inserted", inserted), ("updated", updated), ("deleted", deleted), ("late", late), ("duplicates", duplicates)]
+            .into_iter()
+            .map(|(name, count)| (format!("icestream.rows-{name}"), count.to_string()))
+    }
+}
+
 /// Files and marker of a run, about to be committed.
 pub(super) struct Staged {
     pub(super) silver: Table,
@@ -99,6 +126,7 @@ pub(super) struct Staged {
     pub(super) written: Vec<WrittenFile>,
     doomed: Vec<(ScanFile, RoaringTreemap)>,
     pub(super) replaces_all: bool,
+    counts: Counts,
     pub(super) merged: Merged,
 }
 
@@ -210,6 +238,7 @@ impl<'a> Run<'a> {
                 let table = self.target(silver.take(), &row_schema(&frame, &self.keys)).await?;
                 let staged = staged.insert(Staged::new(table, true, merged)?);
                 staged.written.extend(self.write(&staged.silver, frame).await?);
+                staged.counts.add(staged.written.iter().map(WrittenFile::rows).sum(), 0);
                 return Ok(Reach::Whole);
             }
             let read_ms = started.elapsed().as_millis() as u64;
@@ -228,18 +257,29 @@ impl<'a> Run<'a> {
                 Some(staged) => staged,
                 None => staged.insert(Staged::new(table, base.is_none(), merged.clone())?),
             };
+            staged.merged.join(merged.clone());
+            let mut written = Vec::new();
             if !rows.is_empty() {
-                staged.written.extend(self.write(&staged.silver, frame).await?);
+                written = self.write(&staged.silver, frame).await?;
+                staged.written.extend(written.iter().cloned());
             }
             let folded: Vec<u32> = of_fate(Fate::Fold).collect();
             if !folded.is_empty() {
                 let frame = self.fold(Some((&newest, &folded)), &merged).await?;
-                staged.written.extend(self.write(&staged.silver, frame).await?);
+                let files = self.write(&staged.silver, frame).await?;
+                staged.written.extend(files.iter().cloned());
+                written.extend(files);
             }
+            staged.counts.late += newest.seen.late;
+            staged.counts.duplicates += newest.seen.duplicates;
+            let written_rows = written.iter().map(WrittenFile::rows).sum();
             let written_ms = started.elapsed().as_millis() as u64;
-            if !staged.replaces_all {
-                self.find(staged, &newest, &fates).await?;
-            }
+            let (replaced, gone) = match staged.replaces_all {
+                true => (0, 0),
+                false => self.find(staged, &newest, &fates).await?,
+            };
+            staged.counts.add(written_rows, replaced);
+            staged.counts.deleted += gone;
             tracing::debug!(
                 table = %self.model.table, pass = number, passes, keys = fates.len(), rows = rows.len(),
                 folded = folded.len(), late = newest.seen.late, duplicates = newest.seen.duplicates, read_ms, judged_ms,
@@ -251,7 +291,7 @@ impl<'a> Run<'a> {
 
     /// Commits what was staged, and discards it when that is not to be.
     pub(super) async fn commit(&self, staged: Staged, from: Option<String>, next: &Marker) -> Result<Outcome> {
-        let Staged { silver, view, written, doomed, replaces_all, .. } = staged;
+        let Staged { silver, view, written, doomed, replaces_all, counts, .. } = staged;
         let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
         let rows_written = written.iter().map(WrittenFile::rows).sum();
         let mut all = written.clone();
@@ -276,6 +316,7 @@ impl<'a> Run<'a> {
                 change.overwrite(&view, removal.remove, removal.add)
             }
         };
+        let change = counts.notes().fold(change, |change, (name, count)| change.note(name, count));
         match change.premise(premise).commit().await {
             Ok(committed) => Ok(Outcome::Merged(SilverCommit {
                 table: silver.name().clone(),
@@ -314,12 +355,12 @@ impl<'a> Run<'a> {
 
     fn merged(&self, base: Option<&Base>, seen: &Seen) -> Merged {
         let mut merged = base.map(|base| base.merged.clone()).unwrap_or_default();
-        merged.frontier.join(seen.frontier.clone());
-        merged.truncation = merged.truncation.max(seen.truncation.clone());
-        merged.unavailable.extend(seen.unavailable.iter().cloned());
-        let new = seen.truncations.iter().filter(|(of, _)| !merged.truncations.iter().any(|(known, _)| known == *of));
-        let new: Vec<(Truncation, i64)> = new.map(|(of, time)| (of.clone(), *time)).collect();
-        merged.truncations.extend(new);
+        merged.join(Merged {
+            frontier: seen.frontier.clone(),
+            truncation: seen.truncation.clone(),
+            truncations: seen.truncations.clone().into_iter().collect(),
+            unavailable: seen.unavailable.clone(),
+        });
         merged
     }
 
@@ -370,7 +411,7 @@ impl<'a> Run<'a> {
                 newest.add(events, frontier, keeps);
             }
         };
-        let of_range = move |events: &Events| of_range(events, range);
+        let of_range = move |events: &Events| of_range(events, range).filter(|_| keeps);
         self.each_batch_of(new, files, depth, of_range, |events| events, take).await?;
         outcome.map_err(|error| self.failed(error.into()))?;
         newest.keys.seal();
@@ -584,13 +625,17 @@ impl<'a> Run<'a> {
     }
 
     /// Adds where the rows of the keys are in the target. They are looked for in the very state that the commit stands
-    /// on.
-    async fn find(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: &Arc<Vec<Fate>>) -> Result<()> {
+    /// on. Gives how many make way for others, and how many just go.
+    async fn find(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: &Arc<Vec<Fate>>) -> Result<(u64, u64)> {
+        let (mut replaced, mut gone) = (0, 0);
         for (file, hits) in self.probe(&staged.view, newest, fates, &[]).await? {
-            let positions = hits.into_iter().flat_map(|(rows, _)| rows).map(|(position, _)| position);
-            staged.doom(file, positions.collect());
+            let hits = || hits.iter().flat_map(|(rows, _)| rows);
+            let of_gone = hits().filter(|(_, number)| fates_is(fates, *number, Fate::Gone)).count() as u64;
+            gone += of_gone;
+            replaced += hits().count() as u64 - of_gone;
+            staged.doom(file, hits().map(|(position, _)| *position).collect());
         }
-        Ok(())
+        Ok((replaced, gone))
     }
 
     /// Finds the rows of the keys in the target: for each file, where they are, whose, and some columns of theirs.
@@ -808,7 +853,15 @@ impl Prune for Reaches {
 impl Staged {
     pub(super) fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
         let view = silver.view(crate::table::At::Head)?;
-        Ok(Staged { silver, view, written: Vec::new(), doomed: Vec::new(), replaces_all, merged })
+        Ok(Staged {
+            silver,
+            view,
+            written: Vec::new(),
+            doomed: Vec::new(),
+            replaces_all,
+            counts: Counts::default(),
+            merged,
+        })
     }
 
     pub(super) fn doom(&mut self, file: ScanFile, positions: RoaringTreemap) {

@@ -122,8 +122,9 @@ impl Run<'_> {
         };
         let staged = match staged {
             Some(staged) => staged,
-            None => staged.insert(Staged::new(table, base.is_none(), merged)?),
+            None => staged.insert(Staged::new(table, base.is_none(), merged.clone())?),
         };
+        staged.merged.join(merged);
         let output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
 
         let newest = Arc::new(newest);
