@@ -279,6 +279,7 @@ impl World {
         let Scd::Two { track_history } = &self.scd else { panic!("a table without versions") };
         let mut versions: Versions = BTreeMap::new();
         // A truncation comes behind everything of its position.
+        #[allow(clippy::type_complexity, reason = "a step of this one computation")]
         let mut steps: Vec<(i32, (i32, Option<u32>), bool, Place, Option<&Event>, bool)> = Vec::new();
         let keys: BTreeSet<i32> = self.events.iter().map(|event| event.key).filter(|key| *key >= 0).collect();
         for event in &self.events {
