@@ -136,9 +136,12 @@ impl Reader {
         let broker = self.broker.clone();
         let broker = broker.lock().unwrap();
         let mut room = self.dice.random_range(1..=8).min(limits.records);
+        // A partition that cannot be read takes no records of the others along.
+        for (at, next) in self.next.iter().filter(|(at, _)| !self.held.contains(*at)) {
+            Reader::check(&broker.partitions[at], at, *next)?;
+        }
         for (at, next) in self.next.iter_mut().filter(|(at, _)| !self.held.contains(*at)) {
             let partition = &broker.partitions[at];
-            Reader::check(partition, at, *next)?;
             let before = *next;
             while let Some(entry) = partition.entries.get(*next as usize) {
                 match entry {
