@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::rows::{Cents, Customer, Order, OrderItem, Product, Table};
+use super::rows::{Cents, Customer, Order, OrderItem, Product, Status, Table};
 
 /// A record ready to be produced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,16 @@ pub(super) struct Connector {
     processed_us: i64,
     /// The records sent last, to be sent again now and then.
     recent: VecDeque<Record>,
+    /// What rows have become since the last [`Connector::take_turns`].
+    turns: Vec<Turn>,
+}
+
+/// What a row has become, of what a history is kept of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Turn {
+    Status(i32, Status),
+    Price(i32, Cents),
+    Gone(Table, i32),
 }
 
 const RECENT: usize = 64;
@@ -90,6 +100,7 @@ impl Connector {
             commit_us: start_us,
             processed_us: start_us,
             recent: VecDeque::with_capacity(RECENT + 1),
+            turns: Vec::new(),
         }
     }
 
@@ -174,6 +185,10 @@ impl Connector {
         }
     }
 
+    pub(super) fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.turns)
+    }
+
     pub(super) fn recent(&self) -> usize {
         self.recent.len()
     }
@@ -209,6 +224,12 @@ impl Connector {
         after: Option<Image<'_>>,
     ) -> usize {
         let Some(table) = after.or(before).map(Image::table) else { return 0 };
+        match after {
+            Some(Image::Order(order)) => self.turns.push(Turn::Status(id, order.status)),
+            Some(Image::Product(product)) => self.turns.push(Turn::Price(id, product.price)),
+            None => self.turns.push(Turn::Gone(table, id)),
+            Some(_) => {}
+        }
         let lag_us = 90_000 + self.tx_id * 7_919 % 300_000;
         self.processed_us = (self.processed_us + 40 + self.lsn % 64).max(self.commit_us + lag_us);
 

@@ -31,7 +31,7 @@ const TRIGGERS: CommitTriggers =
     CommitTriggers { every: Duration::from_millis(250), rows: 50_000, bytes: 16 << 20, memory: 256 << 20 };
 
 /// The sample project, for folders that have none.
-const SAMPLE: [(&str, &str); 11] = [
+const SAMPLE: [(&str, &str); 13] = [
     ("icestream.yaml", include_str!("../../icestream.yaml")),
     ("catalog/customers.yaml", include_str!("../../catalog/customers.yaml")),
     ("catalog/order_items.yaml", include_str!("../../catalog/order_items.yaml")),
@@ -39,7 +39,9 @@ const SAMPLE: [(&str, &str); 11] = [
     ("catalog/products.yaml", include_str!("../../catalog/products.yaml")),
     ("transforms/customers.sql", include_str!("../../transforms/customers.sql")),
     ("transforms/order_items.sql", include_str!("../../transforms/order_items.sql")),
+    ("transforms/order_status_history.sql", include_str!("../../transforms/order_status_history.sql")),
     ("transforms/orders.sql", include_str!("../../transforms/orders.sql")),
+    ("transforms/product_price_history.sql", include_str!("../../transforms/product_price_history.sql")),
     ("sql/gold/customer_value.sql", include_str!("../../sql/gold/customer_value.sql")),
     ("sql/gold/product_popularity.sql", include_str!("../../sql/gold/product_popularity.sql")),
     ("sql/gold/revenue_per_day.sql", include_str!("../../sql/gold/revenue_per_day.sql")),
@@ -375,7 +377,7 @@ async fn compare(lake: &Lake, engine: &Engine, config: &Config, truth: &Truth) -
     for table in Table::ALL {
         comparisons.push(compare_bronze(lake, engine, config, truth, table).await?);
     }
-    for (namespace, name) in Truth::TABLES {
+    for (namespace, name) in Truth::TABLES.into_iter().chain(Truth::HISTORIES) {
         let Some(expected) = truth.table(namespace, name) else { continue };
         let columns: Vec<String> = expected.columns.iter().map(|column| format!("\"{column}\"")).collect();
         let table = TableName::new(namespace, name).map_err(crate::table::Error::from)?;

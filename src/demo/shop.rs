@@ -122,6 +122,9 @@ impl Shop {
         } else {
             self.live(records);
         }
+        for turn in self.connector.take_turns() {
+            self.truth.turn(turn);
+        }
         for record in records.iter() {
             self.truth.count(record);
             self.emitted += u64::from(record.kind == RecordKind::Change);

@@ -15,8 +15,8 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
 
-use super::connector::{Record, RecordKind};
-use super::rows::{Customer, Order, OrderItem, Product, Rows, Status, Table};
+use super::connector::{Record, RecordKind, Turn};
+use super::rows::{Cents, Customer, Order, OrderItem, Product, Rows, Status, Table};
 
 /// The namespaces the sample project's models write to and read from.
 pub const SILVER: &str = "shop_silver";
@@ -29,10 +29,34 @@ pub struct Truth {
     pub(super) products: Rows<Product>,
     pub(super) orders: Rows<Order>,
     pub(super) order_items: Rows<OrderItem>,
+    statuses: BTreeMap<i32, Past<Status>>,
+    prices: BTreeMap<i32, Past<Cents>>,
     bronze: BTreeMap<(Table, i32), u64>,
     produced: BTreeMap<(Table, i32), u64>,
     tombstones: u64,
     rejected: u64,
+}
+
+/// What something was, one thing after the other.
+#[derive(Debug)]
+struct Past<T> {
+    versions: Vec<T>,
+    is_over: bool,
+}
+
+impl<T> Default for Past<T> {
+    fn default() -> Self {
+        Past { versions: Vec::new(), is_over: false }
+    }
+}
+
+impl<T: PartialEq> Past<T> {
+    fn becomes(&mut self, value: T) {
+        if self.is_over || self.versions.last() != Some(&value) {
+            self.versions.push(value);
+        }
+        self.is_over = false;
+    }
 }
 
 /// A table's columns and rows as text, sorted; see [`text_rows`].
@@ -63,6 +87,20 @@ impl Truth {
         (GOLD, "customer_value"),
         (GOLD, "product_popularity"),
     ];
+
+    /// Tables with a row for each version. They come out of the order of events, and not of the rows there are.
+    pub const HISTORIES: [(&'static str, &'static str); 2] =
+        [(SILVER, "order_status_history"), (SILVER, "product_price_history")];
+
+    pub(super) fn turn(&mut self, turn: Turn) {
+        match turn {
+            Turn::Status(id, status) => self.statuses.entry(id).or_default().becomes(status),
+            Turn::Price(id, price) => self.prices.entry(id).or_default().becomes(price),
+            Turn::Gone(Table::Orders, id) => self.statuses.entry(id).or_default().is_over = true,
+            Turn::Gone(Table::Products, id) => self.prices.entry(id).or_default().is_over = true,
+            Turn::Gone(..) => {}
+        }
+    }
 
     pub(super) fn count(&mut self, record: &Record) {
         let place = (record.table, record.partition);
@@ -110,6 +148,8 @@ impl Truth {
             (SILVER, "products") => self.silver_products(),
             (SILVER, "orders") => self.silver_orders(),
             (SILVER, "order_items") => self.silver_order_items(),
+            (SILVER, "order_status_history") => versions("status", &self.statuses, |status| status_text(*status).to_string()),
+            (SILVER, "product_price_history") => versions("price", &self.prices, |price| cents_text((*price).into())),
             (GOLD, "revenue_per_day") => self.revenue_per_day(),
             (GOLD, "customer_value") => self.customer_value(),
             (GOLD, "product_popularity") => self.product_popularity(),
@@ -345,6 +385,12 @@ fn day_of(us: i64) -> i32 {
 }
 
 /// SQL's `trim` takes spaces only.
+/// A row for each version of each.
+fn versions<T>(column: &'static str, of: &BTreeMap<i32, Past<T>>, text: impl Fn(&T) -> String) -> Unsorted {
+    let rows = of.iter().flat_map(|(id, past)| past.versions.iter().map(|value| vec![id.to_string(), text(value)]));
+    (vec!["id", column], rows.collect())
+}
+
 fn trim(text: &str) -> &str {
     text.trim_matches(' ')
 }

@@ -207,11 +207,16 @@ pub fn models(config: &Config) -> Result<Models> {
     for table in config.tables.iter().filter(|table| table.shape.is_some()) {
         let name = |namespace: &str| TableName::new(namespace, &table.name).map_err(crate::table::Error::from);
         let from = name(&config.namespaces.bronze)?;
-        if silver.iter().any(|model| model.from == from) {
+        let table_name = name(&config.namespaces.silver)?;
+        // A history stands beside the rows as they are, and does not take their place.
+        let is_made = |model: &SilverModel| {
+            model.table == table_name || model.from == from && model.scd == silver::Scd::One
+        };
+        if silver.iter().any(is_made) {
             continue;
         }
         silver.push(SilverModel {
-            table: name(&config.namespaces.silver)?,
+            table: table_name,
             from,
             keys: table.key.clone(),
             on_delete: silver::OnDelete::Remove,
