@@ -126,12 +126,15 @@ impl Run<'_> {
         };
         staged.merged.join(merged);
         let output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+        // What the rows were made from is not needed any more.
+        self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
 
         let newest = Arc::new(newest);
         let known = match staged.replaces_all {
             true => Known::default(),
             false => self.known(staged, &newest, fates).await?,
         };
+        drop(newest);
         let held = MemoryConsumer::new(format!("versions for {}", self.model.table))
             .register(&self.session.runtime_env().memory_pool);
         let bytes = output.iter().chain(&known.rows).map(RecordBatch::get_array_memory_size).sum();
