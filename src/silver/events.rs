@@ -249,7 +249,8 @@ pub(super) struct KeyRange {
 
 impl KeyRange {
     fn holds(self, hash: u64) -> bool {
-        self.of == 1 || (hash >> 16) % self.of == self.number
+        // By other bits than those that keys are stored by: keys of one range would lie close together.
+        self.of == 1 || (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % self.of == self.number
     }
 }
 
@@ -341,8 +342,7 @@ impl Newest {
         self.batches.push(events);
     }
 
-    /// Without `keeps`, only what all events together say is noted.
-    pub(super) fn add(&mut self, events: Events, merged: &Frontier, keeps: bool) {
+    pub(super) fn add(&mut self, events: Events, merged: &Frontier) {
         let batch = self.batches.len() as u32;
         let mut furthest: Option<PlaceRef<'_>> = None;
         for row in 0..events.len() {
@@ -410,9 +410,7 @@ impl Newest {
                 }
             }
         }
-        if keeps {
-            self.batches.push(events);
-        }
+        self.batches.push(events);
     }
 
     fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {

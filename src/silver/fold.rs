@@ -29,13 +29,11 @@ pub(super) struct Fold<'a> {
     /// Columns that some event holds a placeholder for: their last sent value counts.
     pub(super) unavailable: &'a [String],
     pub(super) marks_deletes: bool,
-    /// Whether to fold only the keys in `touched`.
-    pub(super) only_touched: bool,
     pub(super) truncation: Option<&'a Truncation>,
 }
 
 impl Fold<'_> {
-    /// The latest row of each key out of `bronze.history`.
+    /// The latest row of each key in `touched`, out of `bronze.history`.
     pub(super) fn sql(&self) -> String {
         let keys = list(&self.keys, quote);
         let order = "_epoch, _position, _offset, _topic, _topic_partition, _source_ts, _unavailable, after";
@@ -47,10 +45,7 @@ impl Fold<'_> {
             left_key_list(&self.keys),
             leaves_key(&self.keys),
         );
-        let touched = match self.only_touched {
-            true => format!(" LEFT SEMI JOIN touched ON {}", equal(&self.keys, "events", "touched")),
-            false => String::new(),
-        };
+        let touched = format!(" LEFT SEMI JOIN touched ON {}", equal(&self.keys, "events", "touched"));
         let _ = write!(
             sql,
             ",\nranked AS (\n  SELECT events.*, row_number() OVER (PARTITION BY {keys} ORDER BY {NEWEST_FIRST}) AS _rank\n  \

@@ -45,10 +45,6 @@ use crate::table::{ColumnStatistics, Lake, Premise, Prune, ScanFile, SchemaChang
 /// is known.
 const EXPANSION: u64 = 3;
 
-/// A fold of everything goes over all of bronze once for each range of keys; with more of them than this, sorting on
-/// disk is faster.
-const MOST_PASSES: u64 = 8;
-
 /// A run that does not fit is divided further, up to here.
 const MOST_PASSES_EVER: u64 = 1024;
 
@@ -201,14 +197,9 @@ impl<'a> Run<'a> {
         // Rows that the model gives are kept next to the events they come from.
         let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
         let passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(least_passes);
-        let sorts = base.is_none() && passes > MOST_PASSES && !versions;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
-            let depth = match (sorts, versions) {
-                (true, _) => Depth::Order,
-                (_, true) => Depth::Versions,
-                _ => Depth::Rows,
-            };
+            let depth = if versions { Depth::Versions } else { Depth::Rows };
             let started = tokio::time::Instant::now();
             let newest = match self.newest(&new, &files, range, depth, base).await {
                 Ok(newest) => newest,
@@ -232,15 +223,6 @@ impl<'a> Run<'a> {
                 continue;
             }
             let newest = Arc::new(newest);
-            if sorts {
-                // The pass was about what all events together say; the rows come out of a sort.
-                let frame = self.fold(None, &merged).await?;
-                let table = self.target(silver.take(), &row_schema(&frame, &self.keys)).await?;
-                let staged = staged.insert(Staged::new(table, true, merged)?);
-                staged.written.extend(self.write(&staged.silver, frame).await?);
-                staged.counts.add(staged.written.iter().map(WrittenFile::rows).sum(), 0);
-                return Ok(Reach::Whole);
-            }
             let read_ms = started.elapsed().as_millis() as u64;
             let fates = Arc::new(self.fates(&newest, &files, base, &merged).await?);
             let judged_ms = started.elapsed().as_millis() as u64;
@@ -265,7 +247,7 @@ impl<'a> Run<'a> {
             }
             let folded: Vec<u32> = of_fate(Fate::Fold).collect();
             if !folded.is_empty() {
-                let frame = self.fold(Some((&newest, &folded)), &merged).await?;
+                let frame = self.fold(&newest, &folded, &merged).await?;
                 let files = self.write(&staged.silver, frame).await?;
                 staged.written.extend(files.iter().cloned());
                 written.extend(files);
@@ -386,12 +368,9 @@ impl<'a> Run<'a> {
         base: Option<&Base>,
     ) -> Result<Newest> {
         let rows = files.iter().map(|file| file.record_count).sum::<u64>() / range.of;
-        // Where a sort makes the rows, keys need not be kept.
-        let range = if depth == Depth::Order { KeyRange { number: range.of, of: range.of } } else { range };
-        let keeps = depth != Depth::Order;
         let consumer = MemoryConsumer::new(format!("changes for {}", self.model.table));
         let held = consumer.register(&self.session.runtime_env().memory_pool);
-        let mut newest = Newest::new(&self.shape, if keeps { rows as usize } else { 0 }, range);
+        let mut newest = Newest::new(&self.shape, rows as usize, range);
         if depth == Depth::Versions {
             newest = newest.keep_all();
         }
@@ -400,7 +379,7 @@ impl<'a> Run<'a> {
         let nothing = super::Frontier::default();
         let frontier = base.map_or(&nothing, |base| &base.merged.frontier);
         let take = |events: Events| {
-            if outcome.is_ok() && keeps {
+            if outcome.is_ok() {
                 outcome = match held.size() + events.bytes() <= most {
                     true => held.try_grow(events.bytes()),
                     // The rest is for those who write and sort.
@@ -408,10 +387,10 @@ impl<'a> Run<'a> {
                 };
             }
             if outcome.is_ok() {
-                newest.add(events, frontier, keeps);
+                newest.add(events, frontier);
             }
         };
-        let of_range = move |events: &Events| of_range(events, range).filter(|_| keeps);
+        let of_range = move |events: &Events| of_range(events, range);
         self.each_batch_of(new, files, depth, of_range, |events| events, take).await?;
         outcome.map_err(|error| self.failed(error.into()))?;
         newest.keys.seal();
@@ -566,26 +545,23 @@ impl<'a> Run<'a> {
         self.frame(&select(self.model, &self.keys, counts)?).await
     }
 
-    /// The model over the fold of all events, of some keys or of all, sorted by key.
-    async fn fold(&self, only: Option<(&Newest, &[u32])>, merged: &Merged) -> Result<DataFrame> {
+    /// The model over the fold of all events of some keys, sorted by key.
+    async fn fold(&self, newest: &Newest, numbers: &[u32], merged: &Merged) -> Result<DataFrame> {
         let failed = |error: DataFusionError| self.failed(error.into());
-        if let Some((newest, numbers)) = only {
-            let columns = newest.key_columns(numbers).map_err(|error| self.failed_arrow(error))?;
-            let fields =
-                self.keys.iter().zip(&columns).map(|(key, column)| Field::new(key, column.data_type().clone(), true));
-            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-            let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|error| self.failed_arrow(error))?;
-            let table = MemTable::try_new(schema, vec![vec![batch]]).map_err(failed)?;
-            self.session.deregister_table("touched").map_err(failed)?;
-            self.session.register_table("touched", Arc::new(table)).map_err(failed)?;
-        }
+        let columns = newest.key_columns(numbers).map_err(|error| self.failed_arrow(error))?;
+        let fields =
+            self.keys.iter().zip(&columns).map(|(key, column)| Field::new(key, column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|error| self.failed_arrow(error))?;
+        let table = MemTable::try_new(schema, vec![vec![batch]]).map_err(failed)?;
+        self.session.deregister_table("touched").map_err(failed)?;
+        self.session.register_table("touched", Arc::new(table)).map_err(failed)?;
         let unavailable: Vec<String> = merged.unavailable.iter().cloned().collect();
         let fold = Fold {
             columns: self.columns.iter().map(|column| column.name().as_str()).collect(),
             keys: self.keys.iter().map(String::as_str).collect(),
             unavailable: &unavailable,
             marks_deletes: self.model.on_delete == OnDelete::Mark,
-            only_touched: only.is_some(),
             truncation: merged.truncation.as_ref(),
         };
         let changes = self.frame(&fold.sql()).await?;
