@@ -148,7 +148,9 @@ impl Truth {
             (SILVER, "products") => self.silver_products(),
             (SILVER, "orders") => self.silver_orders(),
             (SILVER, "order_items") => self.silver_order_items(),
-            (SILVER, "order_status_history") => versions("status", &self.statuses, |status| status_text(*status).to_string()),
+            (SILVER, "order_status_history") => {
+                versions("status", &self.statuses, |status| status_text(*status).to_string())
+            }
             (SILVER, "product_price_history") => versions("price", &self.prices, |price| cents_text((*price).into())),
             (GOLD, "revenue_per_day") => self.revenue_per_day(),
             (GOLD, "customer_value") => self.customer_value(),

@@ -209,9 +209,8 @@ pub fn models(config: &Config) -> Result<Models> {
         let from = name(&config.namespaces.bronze)?;
         let table_name = name(&config.namespaces.silver)?;
         // A history stands beside the rows as they are, and does not take their place.
-        let is_made = |model: &SilverModel| {
-            model.table == table_name || model.from == from && model.scd == silver::Scd::One
-        };
+        let is_made =
+            |model: &SilverModel| model.table == table_name || model.from == from && model.scd == silver::Scd::One;
         if silver.iter().any(is_made) {
             continue;
         }

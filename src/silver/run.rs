@@ -298,7 +298,9 @@ impl<'a> Run<'a> {
                 change.overwrite(&view, removal.remove, removal.add)
             }
         };
-        let change = counts.notes().fold(change, |change, (name, count)| change.note(name, count));
+        // Versions are not rows that come, change and go.
+        let notes = counts.notes().filter(|_| self.model.scd == Scd::One);
+        let change = notes.fold(change, |change, (name, count)| change.note(name, count));
         match change.premise(premise).commit().await {
             Ok(committed) => Ok(Outcome::Merged(SilverCommit {
                 table: silver.name().clone(),
