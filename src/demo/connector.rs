@@ -620,7 +620,7 @@ mod tests {
         let order = Order {
             customer_id: 7,
             total_amount: 1_999,
-            status: super::super::rows::Status::Pending,
+            status: Status::Pending,
             spelling: 0,
             created_at_us: 1_700_000_000_000_001,
             updated_at_us: 1_700_000_000_000_001,
