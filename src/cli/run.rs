@@ -24,7 +24,8 @@ Examples:
 const AFTER_HELP_BUILD: &str = "\
 Examples:
   icestream build                          every table that is behind
-  icestream build orders revenue_per_day   these only";
+  icestream build orders revenue_per_day   these only
+  icestream build --full orders            all of bronze again: after the transform was changed";
 
 const AFTER_HELP_RUN: &str = "\
 Examples:
@@ -48,6 +49,10 @@ pub struct BuildArgs {
     /// Tables to build, by name; all when none is named
     #[arg(value_name = "TABLE")]
     pub tables: Vec<String>,
+
+    /// Fold these silver tables anew, from all of bronze; readers see the old rows until the new ones are there
+    #[arg(long, requires = "tables")]
+    pub full: bool,
 
     /// Write a JSON summary to this file
     #[arg(long, value_name = "FILE")]
@@ -165,7 +170,7 @@ pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
 
 pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
-    let models = chosen(pipeline::models(&config)?, &args.tables)?;
+    let models = Models { anew: args.full, ..chosen(pipeline::models(&config)?, &args.tables)? };
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
     let engine = pipeline::engine(&config)?;
     let tally = Tally::default();
@@ -280,6 +285,7 @@ fn chosen(models: Models, names: &[String]) -> Result<Models> {
     Ok(Models {
         silver: models.silver.into_iter().filter(|model| is_named(&model.table)).collect(),
         gold: models.gold.into_iter().filter(|model| is_named(&model.table)).collect(),
+        anew: models.anew,
     })
 }
 

@@ -212,6 +212,7 @@ fn check_settings(config: &Config, lake: &Path) -> Result<()> {
         .collect();
     match Truth::TABLES
         .iter()
+        .chain(&Truth::HISTORIES)
         .map(|(namespace, name)| format!("{namespace}.{name}"))
         .find(|table| !made.contains(table))
     {

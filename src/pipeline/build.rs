@@ -15,6 +15,8 @@ use crate::table::Lake;
 pub struct Models {
     pub silver: Vec<SilverModel>,
     pub gold: Vec<GoldModel>,
+    /// Whether silver tables are folded anew, from all of bronze.
+    pub anew: bool,
 }
 
 /// What one pass did.
@@ -33,7 +35,11 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let mut report = BuildReport::default();
     let mut failures = Failures::default();
     for model in &models.silver {
-        match silver::merge(lake, engine, model).await {
+        let merged = match models.anew {
+            true => silver::rebuild(lake, engine, model).await,
+            false => silver::merge(lake, engine, model).await,
+        };
+        match merged {
             Ok(silver::Outcome::Merged(commit)) => {
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());

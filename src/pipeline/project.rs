@@ -225,7 +225,7 @@ pub fn models(config: &Config) -> Result<Models> {
     }
     let gold =
         config.gold.iter().map(|model| GoldModel { table: model.table.clone(), sql: model.sql.text.clone() }).collect();
-    Ok(Models { silver, gold })
+    Ok(Models { silver, gold, anew: false })
 }
 
 /// When a batch is committed.

@@ -176,7 +176,7 @@ impl Situation for Error {
             Error::UnknownKey { .. } => "name a column of the table as key".to_string(),
             Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
             Error::ModelChanged { table } => {
-                format!("to build it anew from bronze, run `icestream drop {table} --purge --yes` first")
+                format!("to build it anew from bronze, run `icestream build --full {}`", table.name())
             }
             Error::Foreign { .. } => "give the model another table name, or drop that table".to_string(),
             Error::NullKey { .. } => "key a table by columns that every row has".to_string(),
@@ -286,6 +286,16 @@ impl Marker {
 
 /// Brings a silver table up to its bronze table's head.
 pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
+    bring_up(lake, engine, model, false).await
+}
+
+/// Folds all of bronze anew, also by another model than before. The rows there are stay until the new ones take their
+/// place in one commit.
+pub async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
+    bring_up(lake, engine, model, true).await
+}
+
+async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool) -> Result<Outcome> {
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
     let Some(bronze_snapshot_id) = view.snapshot_id() else {
@@ -304,7 +314,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
         return Err(Error::Foreign { table: model.table.clone() });
     }
     let model_name = model.fingerprint();
-    if let Some((_, known)) = &known {
+    if let Some((_, known)) = known.as_ref().filter(|_| !anew) {
         if known.model != model_name {
             return Err(Error::ModelChanged { table: model.table.clone() });
         }
@@ -313,6 +323,7 @@ pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<
         }
     }
     let (old_text, known) = known.unzip();
+    let known = known.filter(|_| !anew);
     let base = known.as_ref().filter(|known| known.leads_to(&bronze, &view));
     if base.is_none() && known.is_some() {
         tracing::warn!(

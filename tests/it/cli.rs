@@ -168,6 +168,8 @@ fn demo() -> &'static Ended {
     static DEMO: OnceLock<Ended> = OnceLock::new();
     DEMO.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-demo");
+        // A sample project of an older build is not the one of now.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         run(&folder, "demo --events 2000")
     })

@@ -630,3 +630,35 @@ async fn of_two_builders_at_once_one_yields() {
         assert!(rows.values().all(|row| row.0 == format!("n{round}")));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_model_is_taken_up_by_a_rebuild_and_not_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = Parts::open(folder.path()).await;
+    let merged = model("merged", OnDelete::Remove);
+    for position in 1..4 {
+        parts.push(&create(position as i32, i64::from(position) - 1, position, 1));
+    }
+    parts.commit().await;
+    parts.merge(&merged).await;
+    let before = parts.lake.table(&merged.table).await.unwrap();
+    let changed = SilverModel { on_delete: OnDelete::Mark, ..merged.clone() };
+    let refused = silver::merge(&parts.lake, &parts.engine, &changed).await.unwrap_err();
+    assert!(matches!(refused, silver::Error::ModelChanged { .. }), "{refused}");
+    let outcome = silver::rebuild(&parts.lake, &parts.engine, &changed).await.unwrap();
+    assert!(matches!(outcome, silver::Outcome::Merged(_)), "{outcome:?}");
+    assert_eq!(parts.rows(&changed).await.len(), 3);
+    // Who reads the state of before finds it as it was.
+    let mut view = before.view(At::Head).unwrap();
+    assert_eq!(view.files(None).await.unwrap().iter().map(|file| file.record_count).sum::<u64>(), 3);
+    view = parts.lake.table(&merged.table).await.unwrap().view(At::Head).unwrap();
+    assert_ne!(view.snapshot_id(), before.snapshot_id());
+    // From here on it is merged as ever, and a rebuild that has nothing to mend gives the same.
+    parts.push(&create(7, 3, 4, 2));
+    parts.commit().await;
+    parts.merge(&changed).await;
+    let rows = parts.rows(&changed).await;
+    assert_eq!(rows.len(), 4);
+    silver::rebuild(&parts.lake, &parts.engine, &changed).await.unwrap();
+    assert_eq!(parts.rows(&changed).await, rows);
+}

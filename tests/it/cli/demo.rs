@@ -28,11 +28,11 @@ fn the_lake_holds_what_the_shop_did_however_much_that_is() {
         let report = ended.json();
         assert_eq!((&report["equal"], &report["events"]), (&true.into(), &events.into()), "{ended:?}");
         let tables = report["tables"].as_array().unwrap();
-        assert!(tables.len() == 11 && tables.iter().all(|table| table["equal"] == true), "{ended:?}");
+        assert!(tables.len() == 13 && tables.iter().all(|table| table["equal"] == true), "{ended:?}");
         assert_eq!(ended.stderr, "");
     }
     let tables = run(folder.path(), "tables --json").json();
-    assert_eq!(tables.as_array().unwrap().len(), 11);
+    assert_eq!(tables.as_array().unwrap().len(), 13);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_demo_ends_with_what_it_found_and_what_to_do_next() {
     for table in ["revenue_per_day", "customer_value", "product_popularity"] {
         assert!(results.contains(&format!("shop_gold.{table}\n")), "{ended:?}");
     }
-    assert_eq!(rest.matches("| equal\n").count(), 11, "{ended:?}");
+    assert_eq!(rest.matches("| equal\n").count(), 13, "{ended:?}");
     let (_, rest) = rest.split_once("gold refreshes\n").unwrap();
     insta::assert_snapshot!(ended.normal(rest), @r#"
     Every table holds what the shop did.
