@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -147,6 +147,7 @@ pub struct Ingest<'a> {
     by_topic: BTreeMap<Arc<str>, usize>,
     triggers: CommitTriggers,
     dialect: Dialect,
+    makers: Arc<Semaphore>,
     observer: Observer,
     /// How far the source was read.
     read: Positions,
@@ -300,6 +301,7 @@ impl<'a> Ingest<'a> {
             by_topic: BTreeMap::new(),
             triggers,
             dialect: dialect.into(),
+            makers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             observer,
             read: Positions::new(),
             durable: Positions::new(),
@@ -338,11 +340,16 @@ impl<'a> Ingest<'a> {
                 None => routes.push((route, [topic.clone()].into())),
             }
         }
-        let (lake, dialect) = (self.lake, &self.dialect);
+        let (lake, dialect, makers) = (self.lake, &self.dialect, &self.makers);
         let opened = stream::iter(routes).map(|(route, topics)| async move {
             let bronze = BronzeTable::open(lake, &route.definition()).await?;
             let offsets = bronze.offsets()?;
-            Ok::<_, Error>((route, topics, Lane::new(bronze, lake.clock().clone(), dialect.clone())?, offsets))
+            Ok::<_, Error>((
+                route,
+                topics,
+                Lane::new(bronze, lake.clock().clone(), dialect.clone(), makers.clone())?,
+                offsets,
+            ))
         });
         let opened: Vec<_> = opened.buffered(OPENED_AT_ONCE).collect().await;
         let mut found = Vec::new();

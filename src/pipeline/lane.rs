@@ -4,8 +4,9 @@
 //! a file. It is told what to do in order; what it was told before it fell behind no longer counts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Dialect;
 use crate::batch::ChangeBatchBuilder;
@@ -62,6 +63,8 @@ pub(super) struct Lane {
     made: Option<Made>,
     clock: Clock,
     dialect: Dialect,
+    /// Columns are made on threads of their own, no more at once than there are cores: each thread holds on to memory.
+    makers: Arc<Semaphore>,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
     last: BTreeMap<TopicPartition, RecordMark>,
@@ -71,13 +74,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect) -> Result<Self> {
+    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect, makers: Arc<Semaphore>) -> Result<Self> {
         Ok(Lane {
             columns: None,
             made: None,
             bronze,
             clock,
             dialect,
+            makers,
             ranges: BTreeMap::new(),
             last: BTreeMap::new(),
             counts: ChangeCounts::default(),
@@ -152,12 +156,18 @@ impl Lane {
     /// Makes columns of a chunk, and meanwhile writes those of the chunk before.
     async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
         let mut columns = self.columns()?;
-        let making = tokio::task::spawn_blocking(move || {
-            let made = columns.make(records, &positions);
-            (columns, made)
-        });
-        let written = self.write(tell).await;
-        let (columns, made) = match making.await {
+        let makers = self.makers.clone();
+        let making = async {
+            let permit = makers.acquire_owned().await;
+            let make = move || {
+                let made = columns.make(records, &positions);
+                drop(permit);
+                (columns, made)
+            };
+            tokio::task::spawn_blocking(make).await
+        };
+        let (making, written) = tokio::join!(making, self.write(tell));
+        let (columns, made) = match making {
             Ok(finished) => finished,
             Err(ended) => match ended.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
