@@ -15,6 +15,7 @@
 pub mod catalog;
 pub mod commit;
 mod deletes;
+mod difference;
 pub mod error;
 mod expire;
 mod inspect;
@@ -38,6 +39,7 @@ use iceberg::spec::{FormatVersion, PartitionSpecRef, SortOrder, TableMetadata};
 use roaring::RoaringTreemap;
 
 pub use commit::{Change, CommitPolicy, Committed, Premise};
+pub use difference::{Difference, Since};
 pub use error::{Broken, Error, Result};
 pub use expire::{Expired, Expiry};
 pub use inspect::{ColumnInfo, FileRow, SnapshotRow, Summary};

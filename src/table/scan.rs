@@ -51,7 +51,15 @@ struct Inner {
     arrow_schema: ArrowSchemaRef,
     /// Only files of commits after this sequence number.
     after: Option<i64>,
+    /// Only these rows.
+    selection: Option<Selection>,
     loaded: Loaded,
+}
+
+/// Some rows of a snapshot: files, and the positions in them that are left out.
+pub(super) struct Selection {
+    pub(super) files: Vec<ScanFile>,
+    pub(super) left_out: DeletedPositions,
 }
 
 /// What was read of the snapshot so far. It never changes, and most views are asked more than once.
@@ -154,6 +162,7 @@ impl TableView {
             schema,
             arrow_schema,
             after: None,
+            selection: None,
             loaded: Loaded::default(),
         })))
     }
@@ -161,6 +170,15 @@ impl TableView {
     /// The same snapshot, but only the files that commits after the given sequence number added. Rows that a rewrite
     /// moved since may be among them.
     pub fn added_since(&self, sequence_number: i64) -> TableView {
+        self.only(Some(sequence_number), None)
+    }
+
+    /// Only some rows, under the same schema.
+    pub(super) fn selecting(&self, selection: Selection) -> TableView {
+        self.only(None, Some(selection))
+    }
+
+    fn only(&self, after: Option<i64>, selection: Option<Selection>) -> TableView {
         let inner = &self.0;
         TableView(Arc::new(Inner {
             table: inner.table.clone(),
@@ -169,7 +187,8 @@ impl TableView {
             snapshot: inner.snapshot.clone(),
             schema: inner.schema.clone(),
             arrow_schema: inner.arrow_schema.clone(),
-            after: Some(sequence_number),
+            after,
+            selection,
             loaded: Loaded::default(),
         }))
     }
@@ -219,8 +238,22 @@ impl TableView {
         &self.0.metadata
     }
 
+    /// Another snapshot of the table, as it was; `None` when it is not there (any more).
+    pub(super) fn earlier(&self, snapshot_id: i64) -> Result<Option<TableView>> {
+        let inner = &self.0;
+        if inner.metadata.snapshot_by_id(snapshot_id).is_none() {
+            return Ok(None);
+        }
+        TableView::new(&inner.table, &inner.storage, &inner.metadata, At::Snapshot(snapshot_id)).map(Some)
+    }
+
     /// The data files that may hold matching rows, in the order of their manifests.
     pub async fn files(&self, prune: Option<&dyn Prune>) -> Result<Vec<ScanFile>> {
+        if let Some(selection) = &self.0.selection {
+            let mut files = selection.files.clone();
+            self.prune_files(&mut files, prune);
+            return Ok(files);
+        }
         let (data, deletes): (Vec<ManifestFile>, Vec<ManifestFile>) = self
             .list()
             .await?
@@ -235,11 +268,7 @@ impl TableView {
             .partition(|manifest| manifest.content == ManifestContentType::Data);
         let data = self.prune_manifests(data, prune);
         let mut files = self.data_files(data).await?;
-        if let Some(prune) = prune {
-            let keep = prune.keep(&FileStatistics::new(self, &files));
-            let mut keep = keep.into_iter();
-            files.retain(|_| keep.next().unwrap_or(true));
-        }
+        self.prune_files(&mut files, prune);
         if !deletes.is_empty() && !files.is_empty() {
             self.attach_deletes(deletes, &mut files).await?;
         }
@@ -260,6 +289,9 @@ impl TableView {
 
     /// The positions deleted in each of the files, by data file path. Each delete file is read once.
     pub async fn deleted_positions(&self, files: &[ScanFile]) -> Result<DeletedPositions> {
+        if let Some(selection) = &self.0.selection {
+            return Ok(selection.left_out.clone());
+        }
         super::deletes::read(&self.0.table, &self.0.storage, files).await
     }
 
@@ -277,6 +309,12 @@ impl TableView {
         let mut manifests = manifests;
         manifests.retain(|_| keep.next().unwrap_or(true));
         manifests
+    }
+
+    fn prune_files(&self, files: &mut Vec<ScanFile>, prune: Option<&dyn Prune>) {
+        let Some(prune) = prune else { return };
+        let mut keep = prune.keep(&FileStatistics::new(self, files)).into_iter();
+        files.retain(|_| keep.next().unwrap_or(true));
     }
 
     async fn data_files(&self, manifests: Vec<ManifestFile>) -> Result<Vec<ScanFile>> {
