@@ -1,5 +1,6 @@
 /* icestream
-refresh: full
+refresh: incremental
+group_by: [customer_id]
 */
 -- What each customer has bought so far, and what kind of customer that makes them.
 SELECT

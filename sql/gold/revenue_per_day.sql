@@ -1,5 +1,6 @@
 /* icestream
-refresh: full
+refresh: incremental
+group_by: [order_date]
 */
 -- Sales by the day they were placed, in UTC. An order counts as a sale once it is paid.
 SELECT

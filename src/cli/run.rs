@@ -11,6 +11,7 @@ use super::{Context, Outcome};
 use crate::config::{Brokers, Config};
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
+use crate::gold::Refreshed;
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
 use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 use crate::table::Lake;
@@ -147,6 +148,9 @@ struct Built {
     silver_rows_written: u64,
     silver_rows_deleted: u64,
     gold_refreshes: u64,
+    /// Gold tables that go by groups and were computed in full all the same, and why.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    gold_in_full: std::collections::BTreeMap<String, String>,
 }
 
 impl From<IngestReport> for Ingested {
@@ -305,7 +309,12 @@ impl Tally {
                     built.silver_rows_written += commit.rows_written;
                     built.silver_rows_deleted += commit.rows_deleted;
                 }
-                Event::Refreshed(_) => built.gold_refreshes += 1,
+                Event::Refreshed(commit) => {
+                    built.gold_refreshes += 1;
+                    if let Refreshed::FullBecause(why) = &commit.refreshed {
+                        built.gold_in_full.insert(commit.table.to_string(), why.to_string());
+                    }
+                }
             }
         })
     }

@@ -36,6 +36,8 @@ pub struct GoldModel {
     /// The gold table.
     pub table: TableName,
     pub refresh: Refresh,
+    /// The columns that tell a row's group; empty for a full refresh.
+    pub group_by: Vec<String>,
     pub sql: Sql,
 }
 
@@ -106,11 +108,21 @@ pub(super) fn gold(
 ) -> Option<GoldModel> {
     let parts = take_apart(file, text, checker)?;
     let settings = checker.read::<GoldSettings>(&parts.front, &SCHEMAS.gold)?.settings;
+    let problem = match (settings.refresh, settings.group_by.is_empty()) {
+        (Refresh::Incremental, true) => Some("`refresh: incremental` needs the columns that tell a row's group"),
+        (Refresh::Full, false) => Some("only `refresh: incremental` goes by groups"),
+        _ => None,
+    };
+    if let Some(message) = problem {
+        let place = Place::File(file.0.clone());
+        checker.problems.push(Problem { place, path: "group_by".to_string(), message: message.to_string() });
+    }
     let table = settings.table.unwrap_or_else(|| name.to_string());
     Some(GoldModel {
         name: name.to_string(),
         table: full_name(&namespaces.gold, &table, file.0, checker)?,
         refresh: settings.refresh,
+        group_by: settings.group_by,
         sql: parts.sql,
     })
 }

@@ -569,6 +569,11 @@ pub(super) struct GoldSettings {
     pub(super) table: Option<String>,
     /// How it is brought up to date.
     pub(super) refresh: Refresh,
+    /// With `refresh: incremental`, the columns of the gold table that tell which group a row belongs to. A changed input
+    /// row must tell at least one of them: directly, by an expression such as `CAST(created_at AS DATE)`, or through a
+    /// join on it. Where it cannot, the table is computed in full, and the log says why.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["order_date"])]
+    pub(super) group_by: Vec<String>,
 }
 
 /// How a gold table is brought up to date.
@@ -579,4 +584,7 @@ pub enum Refresh {
     /// Computed anew and replaced in one commit when an input has moved.
     #[default]
     Full,
+    /// Only the groups that changed input rows belong to, or belonged to, are computed anew; groups that vanish are
+    /// removed.
+    Incremental,
 }

@@ -514,14 +514,14 @@ fn problems_of_models() {
     insta::assert_snapshot!(model_error("/* icestream\n  table: [orders\n*/\nSELECT 1\n"), @"error: transforms/orders.sql:3:1: not valid YAML: while parsing a flow sequence, expected ',' or ']'");
     let project = Project::new("name: shop")
         .file("sql/gold/Revenue.sql", "SELECT 1")
-        .file("sql/gold/a.sql", "/* icestream\ntable: b\nrefresh: incremental\n*/ SELECT 1")
+        .file("sql/gold/a.sql", "/* icestream\ntable: b\nrefresh: sometimes\n*/ SELECT 1")
         .file("sql/gold/b.sql", "SELECT 1")
         .file("transforms/a.sql", "/* icestream\ntable: b\n*/ SELECT 1")
         .file("transforms/b.sql", "SELECT 1");
     insta::assert_snapshot!(project.error(), @"
     error: the configuration has 3 problems
       sql/gold/Revenue.sql table: `Revenue` is not a valid name: use lower-case letters, digits and underscores, starting with a letter
-      sql/gold/a.sql:3:10 refresh: `incremental` is not allowed; allowed: `full`
+      sql/gold/a.sql:3:10 refresh: `sometimes` is not allowed; allowed: `full`, `incremental`
       transforms/b.sql table: `transforms/a.sql` makes table `shop_silver.b` already
     ");
 }

@@ -1,23 +1,37 @@
 //! Computes gold tables from silver and gold tables.
 //!
-//! In come the present snapshots of the tables a model reads, out goes one commit that replaces the model's rows and
-//! names those snapshots. It does not know keys, operations or bronze.
+//! In come the tables that a run's models read, each at one snapshot; out goes one commit per model that replaces its
+//! rows, or those of the groups that changed rows reach, and names the snapshots. It does not know keys, operations or
+//! bronze.
 //!
 //! **A gold table is a function of its inputs**: a run whose inputs did not move costs a look at their heads and commits
-//! nothing. **Models run in the order of what they read**; a circle among them is an error.
+//! nothing, and refreshing bit by bit gives what computing everything gives. What cannot be proven to be so is computed
+//! in full, and says why. **All models of a run read the same snapshots**, and of each other what the run made. **Models
+//! run in the order of what they read**; a circle among them is an error.
+
+mod inputs;
+mod reach;
+mod touched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+
+pub use inputs::Inputs;
 
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
-use crate::table::{At, Lake, Premise, SchemaChange, Table, TableDefinition};
+use crate::table::{At, EvolvedSchema, Lake, Premise, SchemaChange, Table, TableDefinition, TableView, WrittenFile};
+use inputs::Input;
+use touched::Touched;
 
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.inputs";
@@ -25,11 +39,16 @@ pub const MARKER: &str = "icestream.inputs";
 /// Stands in the marker for an input that has no snapshot yet, as it does in Iceberg's own metadata.
 const NEVER_WRITTEN: i64 = -1;
 
+/// A data file of a gold table with this many delete files is slow to read; the table is then written anew.
+const MAX_DELETE_FILES: usize = 32;
+
 /// How a gold table is computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoldModel {
     pub table: TableName,
     pub sql: String,
+    /// The columns that tell a row's group, where only groups that changed are computed; empty where all of them are.
+    pub group_by: Vec<String>,
 }
 
 /// A refresh that is durable.
@@ -38,7 +57,57 @@ pub struct GoldCommit {
     pub table: TableName,
     pub snapshot_id: Option<i64>,
     pub inputs: BTreeMap<TableName, i64>,
+    /// Rows written.
     pub rows: u64,
+    pub refreshed: Refreshed,
+}
+
+/// How much of a table a refresh computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refreshed {
+    /// Everything, as the model asks for.
+    Full,
+    /// Everything, though the model names groups.
+    FullBecause(WhyFull),
+    /// The groups that changes reach.
+    Groups { rows_deleted: u64 },
+}
+
+impl fmt::Display for Refreshed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refreshed::Full => f.write_str("in full"),
+            Refreshed::FullBecause(why) => write!(f, "in full: {why}"),
+            Refreshed::Groups { .. } => f.write_str("changed groups"),
+        }
+    }
+}
+
+/// Why a model that names its groups was computed in full.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WhyFull {
+    #[error("it is built for the first time")]
+    First,
+    #[error("the model changed")]
+    ModelChanged,
+    #[error("its columns change")]
+    ColumnsChange,
+    #[error("the snapshot of `{input}` that it was made from is gone")]
+    SnapshotGone { input: TableName },
+    #[error("`{input}` held nothing yet when it was made")]
+    WasEmpty { input: TableName },
+    #[error("the columns of `{input}` changed")]
+    OtherSchema { input: TableName },
+    #[error("most of `{input}` changed")]
+    MostChanged { input: TableName },
+    #[error("a row of `{input}` may reach any group: no group column can be told from it")]
+    ReachesAll { input: TableName },
+    #[error("what `{function}` gives is not settled by its arguments")]
+    Unsettled { function: String },
+    #[error("a column of its own hides the place of a row")]
+    PlacesHidden,
+    #[error("too many deletes have gathered in its files")]
+    ManyDeletes,
 }
 
 /// What became of a run.
@@ -49,6 +118,10 @@ pub enum Outcome {
     Nothing,
     /// Another builder refreshed meanwhile.
     Yielded,
+    /// This model of the run, which it reads, did not get through.
+    HeldBack {
+        by: TableName,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +134,9 @@ pub enum Error {
 
     #[error("table `{table}` holds rows that icestream did not build")]
     Foreign { table: TableName },
+
+    #[error("gold table `{table}`: the model has no column `{column}` to group by; there are {columns}")]
+    UnknownGroup { table: TableName, column: String, columns: String },
 
     #[error("gold table `{table}`: its query failed")]
     Query {
@@ -78,7 +154,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Circle { .. } | Error::InputMissing { .. } | Error::Foreign { .. } => Kind::Config,
+            Error::Circle { .. } | Error::InputMissing { .. } | Error::Foreign { .. } | Error::UnknownGroup { .. } => {
+                Kind::Config
+            }
             Error::Query { source, .. } => source.kind(),
             Error::Table(error) => error.kind(),
         }
@@ -91,6 +169,7 @@ impl Situation for Error {
                 Some("tables are named in full, `shop_silver.orders`; `icestream tables` lists them".to_string())
             }
             Error::Foreign { .. } => Some("give the model another table name, or drop that table".to_string()),
+            Error::UnknownGroup { .. } => Some("`group_by` names columns of the model's own table".to_string()),
             Error::Query { source, .. } => source.hint(),
             Error::Table(error) => error.hint(),
         }
@@ -109,6 +188,19 @@ impl Situation for Error {
 struct Marker {
     model: String,
     inputs: BTreeMap<String, i64>,
+}
+
+impl Marker {
+    fn text(&self) -> String {
+        // Maps of strings and numbers always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl GoldModel {
+    fn failed(&self, source: engine::Error) -> Error {
+        Error::Query { table: self.table.clone(), source }
+    }
 }
 
 /// The snapshots that a gold table was computed from, by input; -1 for one that had none. `None` when it was not built.
@@ -158,103 +250,249 @@ fn circle(reads: &BTreeMap<&TableName, BTreeSet<TableName>>, done: &BTreeSet<&Ta
     String::new()
 }
 
-/// Computes a gold table anew, if what it reads has changed. A table of `awaited` may not be there yet.
-pub async fn refresh(
-    lake: &Lake,
-    engine: &Engine,
-    model: &GoldModel,
-    awaited: &BTreeSet<TableName>,
-) -> Result<Outcome> {
-    let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
-    let session = engine.session();
-    let mut inputs: BTreeMap<TableName, i64> = BTreeMap::new();
-    for name in engine::referenced_tables(&model.sql).map_err(failed)? {
-        let Some(input) = lake.table_if_exists(&name).await? else {
-            if awaited.contains(&name) {
+/// The indexes of the columns that tell a row's group, in what a model's query gives.
+pub fn groups(model: &GoldModel, columns: &Schema) -> Result<Vec<usize>> {
+    let index = |column: &String| {
+        columns.index_of(column).map_err(|_| {
+            let names: Vec<String> = columns.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+            let (table, columns) = (model.table.clone(), names.join(", "));
+            Error::UnknownGroup { table, column: column.clone(), columns }
+        })
+    };
+    model.group_by.iter().map(index).collect()
+}
+
+/// Brings a gold table up to what the run reads, if that has changed.
+pub async fn refresh(lake: &Lake, engine: &Engine, model: &GoldModel, inputs: &mut Inputs) -> Result<Outcome> {
+    let mut views: BTreeMap<TableName, TableView> = BTreeMap::new();
+    for name in engine::referenced_tables(&model.sql).map_err(|source| model.failed(source))? {
+        match inputs.input(model, &name)? {
+            Input::View(view) => views.insert(name, view.clone()),
+            Input::Awaited => {
+                inputs.still_awaited(&model.table);
                 return Ok(Outcome::Nothing);
             }
-            return Err(Error::InputMissing { table: model.table.clone(), input: name });
+            Input::NotMade => return Ok(Outcome::HeldBack { by: name }),
         };
-        let view = input.view(At::Head)?;
-        inputs.insert(name.clone(), view.snapshot_id().unwrap_or(NEVER_WRITTEN));
-        engine::register(&session, &name, view).map_err(failed)?;
     }
-    let marker = Marker {
-        model: fingerprint([model.sql.as_str()]),
-        inputs: inputs.iter().map(|(table, snapshot)| (table.to_string(), *snapshot)).collect(),
-    };
-    // Maps of strings and numbers always serialise.
-    let next = serde_json::to_string(&marker).unwrap_or_default();
+    let snapshots = views.iter().map(|(name, view)| (name.to_string(), view.snapshot_id().unwrap_or(NEVER_WRITTEN)));
+    let next = Marker { model: fingerprint([model.sql.as_str()]), inputs: snapshots.collect() };
     let gold = lake.table_if_exists(&model.table).await?;
-    let known = gold.as_ref().and_then(|gold| gold.marker(MARKER));
-    if known.as_ref() == Some(&next) {
+    let known_text = gold.as_ref().and_then(|gold| gold.marker(MARKER));
+    if let (Some(gold), true) = (&gold, known_text.as_ref() == Some(&next.text())) {
+        inputs.made(gold)?;
         return Ok(Outcome::Nothing);
     }
-    if let (Some(gold), None) = (&gold, &known)
+    if let (Some(gold), None) = (&gold, &known_text)
         && gold.summary().records != Some(0)
     {
         return Err(Error::Foreign { table: model.table.clone() });
     }
-    let frame = engine::plan(&session, &model.sql).await.map_err(failed)?;
-    let nullable = frame.schema().as_arrow().fields().iter().map(|field| {
-        // What a query happens to prove about nulls today must not bind the table.
-        Field::new(field.name(), field.data_type().clone(), true)
-    });
-    let schema = Schema::new(nullable.collect::<Vec<_>>());
-    let gold = match gold {
-        Some(gold) => gold,
-        None => {
-            let definition = TableDefinition {
-                name: model.table.clone(),
-                schema: Arc::new(schema.clone()),
-                partition: Vec::new(),
-                properties: HashMap::new(),
-            };
-            lake.ensure(&definition).await?
+    // One that cannot be read is as good as none: everything is computed.
+    let known: Option<Marker> = known_text.as_ref().and_then(|text| serde_json::from_str(text).ok());
+    if let Some(known) = &known
+        && read_further(lake, known, &views).await?
+    {
+        return Ok(Outcome::Yielded);
+    }
+    let run = Run::plan(engine, model, views, known, next).await?;
+    match run.commit(lake, gold, known_text).await? {
+        Some((table, commit)) => {
+            inputs.made(&table)?;
+            Ok(Outcome::Refreshed(commit))
         }
-    };
-    let started = tokio::time::Instant::now();
-    let evolved = gold.evolve(&SchemaChange::to_fit(gold.schema()?.as_ref(), &schema))?;
-    let mut writer = gold.writer(evolved.as_ref())?;
-    let mut stream = frame.execute_stream().await.map_err(|error| failed(error.into()))?;
-    loop {
-        let outcome = match stream.try_next().await {
-            Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
-            Ok(None) => break,
-            Err(error) => Err(failed(error.into())),
+        None => Ok(Outcome::Yielded),
+    }
+}
+
+/// Whether a gold table was made from a later snapshot of an input than this run reads: another builder started after it.
+async fn read_further(lake: &Lake, known: &Marker, views: &BTreeMap<TableName, TableView>) -> Result<bool> {
+    for (name, view) in views {
+        let Some(snapshot) = known.inputs.get(&name.to_string()).filter(|snapshot| **snapshot != NEVER_WRITTEN) else {
+            continue;
         };
-        if let Err(error) = outcome {
-            writer.discard().await;
-            return Err(error);
+        if view.knows(*snapshot) {
+            continue;
+        }
+        if let Some(table) = lake.table_if_exists(name).await?
+            && table.view(At::Head)?.knows(*snapshot)
+        {
+            return Ok(true);
         }
     }
-    let files = writer.finish().await?;
-    let rows = files.iter().map(|file| file.rows()).sum();
-    let mut change = gold
-        .change()
-        .replace_all(files.clone())
-        .premise(Premise::new().marker_moves(MARKER, known, next).head_is(gold.snapshot_id()));
-    if let Some(evolved) = evolved {
-        change = change.schema(evolved);
-    }
-    match change.commit().await {
-        Ok(committed) => {
-            tracing::info!(
-                table = %model.table, layer = "gold", snapshot_id = committed.snapshot_id, rows,
-                elapsed_ms = started.elapsed().as_millis() as u64, "refreshed"
-            );
-            Ok(Outcome::Refreshed(GoldCommit {
-                table: model.table.clone(),
-                snapshot_id: committed.snapshot_id,
-                inputs,
-                rows,
-            }))
+    Ok(false)
+}
+
+/// One refresh of one table.
+struct Run<'a> {
+    model: &'a GoldModel,
+    session: SessionContext,
+    views: BTreeMap<TableName, TableView>,
+    frame: DataFrame,
+    groups: Vec<usize>,
+    known: Option<Marker>,
+    next: Marker,
+}
+
+/// Files that a refresh is about to commit.
+struct Staged {
+    rows: Vec<WrittenFile>,
+    deletes: crate::table::WrittenDeletes,
+}
+
+impl<'a> Run<'a> {
+    async fn plan(
+        engine: &Engine,
+        model: &'a GoldModel,
+        views: BTreeMap<TableName, TableView>,
+        known: Option<Marker>,
+        next: Marker,
+    ) -> Result<Self> {
+        let session = engine.session();
+        for (name, view) in &views {
+            engine::register(&session, name, view.clone()).map_err(|source| model.failed(source))?;
         }
-        Err(error) => {
-            if !matches!(error, crate::table::Error::Unresolved { .. }) {
-                gold.discard(&files).await;
+        let frame = engine::plan(&session, &model.sql).await.map_err(|source| model.failed(source))?;
+        let groups = groups(model, frame.schema().as_arrow())?;
+        Ok(Run { model, session, views, frame, groups, known, next })
+    }
+
+    async fn commit(
+        self,
+        lake: &Lake,
+        gold: Option<Table>,
+        known: Option<String>,
+    ) -> Result<Option<(Table, GoldCommit)>> {
+        let started = tokio::time::Instant::now();
+        let nullable = self.frame.schema().as_arrow().fields().iter().map(|field| {
+            // What a query happens to prove about nulls today must not bind the table.
+            Field::new(field.name(), field.data_type().clone(), true)
+        });
+        let schema = Schema::new(nullable.collect::<Vec<_>>());
+        let gold = match gold {
+            Some(gold) => gold,
+            None => {
+                let definition = TableDefinition {
+                    name: self.model.table.clone(),
+                    schema: Arc::new(schema.clone()),
+                    partition: Vec::new(),
+                    properties: HashMap::new(),
+                };
+                lake.ensure(&definition).await?
             }
-            if error.is_premise_broken() { Ok(Outcome::Yielded) } else { Err(error.into()) }
+        };
+        let evolved = gold.evolve(&SchemaChange::to_fit(gold.schema()?.as_ref(), &schema))?;
+        let view = gold.view(At::Head)?;
+        let touched = match self.model.group_by.is_empty() {
+            true => None,
+            false => Some(self.touched(&view, evolved.is_some()).await?),
+        };
+        let touched = match touched {
+            None => Err(Refreshed::Full),
+            Some(Err(why)) => Err(Refreshed::FullBecause(why)),
+            Some(Ok(touched)) => Ok(touched),
+        };
+        let staged = self.stage(&gold, &view, touched.as_ref().ok(), evolved.as_ref()).await?;
+        let refreshed = match &touched {
+            Ok(_) => Refreshed::Groups { rows_deleted: staged.deletes.files().iter().map(WrittenFile::rows).sum() },
+            Err(full) => full.clone(),
+        };
+        let rows = staged.rows.iter().map(WrittenFile::rows).sum();
+        let files: Vec<WrittenFile> = staged.rows.iter().chain(staged.deletes.files()).cloned().collect();
+        let mut change = match &touched {
+            Ok(_) => gold.change().row_delta(&view, staged.rows, staged.deletes),
+            Err(_) => gold.change().replace_all(staged.rows),
+        };
+        if let Some(evolved) = evolved {
+            change = change.schema(evolved);
+        }
+        let premise = Premise::new().marker_moves(MARKER, known, self.next.text()).head_is(gold.snapshot_id());
+        match change.premise(premise).commit().await {
+            Ok(committed) => {
+                tracing::info!(
+                    table = %self.model.table, layer = "gold", snapshot_id = committed.snapshot_id, rows,
+                    elapsed_ms = started.elapsed().as_millis() as u64, how = %refreshed, "refreshed"
+                );
+                let inputs =
+                    self.views.iter().map(|(name, view)| (name.clone(), view.snapshot_id().unwrap_or(NEVER_WRITTEN)));
+                let commit = GoldCommit {
+                    table: self.model.table.clone(),
+                    snapshot_id: committed.snapshot_id,
+                    inputs: inputs.collect(),
+                    rows,
+                    refreshed,
+                };
+                Ok(Some((committed.table, commit)))
+            }
+            Err(error) => {
+                if !matches!(error, crate::table::Error::Unresolved { .. }) {
+                    gold.discard(&files).await;
+                }
+                if error.is_premise_broken() { Ok(None) } else { Err(error.into()) }
+            }
+        }
+    }
+
+    /// The groups to be computed, or why that is all of them.
+    async fn touched(&self, gold: &TableView, columns_change: bool) -> Result<Result<Touched, WhyFull>> {
+        let Some(known) = &self.known else { return Ok(Err(WhyFull::First)) };
+        if known.model != self.next.model {
+            return Ok(Err(WhyFull::ModelChanged));
+        }
+        if columns_change {
+            return Ok(Err(WhyFull::ColumnsChange));
+        }
+        if [engine::FILE_COLUMN, engine::POSITION_COLUMN].iter().any(|name| gold.arrow_schema().index_of(name).is_ok())
+        {
+            return Ok(Err(WhyFull::PlacesHidden));
+        }
+        if gold.files(None).await?.iter().any(|file| file.deletes.len() >= MAX_DELETE_FILES) {
+            return Ok(Err(WhyFull::ManyDeletes));
+        }
+        let found = touched::find(&self.session, &self.frame, &self.groups, known, &self.views).await;
+        found.map_err(|source| self.model.failed(source))
+    }
+
+    /// Writes the rows, and the deletes of those they replace where that is not all.
+    async fn stage(
+        &self,
+        gold: &Table,
+        view: &TableView,
+        touched: Option<&Touched>,
+        evolved: Option<&EvolvedSchema>,
+    ) -> Result<Staged> {
+        let failed = |source| self.model.failed(source);
+        let Some(touched) = touched else {
+            return Ok(Staged {
+                rows: self.write(gold, self.frame.clone(), evolved).await?,
+                deletes: Default::default(),
+            });
+        };
+        let doomed = touched.present(&self.session, &self.frame, view).await.map_err(failed)?;
+        let rows = self.write(gold, touched.rows(&self.session, &self.frame).map_err(failed)?, None).await?;
+        match gold.write_deletes(&doomed).await {
+            Ok(deletes) => Ok(Staged { rows, deletes }),
+            Err(error) => {
+                gold.discard(&rows).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn write(&self, gold: &Table, rows: DataFrame, evolved: Option<&EvolvedSchema>) -> Result<Vec<WrittenFile>> {
+        let failed = |error: datafusion::error::DataFusionError| self.model.failed(error.into());
+        let mut writer = gold.writer(evolved)?;
+        let mut stream = rows.execute_stream().await.map_err(failed)?;
+        loop {
+            let outcome = match stream.try_next().await {
+                Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
+                Ok(None) => return Ok(writer.finish().await?),
+                Err(error) => Err(failed(error)),
+            };
+            if let Err(error) = outcome {
+                writer.discard().await;
+                return Err(error);
+            }
         }
     }
 }
@@ -264,7 +502,7 @@ mod tests {
     use super::*;
 
     fn model(name: &str, sql: &str) -> GoldModel {
-        GoldModel { table: format!("shop_gold.{name}").parse().unwrap(), sql: sql.to_string() }
+        GoldModel { table: format!("shop_gold.{name}").parse().unwrap(), sql: sql.to_string(), group_by: Vec::new() }
     }
 
     #[test]

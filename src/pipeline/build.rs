@@ -26,9 +26,12 @@ pub struct BuildReport {
     pub unchanged: Vec<TableName>,
     /// Tables that another builder was faster with.
     pub yielded: Vec<TableName>,
+    /// Gold tables that read one which failed or was yielded: they stay as they are until that one is built.
+    pub held_back: Vec<TableName>,
 }
 
-/// Brings every silver table up to its bronze table, then every gold table up to what it reads.
+/// Brings every silver table up to its bronze table, then every gold table up to what it reads. All gold
+/// models see one state of the silver tables, whoever commits to them meanwhile.
 ///
 /// A table that fails does not hold up the others; the first failure is what the pass ends with.
 pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Observer) -> Result<BuildReport> {
@@ -51,14 +54,20 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     }
     let own = models.silver.iter().map(|model| &model.table).chain(models.gold.iter().map(|model| &model.table));
     let awaited: BTreeSet<TableName> = own.cloned().collect();
-    for model in gold::in_order(&models.gold)? {
-        match gold::refresh(lake, engine, model, &awaited).await {
+    let ordered = gold::in_order(&models.gold)?;
+    let mut inputs = gold::Inputs::pin(lake, &models.gold, awaited).await?;
+    for model in ordered {
+        match gold::refresh(lake, engine, model, &mut inputs).await {
             Ok(gold::Outcome::Refreshed(commit)) => {
                 observer(&Event::Refreshed(commit));
                 report.built.push(model.table.clone());
             }
             Ok(gold::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
             Ok(gold::Outcome::Yielded) => report.yielded.push(model.table.clone()),
+            Ok(gold::Outcome::HeldBack { by }) => {
+                tracing::warn!(table = %model.table, %by, "not refreshed: a table it reads was not brought up to date");
+                report.held_back.push(model.table.clone());
+            }
             Err(error) => failures.note(&model.table, error.into()),
         }
     }

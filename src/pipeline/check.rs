@@ -150,7 +150,10 @@ impl Check<'_> {
             Err(error) => Err(error),
         };
         match planned {
-            Ok(schema) => Ok(Known::Planned(Arc::new(schema))),
+            Ok(schema) => Ok(match gold::groups(model, &schema) {
+                Ok(_) => Known::Planned(Arc::new(schema)),
+                Err(error) => self.problem(&model.table, told(&error), None),
+            }),
             Err(error) => Ok(self.query_problem(&model.table, &error)),
         }
     }

@@ -223,8 +223,12 @@ pub fn models(config: &Config) -> Result<Models> {
             sql: None,
         });
     }
-    let gold =
-        config.gold.iter().map(|model| GoldModel { table: model.table.clone(), sql: model.sql.text.clone() }).collect();
+    let gold = config.gold.iter().map(|model| GoldModel {
+        table: model.table.clone(),
+        sql: model.sql.text.clone(),
+        group_by: model.group_by.clone(),
+    });
+    let gold = gold.collect();
     Ok(Models { silver, gold, anew: false })
 }
 

@@ -24,6 +24,7 @@ mod subject;
 mod cli;
 mod crash;
 mod evolution;
+mod gold;
 mod silver;
 mod simulation;
 mod traps;

@@ -1,0 +1,65 @@
+//! The tables that the models of one run read, each at one snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Error, GoldModel, Result};
+use crate::engine;
+use crate::ids::TableName;
+use crate::table::{At, Lake, Table, TableView};
+
+/// The tables that the models of one run read. Each is looked at once, so that all models see one state of it; what the
+/// run itself makes is read as the run made it.
+pub struct Inputs {
+    made_here: BTreeSet<TableName>,
+    /// Tables that may not be there yet.
+    awaited: BTreeSet<TableName>,
+    /// `None` for a table that is not there.
+    views: BTreeMap<TableName, Option<TableView>>,
+}
+
+/// What a model can read of a table.
+pub(super) enum Input<'a> {
+    View(&'a TableView),
+    /// The table may come to be later.
+    Awaited,
+    /// Its own model did not get through in this run.
+    NotMade,
+}
+
+impl Inputs {
+    /// Looks at everything that the models read and that is not made by one of them.
+    pub async fn pin(lake: &Lake, models: &[GoldModel], awaited: BTreeSet<TableName>) -> Result<Inputs> {
+        let made_here: BTreeSet<TableName> = models.iter().map(|model| model.table.clone()).collect();
+        let mut names = BTreeSet::new();
+        for model in models {
+            // What cannot be read is told when its turn comes, so that the other models are built.
+            names.extend(engine::referenced_tables(&model.sql).unwrap_or_default());
+        }
+        let mut views = BTreeMap::new();
+        for name in names.difference(&made_here) {
+            let view = lake.table_if_exists(name).await?.map(|table| table.view(At::Head)).transpose()?;
+            views.insert(name.clone(), view);
+        }
+        Ok(Inputs { made_here, awaited, views })
+    }
+
+    pub(super) fn input(&self, model: &GoldModel, name: &TableName) -> Result<Input<'_>> {
+        match self.views.get(name) {
+            Some(Some(view)) => Ok(Input::View(view)),
+            None if self.made_here.contains(name) => Ok(Input::NotMade),
+            _ if self.awaited.contains(name) => Ok(Input::Awaited),
+            _ => Err(Error::InputMissing { table: model.table.clone(), input: name.clone() }),
+        }
+    }
+
+    /// What this run made of a model's table, or left as it was because it is up to date.
+    pub(super) fn made(&mut self, table: &Table) -> Result<()> {
+        self.views.insert(table.name().clone(), Some(table.view(At::Head)?));
+        Ok(())
+    }
+
+    /// The table is not there yet, and need not be.
+    pub(super) fn still_awaited(&mut self, table: &TableName) {
+        self.views.insert(table.clone(), None);
+    }
+}

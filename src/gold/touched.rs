@@ -1,0 +1,241 @@
+//! The groups of a gold table that changes of its inputs reach: found, recomputed, and looked up in the table.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::row::{OwnedRow, RowConverter, SortField};
+use datafusion::common::{Column, JoinType, NullEquality, TableReference};
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, col};
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+
+use super::reach::{Held, Reach, is_exact, replace_scans};
+use super::{Marker, NEVER_WRITTEN, WhyFull};
+use crate::engine::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, Result};
+use crate::ids::TableName;
+use crate::table::{ScanFile, Since, TableView};
+
+/// Below this many changed rows, it is not asked whether computing everything would be cheaper.
+const FEW_ROWS: u64 = 100_000;
+
+/// Groups to be computed anew, as sets of values of some of the group's columns: an input may tell only some of them.
+pub(super) struct Touched {
+    reach: Reach,
+    sets: Vec<Keys>,
+}
+
+/// Values of some of the group's columns.
+struct Keys {
+    /// The answer's columns, by index.
+    columns: Vec<usize>,
+    values: LogicalPlan,
+}
+
+impl Keys {
+    fn new(columns: Vec<usize>, session: &SessionContext, values: RecordBatch) -> Result<Self> {
+        let table = session.read_table(Arc::new(MemTable::try_new(values.schema(), vec![vec![values]])?))?;
+        let values = LogicalPlanBuilder::from(table.into_unoptimized_plan()).alias("touched")?.build()?;
+        Ok(Keys { columns, values })
+    }
+
+    /// The rows of a plan whose expressions have these values, or with [`JoinType::LeftAnti`] those that have not.
+    fn select(&self, plan: LogicalPlan, exprs: Vec<Expr>, join_type: JoinType) -> Result<LogicalPlan, DataFusionError> {
+        let key = |column: &usize| Expr::Column(Column::new(Some("touched"), key_name(*column)));
+        let on = exprs.into_iter().zip(self.columns.iter().map(key)).collect();
+        let (values, nulls) = (Arc::new(self.values.clone()), NullEquality::NullEqualsNull);
+        let join = Join::try_new(Arc::new(plan), values, on, None, join_type, JoinConstraint::On, nulls, false)?;
+        Ok(LogicalPlan::Join(join))
+    }
+}
+
+/// No column of a model has such a name.
+fn key_name(column: usize) -> String {
+    format!("key {column}")
+}
+
+fn column_of(plan: &LogicalPlan, index: usize) -> Expr {
+    Expr::from(plan.schema().qualified_field(index))
+}
+
+/// The groups that the inputs' changes since `known` reach, or why every group has to be computed.
+pub(super) async fn find(
+    session: &SessionContext,
+    frame: &DataFrame,
+    groups: &[usize],
+    known: &Marker,
+    inputs: &BTreeMap<TableName, TableView>,
+) -> Result<Result<Touched, WhyFull>> {
+    let reach = Reach::of(frame.logical_plan())?;
+    if let Some(function) = &reach.unsettled {
+        return Ok(Err(WhyFull::Unsettled { function: function.clone() }));
+    }
+    let mut found: BTreeMap<Vec<usize>, Distinct> = BTreeMap::new();
+    for (name, view) in inputs {
+        let difference = match known.inputs.get(&name.to_string()) {
+            Some(snapshot) if *snapshot == view.snapshot_id().unwrap_or(NEVER_WRITTEN) => continue,
+            Some(&NEVER_WRITTEN) => return Ok(Err(WhyFull::WasEmpty { input: name.clone() })),
+            Some(snapshot) => view.since(*snapshot).await?,
+            None => Since::SnapshotGone,
+        };
+        let difference = match difference {
+            Since::Rows(difference) => difference,
+            Since::SnapshotGone => return Ok(Err(WhyFull::SnapshotGone { input: name.clone() })),
+            Since::OtherSchema => return Ok(Err(WhyFull::OtherSchema { input: name.clone() })),
+        };
+        if difference.rows == 0 {
+            continue;
+        }
+        if difference.rows > FEW_ROWS && difference.rows > difference.rows_now / 2 {
+            return Ok(Err(WhyFull::MostChanged { input: name.clone() }));
+        }
+        let is_it = |table: &TableReference| {
+            let plain = table.table().split('$').next().unwrap_or_default();
+            table.schema() == Some(name.namespace()) && plain == name.name()
+        };
+        let unreached = || Ok(Err(WhyFull::ReachesAll { input: name.clone() }));
+        if reach.in_subqueries.iter().any(|table| is_it(table)) {
+            return unreached();
+        }
+        for scan in reach.scans.iter().filter(|scan| is_it(&scan.table)) {
+            let columns = told(&scan.reaches, groups, frame);
+            if columns.is_empty() {
+                return unreached();
+            }
+            let distinct = match found.entry(columns.clone()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Distinct::new(&columns, frame)?),
+            };
+            for view in [&difference.added, &difference.removed] {
+                let rows = provider_as_source(Arc::new(IcebergTableProvider::new(view.clone())));
+                let exprs = columns
+                    .iter()
+                    .filter_map(|column| Some(scan.reaches.get(column)?.clone().alias(key_name(*column))));
+                let keys = LogicalPlanBuilder::scan(scan.table.clone(), rows, None)?.project(exprs)?.build()?;
+                distinct.add(DataFrame::new(session.state(), keys)).await?;
+            }
+        }
+    }
+    let mut sets = Vec::new();
+    for (columns, distinct) in found {
+        if !distinct.rows.is_empty() {
+            sets.push(Keys::new(columns, session, distinct.batch()?)?);
+        }
+    }
+    Ok(Ok(Touched { reach, sets }))
+}
+
+/// Different values of some columns, as they come.
+struct Distinct {
+    schema: SchemaRef,
+    converter: RowConverter,
+    rows: HashSet<OwnedRow>,
+}
+
+impl Distinct {
+    fn new(columns: &[usize], frame: &DataFrame) -> Result<Self> {
+        let fields = columns.iter().map(|column| {
+            let data_type = frame.schema().field(*column).data_type().clone();
+            Field::new(key_name(*column), data_type, true)
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let types = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+        let converter = RowConverter::new(types.collect()).map_err(DataFusionError::from)?;
+        Ok(Distinct { schema, converter, rows: HashSet::new() })
+    }
+
+    async fn add(&mut self, rows: DataFrame) -> Result<()> {
+        let mut stream = rows.execute_stream().await?;
+        while let Some(batch) = stream.try_next().await? {
+            // A number that does not fit the answer's column is in no group of it.
+            let columns = batch.columns().iter().zip(self.schema.fields());
+            let columns: Result<Vec<ArrayRef>, ArrowError> =
+                columns.map(|(column, field)| cast(column, field.data_type())).collect();
+            let rows = columns.and_then(|columns| self.converter.convert_columns(&columns));
+            for row in rows.map_err(DataFusionError::from)?.iter() {
+                self.rows.insert(row.owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(self) -> Result<RecordBatch> {
+        let columns = self.converter.convert_rows(self.rows.iter().map(OwnedRow::row));
+        let batch = columns.and_then(|columns| RecordBatch::try_new(self.schema, columns));
+        Ok(batch.map_err(DataFusionError::from)?)
+    }
+}
+
+/// The group columns whose value is known of the rows that a scan's rows reach.
+fn told(held: &Held, groups: &[usize], frame: &DataFrame) -> Vec<usize> {
+    let is_told = |index: &&usize| held.contains_key(*index) && is_exact(frame.schema().field(**index).data_type());
+    groups.iter().filter(is_told).copied().collect()
+}
+
+impl Touched {
+    /// The present rows of the touched groups.
+    pub(super) fn rows(&self, session: &SessionContext, frame: &DataFrame) -> Result<DataFrame> {
+        let whole = frame.logical_plan();
+        let mut rows: Option<LogicalPlanBuilder> = None;
+        for (index, keys) in self.sets.iter().enumerate() {
+            // Rows that reach other groups alone need not be read.
+            let mut plan = replace_scans(whole.clone(), |scan, plan| {
+                let held = self.reach.scans.get(scan).map(|scan| &scan.reaches);
+                let exprs: Option<Vec<Expr>> = keys.columns.iter().map(|column| held?.get(column).cloned()).collect();
+                exprs.map(|exprs| keys.select(plan, exprs, JoinType::LeftSemi)).transpose()
+            })?;
+            for (other, join_type) in std::iter::once((keys, JoinType::LeftSemi))
+                .chain(self.sets[..index].iter().map(|set| (set, JoinType::LeftAnti)))
+            {
+                let exprs = other.columns.iter().map(|column| column_of(whole, *column)).collect();
+                plan = other.select(plan, exprs, join_type)?;
+            }
+            rows = Some(match rows {
+                None => LogicalPlanBuilder::from(plan),
+                Some(rows) => rows.union(plan)?,
+            });
+        }
+        let rows = match rows {
+            Some(rows) => rows.build()?,
+            None => LogicalPlanBuilder::from(whole.clone()).limit(0, Some(0))?.build()?,
+        };
+        Ok(DataFrame::new(session.state(), rows))
+    }
+
+    /// Where the rows lie that the gold table has of the touched groups.
+    pub(super) async fn present(
+        &self,
+        session: &SessionContext,
+        frame: &DataFrame,
+        gold: &TableView,
+    ) -> Result<Vec<(ScanFile, RoaringTreemap)>> {
+        let mut positions: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
+        for keys in &self.sets {
+            let provider = IcebergTableProvider::with_row_positions(gold.clone())?;
+            let scan = LogicalPlanBuilder::scan("gold", provider_as_source(Arc::new(provider)), None)?.build()?;
+            let name = |column: &usize| frame.schema().field(*column).name();
+            let exprs = keys.columns.iter().map(|column| Expr::Column(Column::new(Some("gold"), name(column))));
+            let rows = keys.select(scan, exprs.collect(), JoinType::LeftSemi)?;
+            let rows = LogicalPlanBuilder::from(rows).project([col(FILE_COLUMN), col(POSITION_COLUMN)])?.build()?;
+            for batch in DataFrame::new(session.state(), rows).collect().await? {
+                let files = batch.column(0).as_any().downcast_ref::<StringArray>();
+                let places = batch.column(1).as_any().downcast_ref::<Int64Array>();
+                for (file, place) in files.into_iter().flatten().zip(places.into_iter().flatten()) {
+                    if let (Some(file), Some(place)) = (file, place) {
+                        positions.entry(file.to_string()).or_default().insert(place as u64);
+                    }
+                }
+            }
+        }
+        let files = gold.files(None).await?;
+        Ok(files.into_iter().filter_map(|file| positions.remove(&file.path).map(|rows| (file, rows))).collect())
+    }
+}
