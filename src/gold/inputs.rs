@@ -10,6 +10,7 @@ use crate::table::{At, Lake, Table, TableView};
 /// The tables that the models of one run read. Each is looked at once, so that all models see one state of it; what the
 /// run itself makes is read as the run made it.
 pub struct Inputs {
+    lake: Lake,
     made_here: BTreeSet<TableName>,
     /// Tables that may not be there yet.
     awaited: BTreeSet<TableName>,
@@ -28,22 +29,34 @@ pub(super) enum Input<'a> {
 
 impl Inputs {
     /// Looks at everything that the models read and that is not made by one of them.
-    pub async fn pin(lake: &Lake, models: &[GoldModel], awaited: BTreeSet<TableName>) -> Result<Inputs> {
+    ///
+    /// A table that cannot be looked at now is asked for again by the model that reads it, and fails only that one.
+    pub async fn pin(lake: &Lake, models: &[GoldModel], awaited: BTreeSet<TableName>) -> Inputs {
         let made_here: BTreeSet<TableName> = models.iter().map(|model| model.table.clone()).collect();
         let mut names = BTreeSet::new();
         for model in models {
             // What cannot be read is told when its turn comes, so that the other models are built.
             names.extend(engine::referenced_tables(&model.sql).unwrap_or_default());
         }
-        let mut views = BTreeMap::new();
-        for name in names.difference(&made_here) {
-            let view = lake.table_if_exists(name).await?.map(|table| table.view(At::Head)).transpose()?;
-            views.insert(name.clone(), view);
+        let mut inputs = Inputs { lake: lake.clone(), made_here, awaited, views: BTreeMap::new() };
+        for name in names {
+            if let Err(error) = inputs.look_at(&name).await {
+                tracing::debug!(table = %name, %error, "could not be looked at");
+            }
         }
-        Ok(Inputs { made_here, awaited, views })
+        inputs
     }
 
-    pub(super) fn input(&self, model: &GoldModel, name: &TableName) -> Result<Input<'_>> {
+    async fn look_at(&mut self, name: &TableName) -> Result<()> {
+        if !self.made_here.contains(name) && !self.views.contains_key(name) {
+            let view = self.lake.table_if_exists(name).await?.map(|table| table.view(At::Head)).transpose()?;
+            self.views.insert(name.clone(), view);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn input(&mut self, model: &GoldModel, name: &TableName) -> Result<Input<'_>> {
+        self.look_at(name).await?;
         match self.views.get(name) {
             Some(Some(view)) => Ok(Input::View(view)),
             None if self.made_here.contains(name) => Ok(Input::NotMade),

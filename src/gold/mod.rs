@@ -266,7 +266,7 @@ pub fn groups(model: &GoldModel, columns: &Schema) -> Result<Vec<usize>> {
 pub async fn refresh(lake: &Lake, engine: &Engine, model: &GoldModel, inputs: &mut Inputs) -> Result<Outcome> {
     let mut views: BTreeMap<TableName, TableView> = BTreeMap::new();
     for name in engine::referenced_tables(&model.sql).map_err(|source| model.failed(source))? {
-        match inputs.input(model, &name)? {
+        match inputs.input(model, &name).await? {
             Input::View(view) => views.insert(name, view.clone()),
             Input::Awaited => {
                 inputs.still_awaited(&model.table);

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, TableReference};
 use datafusion::error::Result;
@@ -68,17 +68,21 @@ impl Reach {
             return Ok(joined(join, left, right));
         }
         if let LogicalPlan::Union(union) = plan {
-            let mut all = Traced::new();
+            // Where types differ, values are converted, and the plan does not tell yet to what.
+            let type_in = |input: &LogicalPlan, index: usize| input.schema().field(index).data_type().clone();
+            let is_alike = |index: &usize| {
+                let mut types = union.inputs.iter().map(|input| type_in(input, *index));
+                let first = types.next();
+                types.all(|data_type| Some(data_type) == first)
+            };
+            let mut traced = Traced::new();
             for input in &union.inputs {
-                let mut traced = self.trace(input)?;
-                for (_, held) in &mut traced {
-                    let is_same =
-                        |index: usize| input.schema().field(index).data_type() == union.schema.field(index).data_type();
-                    held.retain(|index, _| is_same(*index));
-                }
-                all.extend(traced);
+                traced.extend(self.trace(input)?);
             }
-            return Ok(all);
+            for (_, held) in &mut traced {
+                held.retain(|index, _| is_alike(index));
+            }
+            return Ok(traced);
         }
         let mut traced = Traced::new();
         for input in plan.inputs() {
@@ -332,20 +336,18 @@ fn partition_of(expr: &Expr) -> Option<&Vec<Expr>> {
     }
 }
 
-/// Types of which equal values are the same value. Zeros and NaNs are not.
+/// Types of which equal values are the same value, and that a table stores as they are. Zeros and NaNs are not the
+/// first; times finer than microseconds are not the second.
 pub(super) fn is_exact(data_type: &DataType) -> bool {
     match data_type {
+        DataType::Timestamp(unit, _) | DataType::Time64(unit) => *unit != TimeUnit::Nanosecond,
         DataType::Boolean
         | DataType::Utf8
         | DataType::Binary
         | DataType::FixedSizeBinary(_)
         | DataType::Date32
-        | DataType::Date64
         | DataType::Time32(_)
-        | DataType::Time64(_)
-        | DataType::Timestamp(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => true,
+        | DataType::Decimal128(..) => true,
         other => other.is_integer(),
     }
 }
@@ -353,4 +355,76 @@ pub(super) fn is_exact(data_type: &DataType) -> bool {
 /// Whether what compares equal is equal, and one can stand for the other.
 fn are_alike(left: &DataType, right: &DataType) -> bool {
     is_exact(left) && (left == right || (left.is_integer() && right.is_integer()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// What a row of each scanned table tells of the answer's columns.
+    async fn told(sql: &str) -> String {
+        let session = SessionContext::new();
+        for (name, columns) in [
+            ("a", [("id", DataType::Int32), ("x", DataType::Utf8), ("ratio", DataType::Float64)]),
+            ("b", [("id", DataType::Int64), ("y", DataType::Utf8), ("at", DataType::Date32)]),
+        ] {
+            let fields = columns.map(|(name, data_type)| Field::new(name, data_type, true));
+            let empty = RecordBatch::new_empty(Arc::new(Schema::new(fields.to_vec())));
+            session.register_batch(name, empty).unwrap();
+        }
+        let frame = session.sql(sql).await.unwrap();
+        let reach = Reach::of(frame.logical_plan()).unwrap();
+        let name = |index: &usize| frame.schema().field(*index).name().clone();
+        let scans = reach.scans.iter().map(|scan| {
+            let columns: Vec<String> = scan.reaches.iter().map(|(at, expr)| format!("{}={expr}", name(at))).collect();
+            format!("{}({})", scan.table, columns.join(" "))
+        });
+        let within = reach.in_subqueries.iter().map(|table| format!("{table}?"));
+        let unsettled = reach.unsettled.iter().map(|name| format!("{name}!"));
+        scans.chain(within).chain(unsettled).collect::<Vec<_>>().join(", ")
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_carried_through_every_step_and_no_further_than_is_proven() {
+        for (sql, expected) in [
+            ("SELECT x, count(*) AS n FROM a GROUP BY x", "a(x=a.x)"),
+            ("SELECT upper(x) AS u, id + 1 AS i FROM a", "a(u=upper(a.x) i=a.id + Int64(1))"),
+            // Equal numbers with a point are not one value.
+            ("SELECT ratio, count(*) AS n FROM a GROUP BY ratio", "a()"),
+            ("SELECT 'all' AS g, count(*) AS n FROM a", "a()"),
+            ("SELECT x, id FROM a ORDER BY id", "a(x=a.x id=a.id)"),
+            ("SELECT x, id FROM a ORDER BY id LIMIT 3", "a()"),
+            ("SELECT DISTINCT x FROM a", "a(x=a.x)"),
+            ("SELECT DISTINCT ON (x) x, id FROM a ORDER BY x, id", "a()"),
+            ("SELECT x, id, count(*) AS n FROM a GROUP BY ROLLUP (x, id)", "a()"),
+            ("SELECT x, rank() OVER (PARTITION BY x ORDER BY id) AS r, id FROM a", "a(x=a.x)"),
+            ("SELECT x, rank() OVER (ORDER BY id) AS r FROM a", "a()"),
+            ("SELECT a.id, x, y FROM a JOIN b ON a.id = b.id", "a(id=a.id x=a.x), b(id=b.id y=b.y)"),
+            ("SELECT a.id, y FROM a, b WHERE a.id = b.id", "a(id=a.id), b(id=b.id y=b.y)"),
+            ("SELECT a.id, y FROM a JOIN b ON a.id < b.id", "a(id=a.id), b(y=b.y)"),
+            ("SELECT a.id, b.id AS bid, y FROM a LEFT JOIN b ON a.id = b.id", "a(id=a.id), b(id=b.id)"),
+            ("SELECT a.id, b.id AS bid, x FROM a RIGHT JOIN b ON a.id = b.id", "a(bid=a.id), b(bid=b.id)"),
+            ("SELECT a.id, b.id AS bid FROM a FULL JOIN b ON a.id = b.id", "a(), b()"),
+            ("SELECT x FROM a LEFT JOIN b ON x = y", "a(x=a.x), b(x=b.y)"),
+            ("SELECT x FROM a LEFT SEMI JOIN b ON x = y", "a(x=a.x), b(x=b.y)"),
+            ("SELECT x FROM a LEFT ANTI JOIN b ON x = y", "a(x=a.x), b(x=b.y)"),
+            ("SELECT x FROM a UNION ALL SELECT y FROM b", "a(x=a.x), b(x=b.y)"),
+            ("SELECT id FROM a UNION ALL SELECT id FROM b", "a(), b()"),
+            ("SELECT x FROM a EXCEPT SELECT y FROM b", "a(x=a.x), b(x=b.y)"),
+            ("SELECT x FROM a WHERE id IN (SELECT id FROM b)", "a(x=a.x), b?"),
+            ("SELECT x, (SELECT max(y) FROM b) AS m FROM a", "a(x=a.x), b?"),
+            ("SELECT x, now() AS at FROM a", "a(x=a.x), now!"),
+            ("SELECT x, random() AS r FROM a", "a(x=a.x), random!"),
+            ("WITH c AS (SELECT x AS z FROM a) SELECT l.z FROM c l JOIN c r ON l.z = r.z", "a(z=a.x), a(z=a.x)"),
+            ("SELECT unnest(make_array(x)) AS e, x FROM a", "a()"),
+        ] {
+            assert_eq!(told(sql).await, expected, "{sql}");
+        }
+    }
 }

@@ -133,6 +133,10 @@ pub(super) async fn find(
     Ok(Ok(Touched { reach, sets }))
 }
 
+fn is_scan_of(plan: &LogicalPlan, table: &TableReference) -> bool {
+    matches!(plan, LogicalPlan::TableScan(scan) if scan.table_name == *table)
+}
+
 /// Different values of some columns, as they come.
 struct Distinct {
     schema: SchemaRef,
@@ -188,7 +192,8 @@ impl Touched {
         for (index, keys) in self.sets.iter().enumerate() {
             // Rows that reach other groups alone need not be read.
             let mut plan = replace_scans(whole.clone(), |scan, plan| {
-                let held = self.reach.scans.get(scan).map(|scan| &scan.reaches);
+                let scan = self.reach.scans.get(scan);
+                let held = scan.filter(|scan| is_scan_of(&plan, &scan.table)).map(|scan| &scan.reaches);
                 let exprs: Option<Vec<Expr>> = keys.columns.iter().map(|column| held?.get(column).cloned()).collect();
                 exprs.map(|exprs| keys.select(plan, exprs, JoinType::LeftSemi)).transpose()
             })?;

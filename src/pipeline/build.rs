@@ -55,7 +55,7 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let own = models.silver.iter().map(|model| &model.table).chain(models.gold.iter().map(|model| &model.table));
     let awaited: BTreeSet<TableName> = own.cloned().collect();
     let ordered = gold::in_order(&models.gold)?;
-    let mut inputs = gold::Inputs::pin(lake, &models.gold, awaited).await?;
+    let mut inputs = gold::Inputs::pin(lake, &models.gold, awaited).await;
     for model in ordered {
         match gold::refresh(lake, engine, model, &mut inputs).await {
             Ok(gold::Outcome::Refreshed(commit)) => {

@@ -288,7 +288,7 @@ impl World {
     }
 
     async fn refresh(&self, model: &GoldModel) -> Outcome {
-        let mut inputs = Inputs::pin(&self.lake, std::slice::from_ref(model), BTreeSet::new()).await.unwrap();
+        let mut inputs = Inputs::pin(&self.lake, std::slice::from_ref(model), BTreeSet::new()).await;
         gold::refresh(&self.lake, &self.engine, model, &mut inputs).await.unwrap()
     }
 
@@ -441,7 +441,7 @@ async fn every_model_of_a_run_reads_the_same_snapshots_and_what_the_run_made() {
     for round in 0..3 {
         world.take(&order(round)).await;
         let models = [one.clone(), two.clone()];
-        let mut inputs = Inputs::pin(&world.lake, &models, BTreeSet::new()).await.unwrap();
+        let mut inputs = Inputs::pin(&world.lake, &models, BTreeSet::new()).await;
         let first = gold::refresh(&world.lake, &world.engine, &one, &mut inputs).await.unwrap();
         // Somebody commits between the two.
         world.take(&order(10 + round)).await;
@@ -466,7 +466,7 @@ async fn a_run_that_started_earlier_does_not_take_a_table_back() {
     let reader = model("r", "SELECT * FROM gold.m", &[]);
     world.take(&order(1)).await;
     let models = [of.clone(), reader.clone()];
-    let mut early = Inputs::pin(&world.lake, &models, BTreeSet::new()).await.unwrap();
+    let mut early = Inputs::pin(&world.lake, &models, BTreeSet::new()).await;
     world.take(&order(2)).await;
     world.refresh(&of).await;
     let outcome = gold::refresh(&world.lake, &world.engine, &of, &mut early).await.unwrap();
