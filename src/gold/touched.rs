@@ -4,16 +4,16 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::compute::{cast, sort};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::{Column, JoinType, NullEquality, TableReference};
+use datafusion::common::{Column, JoinType, NullEquality, ScalarValue, TableReference};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, col};
+use datafusion::logical_expr::{Expr, Join, JoinConstraint, LogicalPlan, LogicalPlanBuilder, col, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
@@ -38,13 +38,29 @@ struct Keys {
     /// The answer's columns, by index.
     columns: Vec<usize>,
     values: LogicalPlan,
+    /// For each column, the least and the greatest value; `None` where one of them is null.
+    ranges: Vec<Option<(ScalarValue, ScalarValue)>>,
 }
 
 impl Keys {
     fn new(columns: Vec<usize>, session: &SessionContext, values: RecordBatch) -> Result<Self> {
+        let ranges = values.columns().iter().map(range).collect::<Result<_>>()?;
         let table = session.read_table(Arc::new(MemTable::try_new(values.schema(), vec![vec![values]])?))?;
         let values = LogicalPlanBuilder::from(table.into_unoptimized_plan()).alias("touched")?.build()?;
-        Ok(Keys { columns, values })
+        Ok(Keys { columns, values, ranges })
+    }
+
+    /// Leaves out rows whose expressions lie outside the values' range: unlike the values themselves, a scan can leave
+    /// out whole files by it.
+    fn within_range(&self, plan: LogicalPlan, exprs: &[Expr]) -> Result<LogicalPlan, DataFusionError> {
+        let ranges = exprs.iter().zip(&self.ranges).filter_map(|(expr, range)| Some((expr, range.as_ref()?)));
+        let conditions = ranges.map(|(expr, (least, greatest))| {
+            expr.clone().gt_eq(lit(least.clone())).and(expr.clone().lt_eq(lit(greatest.clone())))
+        });
+        match conditions.reduce(Expr::and) {
+            Some(condition) => LogicalPlanBuilder::from(plan).filter(condition)?.build(),
+            None => Ok(plan),
+        }
     }
 
     /// The rows of a plan whose expressions have these values, or with [`JoinType::LeftAnti`] those that have not.
@@ -55,6 +71,15 @@ impl Keys {
         let join = Join::try_new(Arc::new(plan), values, on, None, join_type, JoinConstraint::On, nulls, false)?;
         Ok(LogicalPlan::Join(join))
     }
+}
+
+fn range(values: &ArrayRef) -> Result<Option<(ScalarValue, ScalarValue)>> {
+    if values.null_count() > 0 || values.is_empty() {
+        return Ok(None);
+    }
+    let sorted = sort(values, None).map_err(DataFusionError::from)?;
+    let at = |index| ScalarValue::try_from_array(&sorted, index);
+    Ok(Some((at(0)?, at(sorted.len() - 1)?)))
 }
 
 /// No column of a model has such a name.
@@ -195,7 +220,11 @@ impl Touched {
                 let scan = self.reach.scans.get(scan);
                 let held = scan.filter(|scan| is_scan_of(&plan, &scan.table)).map(|scan| &scan.reaches);
                 let exprs: Option<Vec<Expr>> = keys.columns.iter().map(|column| held?.get(column).cloned()).collect();
-                exprs.map(|exprs| keys.select(plan, exprs, JoinType::LeftSemi)).transpose()
+                let restricted = exprs.map(|exprs| {
+                    let near = keys.within_range(plan, &exprs)?;
+                    keys.select(near, exprs, JoinType::LeftSemi)
+                });
+                restricted.transpose()
             })?;
             for (other, join_type) in std::iter::once((keys, JoinType::LeftSemi))
                 .chain(self.sets[..index].iter().map(|set| (set, JoinType::LeftAnti)))
@@ -228,7 +257,8 @@ impl Touched {
             let scan = LogicalPlanBuilder::scan("gold", provider_as_source(Arc::new(provider)), None)?.build()?;
             let name = |column: &usize| frame.schema().field(*column).name();
             let exprs = keys.columns.iter().map(|column| Expr::Column(Column::new(Some("gold"), name(column))));
-            let rows = keys.select(scan, exprs.collect(), JoinType::LeftSemi)?;
+            let exprs: Vec<Expr> = exprs.collect();
+            let rows = keys.select(keys.within_range(scan, &exprs)?, exprs, JoinType::LeftSemi)?;
             let rows = LogicalPlanBuilder::from(rows).project([col(FILE_COLUMN), col(POSITION_COLUMN)])?.build()?;
             for batch in DataFrame::new(session.state(), rows).collect().await? {
                 let files = batch.column(0).as_any().downcast_ref::<StringArray>();
