@@ -363,13 +363,13 @@ mod tests {
 
     use arrow::array::RecordBatch;
     use arrow::datatypes::{Field, Schema};
-    use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::engine::{Engine, EngineOptions};
 
     /// What a row of each scanned table tells of the answer's columns.
     async fn told(sql: &str) -> String {
-        let session = SessionContext::new();
+        let session = Engine::new(&EngineOptions::default()).unwrap().session();
         for (name, columns) in [
             ("a", [("id", DataType::Int32), ("x", DataType::Utf8), ("ratio", DataType::Float64)]),
             ("b", [("id", DataType::Int64), ("y", DataType::Utf8), ("at", DataType::Date32)]),

@@ -127,7 +127,7 @@ pub(super) async fn find(
             table.schema() == Some(name.namespace()) && plain == name.name()
         };
         let unreached = || Ok(Err(WhyFull::ReachesAll { input: name.clone() }));
-        if reach.in_subqueries.iter().any(|table| is_it(table)) {
+        if reach.in_subqueries.iter().any(&is_it) {
             return unreached();
         }
         for scan in reach.scans.iter().filter(|scan| is_it(&scan.table)) {
