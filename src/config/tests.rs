@@ -516,12 +516,16 @@ fn problems_of_models() {
         .file("sql/gold/Revenue.sql", "SELECT 1")
         .file("sql/gold/a.sql", "/* icestream\ntable: b\nrefresh: sometimes\n*/ SELECT 1")
         .file("sql/gold/b.sql", "SELECT 1")
+        .file("sql/gold/c.sql", "/* icestream { refresh: incremental } */ SELECT 1")
+        .file("sql/gold/d.sql", "/* icestream { group_by: [day] } */ SELECT 1")
         .file("transforms/a.sql", "/* icestream\ntable: b\n*/ SELECT 1")
         .file("transforms/b.sql", "SELECT 1");
     insta::assert_snapshot!(project.error(), @"
-    error: the configuration has 3 problems
+    error: the configuration has 5 problems
       sql/gold/Revenue.sql table: `Revenue` is not a valid name: use lower-case letters, digits and underscores, starting with a letter
       sql/gold/a.sql:3:10 refresh: `sometimes` is not allowed; allowed: `full`, `incremental`
+      sql/gold/c.sql group_by: `refresh: incremental` needs the columns that tell a row's group
+      sql/gold/d.sql group_by: only `refresh: incremental` goes by groups
       transforms/b.sql table: `transforms/a.sql` makes table `shop_silver.b` already
     ");
 }

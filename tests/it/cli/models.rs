@@ -36,11 +36,15 @@ fn every_problem_of_every_model_is_found_at_its_line() {
         ("sql/gold/e.sql", "SELECT abs(total + status) AS x FROM shop_silver.good\n"),
         ("sql/gold/f.sql", "SELECT * FROM\n"),
         ("sql/gold/g.sql", "SELECT totals FROM shop_gold.h\n"),
+        (
+            "sql/gold/i.sql",
+            "/* icestream { refresh: incremental, group_by: [day] } */\nSELECT total FROM shop_silver.good\n",
+        ),
         ("sql/gold/h.sql", "SELECT total FROM shop_silver.good WHERE status = 'paid'\n"),
     ]);
     let offline = run(project.path(), "check --offline");
     insta::assert_snapshot!(offline.error(2), @"
-    error: the models have 13 problems
+    error: the models have 14 problems
       transforms/a.sql:4:1: the query cannot be planned: cannot coerce arithmetic expression Decimal128(10, 2) + Utf8 to valid types
       transforms/b.sql:5:6: the SQL has a mistake: expected an expression, found ,
       transforms/c.sql:4:1: silver table `shop_silver.c`: a silver model is a plain SELECT: WITH, ORDER BY and LIMIT have no meaning in it
@@ -53,10 +57,11 @@ fn every_problem_of_every_model_is_found_at_its_line() {
       sql/gold/b.sql:1:8: there is no column `statuss`; did you mean `status`?
       sql/gold/c.sql:2:6: there is no table `shop_silver.goood`; did you mean `shop_silver.good`?
       sql/gold/e.sql:1:1: the query cannot be planned: cannot coerce arithmetic expression Decimal128(10, 2) + Utf8 to valid types
+      sql/gold/i.sql:2:1: gold table `shop_gold.i`: the model has no column `day` to group by; there are `total`; `group_by` names columns of the model's own table
       sql/gold/g.sql:1:8: there is no column `totals`; did you mean `total`?
     ");
     insta::assert_snapshot!(offline.stdout, @"
-    files      19 files, no problem
+    files      20 files, no problem
     models     problems
     ");
     assert_eq!(run(project.path(), "check").error(2), offline.error(2));
