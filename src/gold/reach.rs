@@ -369,7 +369,9 @@ mod tests {
 
     /// What a row of each scanned table tells of the answer's columns.
     async fn told(sql: &str) -> String {
-        let session = Engine::new(&EngineOptions::default()).unwrap().session();
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions { memory_bytes: 64 << 20, threads: 1, spill_dir: folder.path().to_path_buf() };
+        let session = Engine::new(&options).unwrap().session();
         for (name, columns) in [
             ("a", [("id", DataType::Int32), ("x", DataType::Utf8), ("ratio", DataType::Float64)]),
             ("b", [("id", DataType::Int64), ("y", DataType::Utf8), ("at", DataType::Date32)]),
