@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::lane::{Lane, Report, Work};
+use super::makers::Makers;
 use super::{Breaker, Dialect, Event, Observer, Tripped};
 use crate::bronze::{BronzeDefinition, BronzeTable};
 use crate::change::RawRecord;
@@ -114,6 +115,12 @@ enum IngestError {
 
     #[error("table `{table}` has stopped: {tripped}")]
     TooManyRejected { table: TableName, tripped: Tripped },
+
+    #[error("the threads that decode records cannot be started")]
+    NoThreads {
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl Situation for IngestError {
@@ -121,12 +128,13 @@ impl Situation for IngestError {
         match self {
             IngestError::LaneEnded { .. } => Kind::Bug,
             IngestError::TooManyRejected { .. } => Kind::Quality,
+            IngestError::NoThreads { .. } => Kind::Unavailable,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            IngestError::LaneEnded { .. } => None,
+            IngestError::LaneEnded { .. } | IngestError::NoThreads { .. } => None,
             IngestError::TooManyRejected { table, .. } => {
                 Some(format!("`icestream rejected list {}` says why; what was read is kept", table.name()))
             }
@@ -147,7 +155,7 @@ pub struct Ingest<'a> {
     by_topic: BTreeMap<Arc<str>, usize>,
     triggers: CommitTriggers,
     dialect: Dialect,
-    makers: Arc<Semaphore>,
+    makers: Makers,
     observer: Observer,
     /// How far the source was read.
     read: Positions,
@@ -301,7 +309,7 @@ impl<'a> Ingest<'a> {
             by_topic: BTreeMap::new(),
             triggers,
             dialect: dialect.into(),
-            makers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+            makers: Makers::start().map_err(|source| IngestError::NoThreads { source })?,
             observer,
             read: Positions::new(),
             durable: Positions::new(),

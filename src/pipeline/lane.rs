@@ -4,11 +4,11 @@
 //! a file. It is told what to do in order; what it was told before it fell behind no longer counts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Dialect;
+use super::makers::Makers;
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
 use crate::change::{ChangeBatch, ChangeCounts, RawRecord};
@@ -63,8 +63,7 @@ pub(super) struct Lane {
     made: Option<Made>,
     clock: Clock,
     dialect: Dialect,
-    /// Columns are made on threads of their own, no more at once than there are cores: each thread holds on to memory.
-    makers: Arc<Semaphore>,
+    makers: Makers,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
     last: BTreeMap<TopicPartition, RecordMark>,
@@ -74,7 +73,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect, makers: Arc<Semaphore>) -> Result<Self> {
+    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect, makers: Makers) -> Result<Self> {
         Ok(Lane {
             columns: None,
             made: None,
@@ -157,23 +156,12 @@ impl Lane {
     async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
         let mut columns = self.columns()?;
         let makers = self.makers.clone();
-        let making = async {
-            let permit = makers.acquire_owned().await;
-            let make = move || {
-                let made = columns.make(records, &positions);
-                drop(permit);
-                (columns, made)
-            };
-            tokio::task::spawn_blocking(make).await
-        };
+        let making = makers.run(move || {
+            let made = columns.make(records, &positions);
+            (columns, made)
+        });
         let (making, written) = tokio::join!(making, self.write(tell));
-        let (columns, made) = match making {
-            Ok(finished) => finished,
-            Err(ended) => match ended.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(LaneError::Ended.into()),
-            },
-        };
+        let (columns, made) = making.ok_or(LaneError::Ended)?;
         written?;
         let made = made?;
         if !self.is_stale {
@@ -281,7 +269,7 @@ impl Columns {
 
 #[derive(Debug, thiserror::Error)]
 enum LaneError {
-    #[error("the runtime ended while records were decoded")]
+    #[error("the threads that decode records have ended")]
     Ended,
 
     #[error("rows of `{partition}` from offset {from} were to follow those up to {next}")]

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod ingest;
 mod lane;
+mod makers;
 pub mod offsets;
 mod project;
 pub mod rejected;
