@@ -12,6 +12,7 @@ use crate::config::{Brokers, Config};
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::gold::Refreshed;
+use crate::ids::TableName;
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
 use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 use crate::table::Lake;
@@ -91,6 +92,8 @@ pub enum RunError {
     TopicNotRead { topic: String },
     #[error("there is no model of a table `{name}`")]
     UnknownModel { name: String, known: String },
+    #[error("`--full` is for silver tables, and `{table}` is a gold table")]
+    FullGold { table: TableName },
     #[error("cannot write the result to `{}`", path.display())]
     Result {
         path: PathBuf,
@@ -118,6 +121,9 @@ impl Situation for RunError {
             RunError::NoTopics => "set `source.kafka.topics: [\"shop.public.*\"]` in `icestream.yaml`".to_string(),
             RunError::TopicNotRead { .. } => "check the name, and `source.kafka.topics`".to_string(),
             RunError::UnknownModel { known, .. } => format!("there are {known}"),
+            RunError::FullGold { .. } => {
+                "a gold table is computed anew by itself when its model changes; leave it out".to_string()
+            }
             RunError::Result { .. } => "check that the folder exists and that this process may write there".to_string(),
             RunError::Signals(_) => return None,
         })
@@ -175,6 +181,9 @@ pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
 pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
     let models = Models { anew: args.full, ..chosen(pipeline::models(&config)?, &args.tables)? };
+    if let Some(model) = models.gold.first().filter(|_| args.full) {
+        return Err(RunError::FullGold { table: model.table.clone() }.into());
+    }
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
     let engine = pipeline::engine(&config)?;
     let tally = Tally::default();
@@ -284,8 +293,7 @@ fn chosen(models: Models, names: &[String]) -> Result<Models> {
             return Err(RunError::UnknownModel { name: name.clone(), known: known.join(", ") }.into());
         }
     }
-    let is_named =
-        |table: &crate::ids::TableName| names.iter().any(|name| table.name() == name || table.to_string() == *name);
+    let is_named = |table: &TableName| names.iter().any(|name| table.name() == name || table.to_string() == *name);
     Ok(Models {
         silver: models.silver.into_iter().filter(|model| is_named(&model.table)).collect(),
         gold: models.gold.into_iter().filter(|model| is_named(&model.table)).collect(),

@@ -32,29 +32,13 @@ async fn other_engines_agree_with_icestream_query_on_the_demos_lake() {
     let counted =
         icestream(&["--project", project, "query", "--format", "csv", "select count(*) as n from shop_silver.orders"]);
     let orders: usize = counted.lines().nth(1).unwrap().parse().unwrap();
-    let by_catalog = python(&[
-        "pyiceberg_catalog.py",
-        "--name",
-        "shop",
-        "--uri",
-        &format!("sqlite:///{project}/lake/catalog.db"),
-        "--warehouse",
-        &format!("file://{project}/lake/warehouse"),
-        "read",
-        "shop_silver.orders",
-    ]);
+    let (uri, warehouse) = (format!("sqlite:///{project}/lake/catalog.db"), format!("file://{project}/lake/warehouse"));
+    let catalog = ["--name", "shop", "--uri", &uri, "--warehouse", &warehouse];
+    let by_catalog = python(&[&["pyiceberg_catalog.py"][..], &catalog, &["read", "shop_silver.orders"]].concat());
     assert_eq!(by_catalog["rows"].as_array().or(by_catalog["tables"][0]["rows"].as_array()).unwrap().len(), orders);
 
     // DuckDB folds bronze by itself, into rows and into versions.
-    let folded = python(&[
-        "fold.py",
-        "--name",
-        "shop",
-        "--uri",
-        &format!("sqlite:///{project}/lake/catalog.db"),
-        "--warehouse",
-        &format!("file://{project}/lake/warehouse"),
-    ]);
+    let folded = python(&[&["fold.py"][..], &catalog].concat());
     let tables = folded["tables"].as_array().unwrap();
     assert_eq!(tables.len(), 5);
     for table in tables {
