@@ -27,6 +27,7 @@ mod evolution;
 mod gold;
 mod silver;
 mod simulation;
+mod sql;
 mod traps;
 
 mod sqlite {
