@@ -116,6 +116,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
             true => silver::Scd::Two { track_history: Vec::new() },
             false => silver::Scd::One,
         },
+        ignore_nulls: silver::IgnoreNulls::Nowhere,
         sql: None,
     };
     let spill_dir = folder.path().join("spill");

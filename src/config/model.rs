@@ -25,6 +25,10 @@ pub struct SilverModel {
     pub keeps_versions: bool,
     /// The columns whose change begins a version; empty for all but the keys.
     pub track_history: Vec<String>,
+    /// Whether a null in an update leaves the value as it was.
+    pub ignore_null_updates: bool,
+    /// Of these columns of the source; empty for all but the keys.
+    pub ignore_null_updates_columns: Vec<String>,
     pub sql: Sql,
 }
 
@@ -86,6 +90,9 @@ pub(super) fn silver(
     if !keeps_versions && !settings.track_history.is_empty() {
         problem("track_history", "only a table of versions has a history: set `scd: 2` as well");
     }
+    if !settings.ignore_null_updates && !settings.ignore_null_updates_columns.is_empty() {
+        problem("ignore_null_updates_columns", "nulls are not ignored: set `ignore_null_updates: true` as well");
+    }
     let declared = tables.iter().find(|declared| declared.name == from).map(|declared| declared.key.clone());
     Some(SilverModel {
         name: name.to_string(),
@@ -95,6 +102,8 @@ pub(super) fn silver(
         on_delete: settings.on_delete,
         keeps_versions,
         track_history: settings.track_history,
+        ignore_null_updates: settings.ignore_null_updates,
+        ignore_null_updates_columns: settings.ignore_null_updates_columns,
         sql: parts.sql,
     })
 }

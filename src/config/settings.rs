@@ -546,6 +546,14 @@ pub(super) struct SilverSettings {
     /// not set, all columns but the keys.
     #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["status"])]
     pub(super) track_history: Vec<String>,
+    /// Whether a null in an event about a row that is there says nothing, so that the row keeps the value it had: for
+    /// sources that send only what changed. A row that is made anew after a delete or a truncation keeps nothing of the
+    /// one before it. A value can be set to null by a delete and a create only.
+    pub(super) ignore_null_updates: bool,
+    /// With `ignore_null_updates: true`, the columns it is for, as the source names them. When not set, all columns but
+    /// the keys.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["description"])]
+    pub(super) ignore_null_updates_columns: Vec<String>,
 }
 
 /// What a deleted source row does to its silver row.

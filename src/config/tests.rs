@@ -472,7 +472,7 @@ fn a_model_is_its_front_matter_and_its_sql() {
         .file("transforms/orders.sql", "-- all of it\nSELECT * FROM changes;\n")
         .file(
             "transforms/clients.sql",
-            "/* icestream\ntable: customers\nfrom: customer\nkeys: [id]\non_delete: mark\nscd: 2\ntrack_history: [name]\n*/\n\nSELECT id\nFROM changes\n",
+            "/* icestream\ntable: customers\nfrom: customer\nkeys: [id]\non_delete: mark\nscd: 2\ntrack_history: [name]\nignore_null_updates: true\n*/\n\nSELECT id\nFROM changes\n",
         )
         .file("sql/gold/revenue.sql", "/* icestream { refresh: full } */ SELECT 1")
         .config();
@@ -483,8 +483,9 @@ fn a_model_is_its_front_matter_and_its_sql() {
     );
     assert_eq!((clients.keys.as_slice(), clients.on_delete), (["id".to_string()].as_slice(), OnDelete::Mark));
     assert_eq!((clients.keeps_versions, clients.track_history.as_slice()), (true, ["name".to_string()].as_slice()));
-    assert!(!orders.keeps_versions);
-    assert_eq!((clients.sql.text.as_str(), clients.sql.first_line), ("SELECT id\nFROM changes", 10));
+    assert!(clients.ignore_null_updates && clients.ignore_null_updates_columns.is_empty());
+    assert!(!orders.keeps_versions && !orders.ignore_null_updates);
+    assert_eq!((clients.sql.text.as_str(), clients.sql.first_line), ("SELECT id\nFROM changes", 11));
     assert_eq!(
         (orders.table.to_string(), orders.from.to_string()),
         ("shop_silver.orders".into(), "shop_bronze.orders".into())
@@ -502,12 +503,13 @@ fn a_model_is_its_front_matter_and_its_sql() {
 fn problems_of_models() {
     insta::assert_snapshot!(model_error("/* icestream\ntable: orders\nkey: [id]\non_delete: drop\nscd: two\n*/ SELECT 1"), @"
     error: the configuration has 3 problems
-      transforms/orders.sql:3:1 key: unknown key; did you mean `keys`? allowed: `table`, `from`, `keys`, `on_delete`, `scd`, `track_history`
+      transforms/orders.sql:3:1 key: unknown key; did you mean `keys`? allowed: `table`, `from`, `keys`, `on_delete`, `scd`, `track_history`, `ignore_null_updates`, `ignore_null_updates_columns`
       transforms/orders.sql:4:12 on_delete: `drop` is not allowed; allowed: `remove`, `mark`
       transforms/orders.sql:5:6 scd: `two` is not a whole number
     ");
     insta::assert_snapshot!(model_error("/* icestream { scd: 3 } */ SELECT 1"), @"error: transforms/orders.sql scd: there are 1 and 2");
     insta::assert_snapshot!(model_error("/* icestream { track_history: [a] } */ SELECT 1"), @"error: transforms/orders.sql track_history: only a table of versions has a history: set `scd: 2` as well");
+    insta::assert_snapshot!(model_error("/* icestream { ignore_null_updates_columns: [a] } */ SELECT 1"), @"error: transforms/orders.sql ignore_null_updates_columns: nulls are not ignored: set `ignore_null_updates: true` as well");
     insta::assert_snapshot!(model_error("/* icestream\ntable: orders\nSELECT 1"), @"error: transforms/orders.sql:1:1: the comment `/* icestream` has no closing `*/`");
     insta::assert_snapshot!(model_error("/* icestream\ntable: orders\n*/\n-- SELECT 1\n/* nothing */ ;\n"), @"error: transforms/orders.sql:5:16: there is no SQL in this file; write a SELECT");
     insta::assert_snapshot!(model_error("SELECT 1\n/* icestream\ntable: orders\n*/\n"), @"error: transforms/orders.sql:2:1: the comment `/* icestream` must come first in the file, and only once");

@@ -201,6 +201,11 @@ pub fn models(config: &Config) -> Result<Models> {
                 true => silver::Scd::Two { track_history: model.track_history.clone() },
                 false => silver::Scd::One,
             },
+            ignore_nulls: match (model.ignore_null_updates, model.ignore_null_updates_columns.as_slice()) {
+                (false, _) => silver::IgnoreNulls::Nowhere,
+                (true, []) => silver::IgnoreNulls::Everywhere,
+                (true, columns) => silver::IgnoreNulls::In(columns.to_vec()),
+            },
             sql: Some(model.sql.text.clone()),
         });
     }
@@ -220,6 +225,7 @@ pub fn models(config: &Config) -> Result<Models> {
             keys: table.key.clone(),
             on_delete: silver::OnDelete::Remove,
             scd: silver::Scd::One,
+            ignore_nulls: silver::IgnoreNulls::Nowhere,
             sql: None,
         });
     }

@@ -183,6 +183,10 @@ impl Events {
         self.op.len()
     }
 
+    fn nulls_of(&self, column: &str) -> Option<NullBuffer> {
+        field_of(&self.rest.as_ref()?.after, column).ok()?.logical_nulls()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -282,6 +286,9 @@ pub(super) struct Newest {
     all: Vec<(u32, EventRef)>,
     keeps_all: bool,
     batches: Vec<Events>,
+    /// Columns in which a null says nothing, and for each batch where they are null.
+    ignores: Vec<String>,
+    nulls: Vec<Vec<Option<NullBuffer>>>,
     range: KeyRange,
     pub(super) seen: Seen,
     /// What it takes from the memory budget.
@@ -311,6 +318,8 @@ impl Newest {
             all: Vec::new(),
             keeps_all: false,
             batches: Vec::new(),
+            ignores: Vec::new(),
+            nulls: Vec::new(),
             range,
             seen: Seen::default(),
             held: None,
@@ -319,6 +328,11 @@ impl Newest {
 
     pub(super) fn keep_all(mut self) -> Self {
         self.keeps_all = true;
+        self
+    }
+
+    pub(super) fn ignore_nulls(mut self, columns: &[String]) -> Self {
+        self.ignores = columns.to_vec();
         self
     }
 
@@ -339,6 +353,11 @@ impl Newest {
                 all.push((number as u32, EventRef { batch, row: row as u32, leaves }));
             }
         });
+        self.push(events);
+    }
+
+    fn push(&mut self, events: Events) {
+        self.nulls.push(self.ignores.iter().map(|name| events.nulls_of(name)).collect());
         self.batches.push(events);
     }
 
@@ -410,7 +429,7 @@ impl Newest {
                 }
             }
         }
-        self.batches.push(events);
+        self.push(events);
     }
 
     fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {
@@ -458,6 +477,19 @@ impl Newest {
     /// Whether the key's last event lacks one of the columns.
     pub(super) fn lacks_any(&self, number: usize, columns: &[FieldRef]) -> bool {
         self.lacks(self.last[number], columns)
+    }
+
+    /// Whether the key's last event holds a null that says nothing, unless the row begins with it.
+    pub(super) fn holds_ignored_null(&self, number: usize) -> bool {
+        self.is_null_in_any(self.last[number])
+    }
+
+    fn is_null_in_any(&self, event: EventRef) -> bool {
+        (0..self.ignores.len()).any(|ignored| self.is_null(event, ignored))
+    }
+
+    fn is_null(&self, event: EventRef, ignored: usize) -> bool {
+        self.nulls[event.batch as usize][ignored].as_ref().is_some_and(|nulls| nulls.is_null(event.row as usize))
     }
 
     fn lacks(&self, event: EventRef, columns: &[FieldRef]) -> bool {
@@ -511,7 +543,7 @@ impl Newest {
         Ok(parts)
     }
 
-    /// Whether any event of each key lacks one of the columns, and each key's first place.
+    /// Whether any event of each key lacks, or may lack, one of the columns, and each key's first place.
     pub(super) fn firsts(&self, columns: &[FieldRef]) -> Vec<(Option<EventRef>, bool)> {
         let mut firsts: Vec<(Option<EventRef>, bool)> = vec![(None, false); self.keys.len()];
         for (number, event) in &self.all {
@@ -519,7 +551,7 @@ impl Newest {
             if first.is_none_or(|first| self.place_of(*event) < self.place_of(first)) {
                 *first = Some(*event);
             }
-            *lacks |= !self.deletes(*event) && self.lacks(*event, columns);
+            *lacks |= !self.deletes(*event) && (self.lacks(*event, columns) || self.is_null_in_any(*event));
         }
         firsts
     }
@@ -561,33 +593,47 @@ impl Newest {
         steps
     }
 
-    /// What the row steps say their rows are, one after the other: values that were not sent are those sent before.
+    /// What the row steps say their rows are, one after the other: values that were not sent are those sent before, and so
+    /// are nulls that say nothing.
     pub(super) fn rows_of(&self, steps: &[Step], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
         let mut rows = Vec::new();
         let mut kept: BTreeMap<usize, Vec<(u32, u32)>> = BTreeMap::new();
-        for name in &self.seen.unavailable {
-            if let Some(at) = columns.iter().position(|column| column.name() == name) {
+        let mut ignored: BTreeMap<usize, usize> = BTreeMap::new();
+        let position = |name: &String| columns.iter().position(|column| column.name() == name);
+        for at in self.seen.unavailable.iter().filter_map(position) {
+            kept.insert(at, Vec::new());
+        }
+        for (index, name) in self.ignores.iter().enumerate() {
+            if let Some(at) = position(name) {
                 kept.insert(at, Vec::new());
+                ignored.insert(at, index);
             }
         }
         // Of the key before: it does not matter which.
         let mut key = None;
         let mut sent: BTreeMap<usize, (u32, u32)> = BTreeMap::new();
+        let mut is_there = false;
         for step in steps {
             if key.replace(step.key) != Some(step.key) {
                 sent.clear();
+                is_there = false;
             }
-            let What::Row(event) = step.what else { continue };
+            let What::Row(event) = step.what else {
+                is_there = false;
+                continue;
+            };
             let own = (event.batch, event.row);
             rows.push(own);
             for (at, kept) in &mut kept {
-                if self.lacks(event, &columns[*at..=*at]) {
+                let says_nothing = is_there && ignored.get(at).is_some_and(|ignored| self.is_null(event, *ignored));
+                if says_nothing || self.lacks(event, &columns[*at..=*at]) {
                     kept.push(sent.get(at).copied().unwrap_or(own));
                 } else {
                     sent.insert(*at, own);
                     kept.push(own);
                 }
             }
+            is_there = true;
         }
         Ok(Rows { parts: self.parts(columns, keys)?, rows, kept })
     }

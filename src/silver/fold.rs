@@ -28,6 +28,8 @@ pub(super) struct Fold<'a> {
     pub(super) keys: Vec<&'a str>,
     /// Columns that some event holds a placeholder for: their last sent value counts.
     pub(super) unavailable: &'a [String],
+    /// Columns in which a null says nothing while the row is there.
+    pub(super) ignores: &'a [String],
     pub(super) marks_deletes: bool,
     pub(super) truncation: Option<&'a Truncation>,
 }
@@ -45,11 +47,15 @@ impl Fold<'_> {
             left_key_list(&self.keys),
             leaves_key(&self.keys),
         );
+        let op_before = match self.ignores.is_empty() {
+            true => String::new(),
+            false => format!(", lead(_op) OVER (PARTITION BY {keys} ORDER BY {NEWEST_FIRST}) AS _op_before"),
+        };
         let touched = format!(" LEFT SEMI JOIN touched ON {}", equal(&self.keys, "events", "touched"));
         let _ = write!(
             sql,
-            ",\nranked AS (\n  SELECT events.*, row_number() OVER (PARTITION BY {keys} ORDER BY {NEWEST_FIRST}) AS _rank\n  \
-             FROM events{touched}\n),\nlast AS (SELECT * FROM ranked WHERE _rank = 1)"
+            ",\nranked AS (\n  SELECT events.*, row_number() OVER (PARTITION BY {keys} ORDER BY {NEWEST_FIRST}) AS \
+             _rank{op_before}\n  FROM events{touched}\n),\nlast AS (SELECT * FROM ranked WHERE _rank = 1)"
         );
         // A row that is only marked as deleted shows what its last event before the delete said.
         if self.marks_deletes {
@@ -59,13 +65,19 @@ impl Fold<'_> {
                  {NEWEST_FIRST}) AS _image_rank FROM ranked WHERE _op <> 'd') AS images WHERE _image_rank = 1\n)"
             );
         }
-        let kept: Vec<&String> = self.unavailable.iter().filter(|name| self.columns.contains(&name.as_str())).collect();
+        let is_kept = |name: &str| [self.unavailable, self.ignores].into_iter().flatten().any(|kept| kept == name);
+        let kept: Vec<&str> = self.columns.iter().copied().filter(|name| is_kept(name)).collect();
         for (index, name) in kept.iter().enumerate() {
+            // A row that begins has nothing to keep: its null is one.
+            let says = match self.ignores.iter().any(|ignored| ignored == name) {
+                true => format!(" AND (after[{}] IS NOT NULL OR coalesce(_op_before, 'd') = 'd')", literal(name)),
+                false => String::new(),
+            };
             let _ = write!(
                 sql,
                 ",\nkept_{index} AS (\n  SELECT * FROM (SELECT {keys}, after[{text}] AS _kept, row_number() OVER \
                  (PARTITION BY {keys} ORDER BY {NEWEST_FIRST}) AS _kept_rank FROM ranked WHERE _op <> 'd' AND \
-                 (_unavailable IS NULL OR NOT array_has(_unavailable, {text}))) AS sent WHERE _kept_rank = 1\n)",
+                 (_unavailable IS NULL OR NOT array_has(_unavailable, {text})){says}) AS sent WHERE _kept_rank = 1\n)",
                 text = literal(name),
             );
         }

@@ -48,6 +48,7 @@ pub struct SilverModel {
     pub keys: Vec<String>,
     pub on_delete: OnDelete,
     pub scd: Scd,
+    pub ignore_nulls: IgnoreNulls,
     /// A SELECT over `changes`; `None` for all columns as they are.
     pub sql: Option<String>,
 }
@@ -62,7 +63,36 @@ impl SilverModel {
         let from = self.from.to_string();
         let (keys, on_delete) = (self.keys.join(","), format!("{:?}", self.on_delete));
         let sql = self.sql.as_deref().unwrap_or_default();
-        fingerprint([from.as_str(), &keys, &on_delete, sql].into_iter().chain(scd.as_deref()))
+        let ignored = match &self.ignore_nulls {
+            IgnoreNulls::Nowhere => None,
+            IgnoreNulls::Everywhere => Some("nulls ignored".to_string()),
+            IgnoreNulls::In(columns) => Some(format!("nulls ignored in {}", columns.join(","))),
+        };
+        let parts = [from.as_str(), &keys, &on_delete, sql].into_iter();
+        fingerprint(parts.chain(scd.as_deref()).chain(ignored.as_deref()))
+    }
+}
+
+/// In which columns of the source a null says nothing: a row that is there keeps the value it had. A row that is made
+/// anew, after a delete or a truncation, keeps nothing of the one before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum IgnoreNulls {
+    #[default]
+    Nowhere,
+    /// In all but the keys.
+    Everywhere,
+    In(Vec<String>),
+}
+
+impl IgnoreNulls {
+    /// The columns, of those there are.
+    fn columns(&self, columns: &[Arc<Field>], keys: &[String]) -> Vec<String> {
+        let names = columns.iter().map(|column| column.name()).filter(|name| !keys.contains(name));
+        match self {
+            IgnoreNulls::Nowhere => Vec::new(),
+            IgnoreNulls::Everywhere => names.cloned().collect(),
+            IgnoreNulls::In(wanted) => names.filter(|name| wanted.contains(name)).cloned().collect(),
+        }
     }
 }
 
@@ -117,6 +147,12 @@ pub enum Error {
     #[error("silver table `{table}`: its key `{key}` is not a column of `{from}`; there are {columns}")]
     UnknownKey { table: TableName, from: TableName, key: String, columns: String },
 
+    #[error(
+        "silver table `{table}`: `ignore_null_updates_columns` names `{column}`, which is not a column of `{from}`; \
+             there are {columns}"
+    )]
+    UnknownIgnored { table: TableName, from: TableName, column: String, columns: String },
+
     #[error("silver table `{table}`: the model does not select its key `{key}` as it is")]
     KeyNotSelected { table: TableName, key: String },
 
@@ -156,6 +192,7 @@ impl Situation for Error {
             Error::NoColumns { .. }
             | Error::NoKeys { .. }
             | Error::UnknownKey { .. }
+            | Error::UnknownIgnored { .. }
             | Error::KeyNotSelected { .. }
             | Error::Model { .. }
             | Error::ModelChanged { .. }
@@ -174,6 +211,9 @@ impl Situation for Error {
                 "name the key columns: `keys: [id]` in the model, or `key: [id]` in `catalog/`".to_string()
             }
             Error::UnknownKey { .. } => "name a column of the table as key".to_string(),
+            Error::UnknownIgnored { .. } => {
+                "columns are named as the source has them, not as the SELECT calls them".to_string()
+            }
             Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
             Error::ModelChanged { table } => {
                 format!("to build it anew from bronze, run `icestream build --full {}`", table.name())
@@ -359,7 +399,7 @@ async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool)
 pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Result<Schema> {
     let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
     let columns: Vec<Arc<Field>> = columns.iter().cloned().collect();
-    check_keys_known(model, &model.keys, &columns)?;
+    check_columns_known(model, &model.keys, &columns)?;
     let system = [Field::new("_position", DataType::Utf8, true), Field::new("_source_ts", layout::instant(), true)];
     let deleted = (model.on_delete == OnDelete::Mark).then(|| Field::new("_is_deleted", DataType::Boolean, true));
     let changes = columns.iter().cloned().chain(system.into_iter().chain(deleted).map(Arc::new));
@@ -406,15 +446,21 @@ fn select(model: &SilverModel, keys: &[String], counts: bool) -> Result<String> 
     })
 }
 
-fn check_keys_known(model: &SilverModel, keys: &[String], columns: &[Arc<Field>]) -> Result<()> {
-    let Some(key) = keys.iter().find(|key| !columns.iter().any(|column| column.name() == *key)) else { return Ok(()) };
-    let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
-    Err(Error::UnknownKey {
-        table: model.table.clone(),
-        from: model.from.clone(),
-        key: key.clone(),
-        columns: names.join(", "),
-    })
+fn check_columns_known(model: &SilverModel, keys: &[String], columns: &[Arc<Field>]) -> Result<()> {
+    let unknown =
+        |names: &[String]| names.iter().find(|name| !columns.iter().any(|column| column.name() == *name)).cloned();
+    let known = || columns.iter().map(|column| format!("`{}`", column.name())).collect::<Vec<_>>().join(", ");
+    let (table, from) = (model.table.clone(), model.from.clone());
+    if let Some(key) = unknown(keys) {
+        return Err(Error::UnknownKey { table, from, key, columns: known() });
+    }
+    match &model.ignore_nulls {
+        IgnoreNulls::In(names) => match unknown(names) {
+            Some(column) => Err(Error::UnknownIgnored { table, from, column, columns: known() }),
+            None => Ok(()),
+        },
+        IgnoreNulls::Nowhere | IgnoreNulls::Everywhere => Ok(()),
+    }
 }
 
 fn row_schema(rows: &DataFrame, keys: &[String]) -> Schema {

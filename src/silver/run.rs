@@ -5,8 +5,8 @@
 //! - An event at or before the furthest place merged of *any* partition may have been overtaken, since a key moves
 //!   between partitions when partitions are added. Whether it was is looked up in the bronze files that reach that far.
 //!   A key that was overtaken has its row already, unless values can come from events in between; then it is folded anew.
-//! - An event that lacks values (a placeholder), or deletes a row that stays as it last was, needs older events. Its key
-//!   is folded anew from bronze's history.
+//! - An event that lacks values (a placeholder, or a null that the model ignores), or deletes a row that stays as it last
+//!   was, needs older events. Its key is folded anew from bronze's history.
 //! - A truncation that is new folds everything that is past it.
 
 use std::collections::{BTreeMap, HashSet};
@@ -33,7 +33,7 @@ use super::fold::{self, Fold};
 use super::keys::{KeySet, KeyShape};
 use super::order::{Place, Truncation};
 use super::{
-    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel, check_keys_known,
+    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel, check_columns_known,
     definition, row_columns, row_schema, select, upkeep,
 };
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
@@ -69,6 +69,8 @@ pub(super) struct Run<'a> {
     pub(super) view: TableView,
     pub(super) columns: Vec<FieldRef>,
     pub(super) keys: Vec<String>,
+    /// Columns in which a null says nothing.
+    ignores: Vec<String>,
     shape: Arc<KeyShape>,
 }
 
@@ -150,13 +152,14 @@ impl<'a> Run<'a> {
                 None => return Ok(None),
             },
         };
-        check_keys_known(model, &keys, &columns)?;
+        check_columns_known(model, &keys, &columns)?;
+        let ignores = model.ignore_nulls.columns(&columns, &keys);
         let failed = |error: arrow::error::ArrowError| Error::Query {
             table: model.table.clone(),
             source: DataFusionError::from(error).into(),
         };
         let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
-        Ok(Some(Run { lake, engine, model, session, view, columns, keys, shape }))
+        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, shape }))
     }
 
     /// Writes everything the run has to write. Nothing is left behind when it fails.
@@ -372,7 +375,7 @@ impl<'a> Run<'a> {
         let rows = files.iter().map(|file| file.record_count).sum::<u64>() / range.of;
         let consumer = MemoryConsumer::new(format!("changes for {}", self.model.table));
         let held = consumer.register(&self.session.runtime_env().memory_pool);
-        let mut newest = Newest::new(&self.shape, rows as usize, range);
+        let mut newest = Newest::new(&self.shape, rows as usize, range).ignore_nulls(&self.ignores);
         if depth == Depth::Versions {
             newest = newest.keep_all();
         }
@@ -461,7 +464,8 @@ impl<'a> Run<'a> {
             Some(earliest) => self.overtaken(newest, doubtful, new_files, earliest).await?,
             None => HashSet::new(),
         };
-        let values_from_before = self.model.on_delete == OnDelete::Mark || !merged.unavailable.is_empty();
+        let values_from_before =
+            self.model.on_delete == OnDelete::Mark || !merged.unavailable.is_empty() || !self.ignores.is_empty();
         let fate = |number: usize| {
             if merged.truncation.as_ref().is_some_and(|truncation| truncation.takes(&newest.place(number))) {
                 Fate::Leave
@@ -469,7 +473,9 @@ impl<'a> Run<'a> {
                 if values_from_before { Fate::Fold } else { Fate::Leave }
             } else if newest.is_delete(number) {
                 if self.model.on_delete == OnDelete::Mark { Fate::Fold } else { Fate::Gone }
-            } else if !merged.unavailable.is_empty() && newest.lacks_any(number, &self.columns) {
+            } else if !merged.unavailable.is_empty() && newest.lacks_any(number, &self.columns)
+                || newest.holds_ignored_null(number)
+            {
                 Fate::Fold
             } else {
                 Fate::Row
@@ -563,6 +569,7 @@ impl<'a> Run<'a> {
             columns: self.columns.iter().map(|column| column.name().as_str()).collect(),
             keys: self.keys.iter().map(String::as_str).collect(),
             unavailable: &unavailable,
+            ignores: &self.ignores,
             marks_deletes: self.model.on_delete == OnDelete::Mark,
             truncation: merged.truncation.as_ref(),
         };

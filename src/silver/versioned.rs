@@ -1,8 +1,8 @@
 //! One run over a table of versions: the new events go on from what each key's row was, or, where that is not to be
 //! had, from all its events before.
 //!
-//! A key is folded from all its events when a new one is not past all that was merged of it, lacks values, or is before
-//! a truncation. All its versions are replaced then.
+//! A key is folded from all its events when a new one is not past all that was merged of it, lacks values (or has nulls
+//! that the model ignores), or is before a truncation. All its versions are replaced then.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use icestream::evolution::Evolution;
 use icestream::ids::TableName;
 use icestream::offsets::TopicPartition;
 use icestream::row::{Column, ColumnType, RowShape};
-use icestream::silver::{self, OnDelete, Scd, SilverModel};
+use icestream::silver::{self, IgnoreNulls, OnDelete, Scd, SilverModel};
 use icestream::table::{At, Lake};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -40,6 +40,8 @@ struct Event {
     kind: Kind,
     name: u8,
     note: Option<u8>,
+    /// An update without a note says that it is null, and not that it was not sent.
+    nulls: bool,
     position: Option<u32>,
     lane: usize,
     batch: usize,
@@ -53,7 +55,7 @@ struct Event {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Create,
-    /// The note may be a placeholder: not sent.
+    /// The note may be a placeholder: not sent; or null.
     Update,
     /// An update that says which key the row had before.
     MovedFrom(i32),
@@ -70,11 +72,16 @@ impl Event {
         (self.epoch, self.position, self.offset, LANES[self.lane].0, LANES[self.lane].1)
     }
 
+    /// Whether it says anything about the note, a null or a value.
+    fn sends_note(&self) -> bool {
+        self.kind != Kind::Update || self.note.is_some() || self.nulls
+    }
+
     fn payload(&self) -> String {
         let row = |id: i32, note: &str| format!(r#"{{"id":{id},"name":"n{}","note":{note}}}"#, self.name);
         let note = match (self.kind, self.note) {
             (_, Some(note)) => format!("\"long {note}\""),
-            (Kind::Update, None) => "\"__debezium_unavailable_value\"".to_string(),
+            (Kind::Update, None) if !self.nulls => "\"__debezium_unavailable_value\"".to_string(),
             (_, None) => "null".to_string(),
         };
         // What replica identity DEFAULT sends of a row before the change: the key and nothings.
@@ -108,6 +115,7 @@ struct World {
     new_epoch: usize,
     on_delete: OnDelete,
     scd: Scd,
+    ignore_nulls: IgnoreNulls,
     memory: u64,
     properties: Vec<(&'static str, &'static str)>,
 }
@@ -129,6 +137,7 @@ impl World {
             _ => random.random_range(0..3),
         };
         let placeholders = random.random_range(0..3) > 0;
+        let nulls = random.random_range(0..3) > 0;
         let mut events = Vec::new();
         for history in 0..HISTORIES_IN_A_WORLD {
             let length = random.random_range(1..30usize);
@@ -159,7 +168,8 @@ impl World {
                 };
                 let lane = lane_of(key, batch, random);
                 let (name, note) = (random.random_range(0..9), random.random_range(0..2u8));
-                let note = (note > 0 || !placeholders).then(|| random.random_range(0..9));
+                let note = (note > 0 || !(placeholders || nulls)).then(|| random.random_range(0..9));
+                let nulls = nulls && (!placeholders || random.random_range(0..2) == 0);
                 let time = match random.random_range(0..10) {
                     0 => None,
                     // A clock that was set, or several events of one moment.
@@ -167,7 +177,7 @@ impl World {
                     _ => Some(SENT_MS + i64::from(time)),
                 };
                 let kind = Kind::Update;
-                let event = Event { key, kind, name, note, position, lane, batch, time, epoch: 0, offset: 0 };
+                let event = Event { key, kind, name, note, nulls, position, lane, batch, time, epoch: 0, offset: 0 };
                 let of_kind = |kind: Kind| Event { kind, ..event.clone() };
                 match random.random_range(0..12) {
                     0..3 => own.push(of_kind(Kind::Create)),
@@ -191,6 +201,7 @@ impl World {
                 kind: Kind::Truncate,
                 name: 0,
                 note: None,
+                nulls: false,
                 position: Some(time * 1000 + 500),
                 lane: 0,
                 batch,
@@ -224,10 +235,16 @@ impl World {
             1 => Scd::Two { track_history: vec!["name".to_string()] },
             _ => Scd::One,
         };
+        let ignore_nulls = match random.random_range(0..5) {
+            0 | 1 => IgnoreNulls::Everywhere,
+            2 => IgnoreNulls::In(vec!["note".to_string()]),
+            3 => IgnoreNulls::In(vec!["name".to_string()]),
+            _ => IgnoreNulls::Nowhere,
+        };
         // Too little for one pass. Only what needs no sort can do with so little.
-        let fits_little = on_delete == OnDelete::Remove && !placeholders;
+        let fits_little = on_delete == OnDelete::Remove && !placeholders && (!nulls || !ignores_notes(&ignore_nulls));
         let memory = if fits_little && random.random_range(0..2) == 0 { 1 << 20 } else { 256 << 20 };
-        World { events, batches, merges, new_epoch, on_delete, scd, memory, properties }
+        World { events, batches, merges, new_epoch, on_delete, scd, ignore_nulls, memory, properties }
     }
 
     /// The events in order, but for those that a truncation took; an update that moves a row is for the key it leaves
@@ -248,12 +265,19 @@ impl World {
         order
     }
 
+    /// Whether the event says what the note is: a null may say nothing of a row that is there.
+    fn says(&self, event: &Event, is_there: bool) -> bool {
+        event.sends_note() && (event.note.is_some() || !is_there || !ignores_notes(&self.ignore_nulls))
+    }
+
     /// The fold in plain Rust.
     fn truth(&self) -> Rows {
         let mut rows: Rows = BTreeMap::new();
         let mut notes: BTreeMap<i32, Option<String>> = BTreeMap::new();
+        let mut there: BTreeSet<i32> = BTreeSet::new();
         for (_, key, event, is_delete) in self.in_order() {
             if is_delete {
+                there.remove(&key);
                 match self.on_delete {
                     OnDelete::Remove => drop(rows.remove(&key)),
                     OnDelete::Mark => {
@@ -265,7 +289,8 @@ impl World {
                 continue;
             }
             let sent = event.note.map(|note| format!("long {note}"));
-            if event.kind != Kind::Update || sent.is_some() {
+            let was_there = !there.insert(key);
+            if self.says(event, was_there) {
                 notes.insert(key, sent);
             }
             let note = notes.get(&key).cloned().flatten();
@@ -295,6 +320,7 @@ impl World {
         }
         steps.sort_by_key(|(key, at, truncates, place, ..)| (*key, *at, *truncates, *place));
         let mut notes: BTreeMap<i32, Option<String>> = BTreeMap::new();
+        let mut there: BTreeSet<i32> = BTreeSet::new();
         let mut until: BTreeMap<i32, i64> = BTreeMap::new();
         for (key, _, truncates, _, event, ends) in steps {
             let event = event.unwrap();
@@ -303,7 +329,9 @@ impl World {
             let time = event.time.unwrap_or(SENT_MS) * 1000;
             let current = of_key.last_mut().filter(|version| version.to.is_none());
             let sent = event.note.map(|note| format!("long {note}"));
-            if !ends && (event.kind != Kind::Update || sent.is_some()) {
+            if ends {
+                there.remove(&key);
+            } else if self.says(event, !there.insert(key)) {
                 notes.insert(key, sent);
             }
             let (name, note) = (format!("n{}", event.name), notes.get(&key).cloned().flatten());
@@ -341,7 +369,12 @@ impl World {
     async fn check(&self, seed: u64) {
         let folder = tempfile::tempdir().unwrap();
         let mut parts = Parts::open_with(folder.path(), self.memory).await;
-        let of = |table: &str| SilverModel { scd: self.scd.clone(), ..model(table, self.on_delete) };
+        let (scd, ignore_nulls) = (&self.scd, &self.ignore_nulls);
+        let of = |table: &str| SilverModel {
+            scd: scd.clone(),
+            ignore_nulls: ignore_nulls.clone(),
+            ..model(table, self.on_delete)
+        };
         let merged = of("merged");
         for batch in 0..self.batches {
             if batch == self.new_epoch {
@@ -397,11 +430,12 @@ impl World {
             .map(|event| format!("{event:?}"))
             .collect();
         panic!(
-            "{how}: key {key} is {:?} and should be {:?}\n{:?}, {:?}, merges behind batches {:?}\n{}\nICESTREAM_SEED={seed}",
+            "{how}: key {key} is {:?} and should be {:?}\n{:?}, {:?}, {:?}, merges behind batches {:?}\n{}\nICESTREAM_SEED={seed}",
             found.get(&key),
             expected.get(&key),
             self.on_delete,
             self.scd,
+            self.ignore_nulls,
             self.merges,
             events.join("\n")
         );
@@ -558,6 +592,14 @@ impl Parts {
     }
 }
 
+fn ignores_notes(ignore_nulls: &IgnoreNulls) -> bool {
+    match ignore_nulls {
+        IgnoreNulls::Nowhere => false,
+        IgnoreNulls::Everywhere => true,
+        IgnoreNulls::In(columns) => columns.iter().any(|column| column == "note"),
+    }
+}
+
 fn model(table: &str, on_delete: OnDelete) -> SilverModel {
     SilverModel {
         table: TableName::new("silver", table).unwrap(),
@@ -565,6 +607,7 @@ fn model(table: &str, on_delete: OnDelete) -> SilverModel {
         keys: vec!["id".to_string()],
         on_delete,
         scd: Scd::One,
+        ignore_nulls: IgnoreNulls::Nowhere,
         sql: None,
     }
 }
@@ -586,7 +629,8 @@ fn any_histories_in_any_batches_fold_to_the_same_rows() {
 
 fn create(key: i32, offset: i64, position: u32, name: u8) -> Event {
     let kind = Kind::Create;
-    Event { key, kind, name, note: None, position: Some(position), lane: 0, batch: 0, time: None, epoch: 0, offset }
+    let (note, position) = (None, Some(position));
+    Event { key, kind, name, note, nulls: false, position, lane: 0, batch: 0, time: None, epoch: 0, offset }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
