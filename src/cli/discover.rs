@@ -6,10 +6,11 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use super::diff::difference;
 use super::run::RunError;
 use super::{Context, Outcome};
 use crate::config::{Brokers, Config};
-use crate::discover::{self, DdlFile, Draft, Drafting, Drafts, Finding, Target, difference};
+use crate::discover::{self, DdlFile, Draft, Drafting, Drafts, Finding, Target};
 use crate::error::{Kind, Result, Situation};
 use crate::offsets::TopicPartition;
 use crate::pipeline;

@@ -10,6 +10,7 @@
 pub mod check;
 pub mod configuration;
 pub mod demo;
+mod diff;
 pub mod discover;
 pub mod drop;
 pub mod init;

@@ -13,7 +13,6 @@
 
 mod ddl;
 mod declared;
-mod diff;
 mod draft;
 mod guess;
 mod sample;
@@ -22,7 +21,6 @@ mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use diff::difference;
 pub use draft::{Draft, DraftColumn, Refused};
 pub use sample::{Sample, sample};
 

@@ -2,7 +2,7 @@
 
 /// The lines that are only in `old` with `-` before them, those only in `new` with `+`, in place; empty when both are
 /// the same.
-pub fn difference(old: &str, new: &str) -> String {
+pub(super) fn difference(old: &str, new: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     // The length of the longest common rest from each pair of lines on.
     let mut common = vec![vec![0usize; new.len() + 1]; old.len() + 1];
