@@ -10,6 +10,7 @@ pub mod amendment;
 pub mod aws;
 pub mod change;
 pub mod clock;
+pub mod definition;
 pub mod evolution;
 pub mod fingerprint;
 pub mod ids;

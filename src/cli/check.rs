@@ -4,8 +4,9 @@ use clap::Args;
 
 use super::{Context, Outcome};
 use crate::config::{Config, Problem};
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result, Situation};
-use crate::pipeline;
+use crate::pipeline::{self, ModelCheck};
 use crate::table::Lake;
 
 const AFTER_HELP: &str = "\
@@ -113,15 +114,21 @@ pub async fn run(
 
 /// Plans every model, and says how many there are.
 pub(super) async fn models(config: &Config, lake: Option<&Lake>) -> Result<String> {
-    let found = pipeline::check_models(config, &pipeline::engine(config)?, lake).await?;
-    if !found.problems.is_empty() {
-        return Err(ModelError { problems: found.problems }.into());
-    }
+    let found = check_models(config, &pipeline::engine(config)?, lake).await?;
     let planned = if found.planned == 1 { "1 model".to_string() } else { format!("{} models", found.planned) };
     Ok(match found.skipped {
         0 => format!("{planned}, no problem"),
         skipped => format!("{planned}, no problem; {skipped} not looked at: only the catalog knows what they read"),
     })
+}
+
+/// Plans every model, each of which has to be right.
+pub(super) async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>) -> Result<ModelCheck> {
+    let mut found = pipeline::check_models(config, engine, lake).await?;
+    match found.problems.is_empty() {
+        true => Ok(found),
+        false => Err(ModelError { problems: std::mem::take(&mut found.problems) }.into()),
+    }
 }
 
 fn conclude(mut errors: Vec<Error>) -> Result<Outcome> {

@@ -17,6 +17,7 @@ pub mod init;
 mod lake;
 pub mod offsets;
 pub mod output;
+pub mod plan;
 pub mod progress;
 pub mod query;
 pub mod rejected;
@@ -106,6 +107,7 @@ pub enum Verb {
     Init(init::InitArgs),
     Discover(discover::DiscoverArgs),
     Check(check::CheckArgs),
+    Plan(plan::PlanArgs),
     Run(run::RunArgs),
     Ingest(run::IngestArgs),
     Build(run::BuildArgs),
@@ -290,6 +292,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Init(args) => init::run(args, context).await,
         Verb::Discover(args) => discover::run(args, context).await,
         Verb::Check(args) => check::run(args, context, lake::reach).await,
+        Verb::Plan(args) => plan::run(args, context).await,
         Verb::Query(args) => query::run(args, context).await,
         Verb::Status(args) => status::run(args, context).await,
         Verb::Rejected(args) => rejected::run(args, context).await,

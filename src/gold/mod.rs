@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inputs::Inputs;
 
+use crate::definition::{self, Definition, Difference};
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
@@ -198,6 +199,14 @@ impl Marker {
 }
 
 impl GoldModel {
+    fn fingerprint(&self) -> String {
+        fingerprint([self.sql.as_str()])
+    }
+
+    fn definition(&self) -> Definition {
+        Definition::new(self.fingerprint(), [("sql", self.sql.clone())])
+    }
+
     fn failed(&self, source: engine::Error) -> Error {
         Error::Query { table: self.table.clone(), source }
     }
@@ -206,6 +215,40 @@ impl GoldModel {
 /// The snapshots that a gold table was computed from, by input; -1 for one that had none. `None` when it was not built.
 pub fn inputs(gold: &Table) -> Option<BTreeMap<String, i64>> {
     Some(serde_json::from_str::<Marker>(&gold.marker(MARKER)?).ok()?.inputs)
+}
+
+/// Where a gold table stands against its model and what it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stand {
+    /// Nothing was built yet.
+    New,
+    UpToDate,
+    /// These of its inputs have moved since, or are others.
+    Moved(Vec<TableName>),
+    /// Another query built it. In what it differs, where the table says that.
+    OtherModel(Vec<Difference>),
+    /// It holds rows that were not built here.
+    Foreign,
+}
+
+impl Stand {
+    /// `heads` are the snapshots of the inputs; `None` for one that has none.
+    pub fn of(model: &GoldModel, gold: Option<&Table>, heads: &BTreeMap<TableName, Option<i64>>) -> Stand {
+        let Some(gold) = gold else { return Stand::New };
+        let Some(text) = gold.marker(MARKER) else {
+            return if gold.summary().records == Some(0) { Stand::New } else { Stand::Foreign };
+        };
+        let Ok(known) = serde_json::from_str::<Marker>(&text) else { return Stand::OtherModel(Vec::new()) };
+        if known.model != model.fingerprint() {
+            let before = Definition::of(gold, &known.model);
+            return Stand::OtherModel(before.map(|of| of.differences(&model.definition())).unwrap_or_default());
+        }
+        let has_moved = |(name, head): &(&TableName, &Option<i64>)| {
+            known.inputs.get(&name.to_string()) != Some(&head.unwrap_or(NEVER_WRITTEN))
+        };
+        let moved: Vec<TableName> = heads.iter().filter(has_moved).map(|(name, _)| name.clone()).collect();
+        if moved.is_empty() { Stand::UpToDate } else { Stand::Moved(moved) }
+    }
 }
 
 /// The models in an order in which each comes after those it reads.
@@ -276,7 +319,7 @@ pub async fn refresh(lake: &Lake, engine: &Engine, model: &GoldModel, inputs: &m
         };
     }
     let snapshots = views.iter().map(|(name, view)| (name.to_string(), view.snapshot_id().unwrap_or(NEVER_WRITTEN)));
-    let next = Marker { model: fingerprint([model.sql.as_str()]), inputs: snapshots.collect() };
+    let next = Marker { model: model.fingerprint(), inputs: snapshots.collect() };
     let gold = lake.table_if_exists(&model.table).await?;
     let known_text = gold.as_ref().and_then(|gold| gold.marker(MARKER));
     if let (Some(gold), true) = (&gold, known_text.as_ref() == Some(&next.text())) {
@@ -405,6 +448,10 @@ impl<'a> Run<'a> {
         };
         if let Some(evolved) = evolved {
             change = change.schema(evolved);
+        }
+        let definition = self.model.definition();
+        if !definition.is_of(&gold) {
+            change = change.set_property(definition::PROPERTY, definition.text());
         }
         let premise = Premise::new().marker_moves(MARKER, known, self.next.text()).head_is(gold.snapshot_id());
         match change.premise(premise).commit().await {

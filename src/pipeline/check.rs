@@ -27,6 +27,8 @@ pub struct ModelCheck {
     pub planned: usize,
     /// How many read what only the catalog knows, which was not asked.
     pub skipped: usize,
+    /// The columns that each model's table will have, as far as they are known.
+    pub columns: BTreeMap<TableName, SchemaRef>,
     pub problems: Vec<Problem>,
 }
 
@@ -37,7 +39,7 @@ pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>)
     let mut check = Check { config, engine, lake, known: BTreeMap::new(), found: ModelCheck::default() };
     for table in &config.tables {
         let name = TableName::new(&config.namespaces.bronze, &table.name).map_err(table::Error::from)?;
-        let image = check.image_columns(&name).await?.map_or(DataType::Utf8, DataType::Struct);
+        let image = image_columns(config, lake, &name).await?.map_or(DataType::Utf8, DataType::Struct);
         check.known.insert(name, Known::Planned(layout::bronze_schema_with(Some(image))));
     }
     for model in &all.silver {
@@ -62,7 +64,39 @@ pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>)
             message: told(&error),
         }),
     }
+    let of_models = all.silver.iter().map(|model| &model.table).chain(all.gold.iter().map(|model| &model.table));
+    for table in of_models {
+        if let Some(Known::Planned(schema)) = check.known.get(table) {
+            check.found.columns.insert(table.clone(), schema.clone());
+        }
+    }
     Ok(check.found)
+}
+
+/// The columns that a bronze table's row images have when it is next written; `None` where they are JSON text, or not
+/// known before the first records.
+pub(super) async fn image_columns(config: &Config, lake: Option<&Lake>, from: &TableName) -> Result<Option<Fields>> {
+    let declared = config.tables.iter().find(|table| table.name == from.name());
+    let declared = declared.and_then(|table| table.shape.clone()).filter(|shape| !shape.columns.is_empty());
+    let table = match lake {
+        Some(lake) => lake.table_if_exists(from).await?,
+        None => None,
+    };
+    let stored = table.map(|table| table.schema()).transpose()?;
+    let stored = stored.as_ref().and_then(|schema| schema.field_with_name(layout::AFTER).ok());
+    let stored = match (stored.map(|field| field.data_type()), &declared) {
+        (Some(DataType::Struct(fields)), _) => fields,
+        (_, declared) => return Ok(declared.as_ref().map(layout::image_fields)),
+    };
+    // A run gives the table what is declared and it lacks.
+    let evolved = match &declared {
+        Some(shape) => TableColumns::of_fields(stored, |_| false).evolve(shape).columns.fields(),
+        None => Fields::empty(),
+    };
+    let is = |field: &FieldRef, name: &str| field.name() == name;
+    let kept = stored.iter().map(|old| evolved.iter().find(|new| is(new, old.name())).unwrap_or(old));
+    let added = evolved.iter().filter(|new| !stored.iter().any(|old| is(old, new.name())));
+    Ok(Some(kept.chain(added).cloned().collect()))
 }
 
 struct Check<'a> {
@@ -87,7 +121,7 @@ impl Check<'_> {
         if model.sql.as_deref().is_some_and(|sql| !self.parses(&model.table, sql)) {
             return Ok(Known::Broken);
         }
-        let Some(columns) = self.image_columns(&model.from).await? else {
+        let Some(columns) = image_columns(self.config, self.lake, &model.from).await? else {
             let (table, from) = (model.table.clone(), model.from.clone());
             return Ok(self.problem(&model.table, told(&silver::Error::NoColumns { table, from }), None));
         };
@@ -96,31 +130,6 @@ impl Check<'_> {
             Err(silver::Error::Query { source, .. }) => Ok(self.query_problem(&model.table, &source)),
             Err(error) => Ok(self.problem(&model.table, told(&error), None)),
         }
-    }
-
-    /// The columns that a bronze table's row images have when it is next written; `None` where they are JSON text.
-    async fn image_columns(&self, from: &TableName) -> Result<Option<Fields>> {
-        let declared = self.config.tables.iter().find(|table| table.name == from.name());
-        let declared = declared.and_then(|table| table.shape.clone()).filter(|shape| !shape.columns.is_empty());
-        let table = match self.lake {
-            Some(lake) => lake.table_if_exists(from).await?,
-            None => None,
-        };
-        let stored = table.map(|table| table.schema()).transpose()?;
-        let stored = stored.as_ref().and_then(|schema| schema.field_with_name(layout::AFTER).ok());
-        let stored = match (stored.map(|field| field.data_type()), &declared) {
-            (Some(DataType::Struct(fields)), _) => fields,
-            (_, declared) => return Ok(declared.as_ref().map(layout::image_fields)),
-        };
-        // A run gives the table what is declared and it lacks.
-        let evolved = match &declared {
-            Some(shape) => TableColumns::of_fields(stored, |_| false).evolve(shape).columns.fields(),
-            None => Fields::empty(),
-        };
-        let is = |field: &FieldRef, name: &str| field.name() == name;
-        let kept = stored.iter().map(|old| evolved.iter().find(|new| is(new, old.name())).unwrap_or(old));
-        let added = evolved.iter().filter(|new| !stored.iter().any(|old| is(old, new.name())));
-        Ok(Some(kept.chain(added).cloned().collect()))
     }
 
     async fn gold(&mut self, model: &GoldModel) -> Result<Known> {
@@ -215,7 +224,10 @@ impl Check<'_> {
         let Some(lake) = self.lake else { return Ok(None) };
         let Some(stored) = lake.table_if_exists(table).await? else { return Ok(None) };
         let change = SchemaChange::to_fit(stored.schema()?.as_ref(), schema);
-        Ok(stored.evolve(&change).err().map(|error| told(&error)))
+        Ok(stored.evolve(&change).err().map(|error| {
+            let way_out = format!("give it another name, or `icestream drop {table}` and build the table again");
+            format!("{}; {way_out}", told(&error))
+        }))
     }
 
     fn query_problem(&mut self, table: &TableName, error: &engine::Error) -> Known {

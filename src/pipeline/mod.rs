@@ -10,6 +10,7 @@ mod ingest;
 mod lane;
 mod makers;
 pub mod offsets;
+pub mod plan;
 mod project;
 pub mod rejected;
 mod rows;

@@ -27,12 +27,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::amendment::Amendments;
+use crate::definition::{Definition, Difference};
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
-use crate::table::{At, Lake, Table, TableDefinition, TableView};
+use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
 use order::{Frontier, Truncation};
 use run::{Base, Run};
 
@@ -71,7 +72,34 @@ impl SilverModel {
         let parts = [from.as_str(), &keys, &on_delete, sql].into_iter();
         fingerprint(parts.chain(scd.as_deref()).chain(ignored.as_deref()))
     }
+
+    fn definition(&self) -> Definition {
+        let mut parts = vec![
+            ("from", self.from.to_string()),
+            ("on_delete", if self.on_delete == OnDelete::Mark { "mark" } else { "remove" }.to_string()),
+            ("scd", if self.scd == Scd::One { "1" } else { "2" }.to_string()),
+            ("sql", self.sql.clone().unwrap_or_else(|| DEFAULT_SQL.to_string())),
+        ];
+        let mut list = |name, columns: &[String]| {
+            if !columns.is_empty() {
+                parts.push((name, columns.join(", ")));
+            }
+        };
+        list("keys", &self.keys);
+        if let Scd::Two { track_history } = &self.scd {
+            list("track_history", track_history);
+        }
+        match &self.ignore_nulls {
+            IgnoreNulls::Nowhere => {}
+            IgnoreNulls::Everywhere => list("ignore_null_updates", &["true".to_string()]),
+            IgnoreNulls::In(columns) => list("ignore_null_updates", columns),
+        }
+        Definition::new(self.fingerprint(), parts)
+    }
 }
+
+/// What a model without SQL selects.
+const DEFAULT_SQL: &str = "SELECT * FROM changes";
 
 /// In which columns of the source a null says nothing: a row that is there keeps the value it had. A row that is made
 /// anew, after a delete or a truncation, keeps nothing of the one before it.
@@ -216,7 +244,10 @@ impl Situation for Error {
             }
             Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
             Error::ModelChanged { table } => {
-                format!("to build it anew from bronze, run `icestream build --full {}`", table.name())
+                format!(
+                    "`icestream plan` shows what changed; `icestream build --full {}` builds it anew from bronze",
+                    table.name()
+                )
             }
             Error::Foreign { .. } => "give the model another table name, or drop that table".to_string(),
             Error::NullKey { .. } => "key a table by columns that every row has".to_string(),
@@ -335,6 +366,75 @@ pub async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Resul
     bring_up(lake, engine, model, true).await
 }
 
+/// Where a silver table stands against its model and its bronze table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// Nothing was built yet.
+    New,
+    /// It holds everything that bronze has.
+    UpToDate,
+    /// Bronze has changes that go on top of what it holds.
+    Behind,
+    /// Bronze was made anew, rolled back or rewound: what was merged is nothing to go on from.
+    CutOff,
+    /// It was built by another model, and only a rebuild takes this one up.
+    OtherModel,
+    /// It holds rows that were not built here. The first run would replace them.
+    Foreign,
+}
+
+impl Stand {
+    fn of(
+        model: &SilverModel,
+        silver: Option<&Table>,
+        known: Option<&Marker>,
+        bronze: &Table,
+        view: &TableView,
+    ) -> Self {
+        match (silver, known) {
+            (None, _) => Stand::New,
+            (Some(silver), None) if silver.summary().records == Some(0) => Stand::New,
+            (Some(_), None) => Stand::Foreign,
+            (_, Some(known)) if known.model != model.fingerprint() => Stand::OtherModel,
+            (_, Some(known)) if known.bronze == bronze.uuid() && Some(known.snapshot) == view.snapshot_id() => {
+                Stand::UpToDate
+            }
+            (_, Some(known)) if known.leads_to(bronze, view) => Stand::Behind,
+            (_, Some(_)) => Stand::CutOff,
+        }
+    }
+}
+
+/// What a run would find.
+#[derive(Debug)]
+pub struct Preview {
+    pub stand: Stand,
+    /// In what the model differs from the one that the table was built by; empty when it is the same, or when the table
+    /// does not say.
+    pub differences: Vec<Difference>,
+    /// What it would read of bronze; for a table that another model built, what a rebuild would.
+    pub reads: Amount,
+    /// The table as it is.
+    pub table: Option<Table>,
+}
+
+/// Looks at what a run would do, without doing it. `None` while there is no bronze table.
+pub async fn preview(lake: &Lake, model: &SilverModel) -> Result<Option<Preview>> {
+    let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(None) };
+    let view = bronze.view(At::Head)?;
+    let table = lake.table_if_exists(&model.table).await?;
+    let known = table.as_ref().map(Marker::of).transpose()?.flatten().map(|(_, marker)| marker);
+    let stand = Stand::of(model, table.as_ref(), known.as_ref(), &bronze, &view);
+    let built_by = table.as_ref().zip(known.as_ref()).and_then(|(table, known)| Definition::of(table, &known.model));
+    let reads = match (stand, &known) {
+        (Stand::UpToDate | Stand::Foreign, _) => Amount::default(),
+        (Stand::Behind, Some(Marker { sequence, merged: Some(_), .. })) => view.added_since(*sequence).amount().await?,
+        _ => view.amount().await?,
+    };
+    let differences = built_by.map(|before| before.differences(&model.definition())).unwrap_or_default();
+    Ok(Some(Preview { stand, differences, reads, table }))
+}
+
 async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool) -> Result<Outcome> {
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
@@ -343,34 +443,20 @@ async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool)
         return Ok(Outcome::Nothing);
     };
     let silver = lake.table_if_exists(&model.table).await?;
-    let known = match &silver {
-        Some(silver) => Marker::of(silver)?,
-        None => None,
-    };
-    // The first run replaces what is there, so there must be no rows.
-    if let (Some(silver), None) = (&silver, &known)
-        && silver.summary().records != Some(0)
-    {
-        return Err(Error::Foreign { table: model.table.clone() });
-    }
-    let model_name = model.fingerprint();
-    if let Some((_, known)) = known.as_ref().filter(|_| !anew) {
-        if known.model != model_name {
-            return Err(Error::ModelChanged { table: model.table.clone() });
-        }
-        if known.bronze == bronze.uuid() && known.snapshot == bronze_snapshot_id {
-            return Ok(Outcome::Nothing);
-        }
-    }
-    let (old_text, known) = known.unzip();
-    let known = known.filter(|_| !anew);
-    let base = known.as_ref().filter(|known| known.leads_to(&bronze, &view));
-    if base.is_none() && known.is_some() {
-        tracing::warn!(
+    let (old_text, known) = silver.as_ref().map(Marker::of).transpose()?.flatten().unzip();
+    let stand = Stand::of(model, silver.as_ref(), known.as_ref(), &bronze, &view);
+    match stand {
+        Stand::Foreign => return Err(Error::Foreign { table: model.table.clone() }),
+        Stand::OtherModel if !anew => return Err(Error::ModelChanged { table: model.table.clone() }),
+        Stand::UpToDate if !anew => return Ok(Outcome::Nothing),
+        Stand::CutOff if !anew => tracing::warn!(
             table = %model.table, bronze = %model.from, layer = "silver",
             "bronze was made anew, rolled back or rewound: folding all of it"
-        );
+        ),
+        _ => {}
     }
+    let known = known.filter(|_| !anew);
+    let base = known.as_ref().filter(|_| stand == Stand::Behind);
     let keys = known.as_ref().map(|known| known.keys.clone());
     let base = base.and_then(|base| Some(Base { sequence: base.sequence, merged: base.merged.clone()? }));
     let (sequence, started) = (view.sequence_number(), tokio::time::Instant::now());
@@ -380,7 +466,7 @@ async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool)
         bronze: bronze.uuid(),
         snapshot: bronze_snapshot_id,
         sequence,
-        model: model_name,
+        model: model.fingerprint(),
         keys: run.keys.clone(),
         rewinds: Amendments::of(&bronze).rewinds,
         merged: Some(staged.merged.clone()),
@@ -413,7 +499,10 @@ pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Res
     let schema = row_schema(&rows, &model.keys);
     Ok(match model.scd {
         Scd::One => schema,
-        Scd::Two { .. } => versioned::versions_schema(&schema),
+        Scd::Two { .. } => {
+            versioned::tracked(model, &model.keys, &schema)?;
+            versioned::versions_schema(&schema)
+        }
     })
 }
 
@@ -439,7 +528,7 @@ fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
 
 /// The model's SELECT with the columns every silver row carries.
 fn select(model: &SilverModel, keys: &[String], counts: bool) -> Result<String> {
-    let Some(sql) = &model.sql else { return Ok("SELECT * FROM changes".to_string()) };
+    let Some(sql) = &model.sql else { return Ok(DEFAULT_SQL.to_string()) };
     fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark, counts).map_err(|unfit| match unfit {
         fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
         fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },

@@ -34,8 +34,9 @@ use super::keys::{KeySet, KeyShape};
 use super::order::{Place, Truncation};
 use super::{
     Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel, check_columns_known,
-    definition, row_columns, row_schema, select, upkeep,
+    definition as table_definition, row_columns, row_schema, select, upkeep,
 };
+use crate::definition;
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
 use crate::ids::TableName;
 use crate::layout;
@@ -304,6 +305,11 @@ impl<'a> Run<'a> {
         // Versions are not rows that come, change and go.
         let notes = counts.notes().filter(|_| self.model.scd == Scd::One);
         let change = notes.fold(change, |change, (name, count)| change.note(name, count));
+        let definition = self.model.definition();
+        let change = match definition.is_of(&silver) {
+            true => change,
+            false => change.set_property(definition::PROPERTY, definition.text()),
+        };
         match change.premise(premise).commit().await {
             Ok(committed) => Ok(Outcome::Merged(SilverCommit {
                 table: silver.name().clone(),
@@ -354,7 +360,7 @@ impl<'a> Run<'a> {
     /// The table to write to, with room for the rows.
     pub(super) async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<Table> {
         let Some(silver) = silver else {
-            return Ok(self.lake.ensure(&definition(self.model, rows.clone())).await?);
+            return Ok(self.lake.ensure(&table_definition(self.model, rows.clone())).await?);
         };
         let change = SchemaChange::to_fit(silver.schema()?.as_ref(), rows);
         match silver.evolve(&change)? {

@@ -21,7 +21,7 @@ use super::events::{Depth, EventRef, Events, Newest};
 use super::order::Place;
 use super::run::{Base, Fate, Run, Staged, arrow_failed};
 use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
-use super::{Error, Merged, Result, Scd, row_schema};
+use super::{Error, Merged, Result, Scd, SilverModel, row_schema};
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
 use crate::layout;
 use crate::table::{ScanFile, Table, WrittenFile};
@@ -151,7 +151,7 @@ impl Run<'_> {
         let batches: Vec<RecordBatch> = known.rows.into_iter().chain(output).collect();
         let pool = Pool::new(schema, &batches).map_err(failed)?;
         drop(batches);
-        let tracked = self.tracked(&pool.schema)?;
+        let tracked = tracked(self.model, &self.keys, &pool.schema)?;
         let timeline =
             Timeline { steps: &steps, rows: &of_step, before: &known.before, on_delete: self.model.on_delete };
         let compared = timeline.compared();
@@ -317,20 +317,6 @@ impl Run<'_> {
         Ok(known)
     }
 
-    /// The columns whose change makes a version.
-    fn tracked(&self, schema: &Schema) -> Result<Vec<usize>> {
-        let Scd::Two { track_history } = &self.model.scd else { return Ok(Vec::new()) };
-        let missing = |name: &String| Error::Model {
-            table: self.model.table.clone(),
-            problem: format!("`track_history` names `{name}`, which the model does not select"),
-        };
-        if !track_history.is_empty() {
-            return track_history.iter().map(|name| schema.index_of(name).map_err(|_| missing(name))).collect();
-        }
-        let own = |name: &str| layout::is_own_name(name) || self.keys.iter().any(|key| key == name);
-        Ok((0..schema.fields().len()).filter(|at| !own(schema.field(*at).name())).collect())
-    }
-
     async fn write_versions(&self, silver: &Table, pool: Pool, versions: Vec<Version>) -> Result<Vec<WrittenFile>> {
         let now = self.lake.clock().now_us();
         let parts = (versions.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
@@ -397,6 +383,20 @@ fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, 
         _ => pool.column(at, &sources),
     });
     RecordBatch::try_new(pool.schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// The columns whose change makes a version.
+pub(super) fn tracked(model: &SilverModel, keys: &[String], schema: &Schema) -> Result<Vec<usize>> {
+    let Scd::Two { track_history } = &model.scd else { return Ok(Vec::new()) };
+    let missing = |name: &String| Error::Model {
+        table: model.table.clone(),
+        problem: format!("`track_history` names `{name}`, which the model does not select"),
+    };
+    if !track_history.is_empty() {
+        return track_history.iter().map(|name| schema.index_of(name).map_err(|_| missing(name))).collect();
+    }
+    let own = |name: &str| layout::is_own_name(name) || keys.iter().any(|key| key == name);
+    Ok((0..schema.fields().len()).filter(|at| !own(schema.field(*at).name())).collect())
 }
 
 /// The columns of a table of versions whose model gives these.

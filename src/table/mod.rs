@@ -45,8 +45,8 @@ pub use expire::{Expired, Expiry};
 pub use inspect::{ColumnInfo, FileRow, SnapshotRow, Summary};
 pub use orphans::Orphan;
 pub use partition::check_field as check_partition_field;
-pub use scan::{At, ColumnStatistics, DeleteFile, DeletedPositions, Prune, ScanFile, TableView};
-pub use schema::{EvolvedSchema, SchemaChange};
+pub use scan::{Amount, At, ColumnStatistics, DeleteFile, DeletedPositions, Prune, ScanFile, TableView};
+pub use schema::{ColumnStep, EvolvedSchema, SchemaChange, type_name};
 pub use writer::{DataWriter, WrittenFile};
 
 use crate::clock::Clock;

@@ -15,6 +15,7 @@ use iceberg::spec::{
     TableMetadata,
 };
 
+use serde::Serialize;
 use tokio::sync::OnceCell;
 
 use super::error::{Error, Result};
@@ -36,6 +37,14 @@ pub enum At {
     Snapshot(i64),
     /// The state that was current at this time, milliseconds since 1970.
     TimeMs(i64),
+}
+
+/// How much there is to read: data files, their rows (those that are deleted, too) and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    pub files: u64,
+    pub rows: u64,
+    pub bytes: u64,
 }
 
 /// A table at one snapshot. Cheap to clone.
@@ -273,6 +282,17 @@ impl TableView {
             self.attach_deletes(deletes, &mut files).await?;
         }
         Ok(files)
+    }
+
+    /// How much there is to read.
+    pub async fn amount(&self) -> Result<Amount> {
+        let mut amount = Amount::default();
+        for file in self.files(None).await? {
+            amount.files += 1;
+            amount.rows += file.record_count;
+            amount.bytes += file.size;
+        }
+        Ok(amount)
     }
 
     /// How many data and delete manifests a plan has to look at.

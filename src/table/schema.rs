@@ -10,6 +10,8 @@ use iceberg::spec::{
     ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, SchemaRef, StructType, TableMetadata, Type,
 };
 
+use serde::Serialize;
+
 use super::error::{Error, Result};
 use crate::ids::{TableName, check_column};
 
@@ -79,6 +81,56 @@ impl SchemaChange {
     pub fn describe(mut self, path: &str, doc: &str) -> Self {
         self.steps.push(Step::Describe { path: path.to_string(), doc: doc.to_string() });
         self
+    }
+}
+
+/// What a change makes of one column, named by its path; types as Iceberg writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ColumnStep {
+    pub column: String,
+    /// `None` for a column that is new.
+    pub before: Option<String>,
+    /// `None` for a column that goes.
+    pub after: Option<String>,
+}
+
+impl SchemaChange {
+    /// What it does to columns: those that come, go, or get another type.
+    pub fn column_steps(&self, current: &ArrowSchema) -> Vec<ColumnStep> {
+        let before = |path: &str| type_at(current.fields(), path).map(|of| type_name(&of));
+        let step = |step: &Step| match step {
+            Step::Add { parent, column } => {
+                let name = column.name();
+                let path = parent.as_ref().map_or(name.clone(), |parent| format!("{parent}.{name}"));
+                Some(ColumnStep { column: path, before: None, after: Some(type_name(column.data_type())) })
+            }
+            Step::Promote { path, to } => {
+                Some(ColumnStep { column: path.clone(), before: before(path), after: Some(type_name(to)) })
+            }
+            Step::Drop { path } => Some(ColumnStep { column: path.clone(), before: before(path), after: None }),
+            Step::MakeOptional { .. } | Step::Rename { .. } | Step::Describe { .. } => None,
+        };
+        self.steps.iter().filter_map(step).collect()
+    }
+}
+
+fn type_at(fields: &Fields, path: &str) -> Option<DataType> {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let of = fields.iter().find(|field| field.name() == name)?.data_type();
+    match (of, rest) {
+        (of, None) => Some(of.clone()),
+        (DataType::Struct(inner), Some(rest)) => type_at(inner, rest),
+        _ => None,
+    }
+}
+
+/// A type as Iceberg writes it.
+pub fn type_name(of: &DataType) -> String {
+    let alone = ArrowSchema::new(vec![without_field_ids(&Field::new("alone", of.clone(), true))]);
+    match arrow_schema_to_schema_auto_assign_ids(&alone) {
+        Ok(schema) => show(&schema.as_struct().fields()[0].field_type),
+        // No table can have it, which whoever makes one is told.
+        Err(_) => of.to_string(),
     }
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod discover;
 mod faults;
 mod models;
+mod plan;
 mod query;
 mod tables;
 mod verbs;

@@ -178,6 +178,36 @@ fn counts(bronze: u64, silver: u64) -> (String, String, String) {
     (bronze.to_string(), bronze.to_string(), silver.to_string())
 }
 
+/// Topics that nothing was read of are planned as well, and what waits for a table moves those behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_follows_what_waits_in_the_topics() {
+    let parts = Parts::new().await;
+    parts.sell(0, 0..5, 0);
+    let plan = || {
+        let plan = parts.json("plan --json");
+        let of =
+            |table: &Value| json!([table["table"], table["action"], table["records_waiting"], table["reads"]["rows"]]);
+        plan["tables"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let both = |bronze: Value, silver: Value| vec![bronze, silver];
+    let (bronze, silver) = ("shop_bronze.parts", "shop_silver.parts");
+    assert_eq!(plan(), both(json!([bronze, "create", 5, 0]), json!([silver, "create", null, 0])));
+    let (_, lake) = parts.lake().await;
+    assert!(lake.tables("shop_bronze").await.unwrap().is_empty(), "nothing is made by it");
+    parts.done("ingest --drain");
+    assert_eq!(plan(), both(json!([bronze, "nothing", 0, 0]), json!([silver, "create", null, 5])));
+    parts.done("build");
+    assert_eq!(plan(), both(json!([bronze, "nothing", 0, 0]), json!([silver, "nothing", null, 0])));
+    parts.sell(1, 5..8, 0);
+    assert_eq!(plan(), both(json!([bronze, "change", 3, 0]), json!([silver, "change", null, 0])));
+    parts.done("ingest --drain");
+    assert_eq!(plan(), both(json!([bronze, "nothing", 0, 0]), json!([silver, "change", null, 3])));
+    parts.done("build");
+    parts.sell(0, 8..10, 0);
+    parts.cut(0, 7).await;
+    assert_eq!(plan(), both(json!([bronze, "blocked", 0, 0]), json!([silver, "nothing", null, 0])));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lag_and_positions_are_shown() {
     let parts = Parts::new().await;

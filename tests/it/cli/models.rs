@@ -103,7 +103,7 @@ async fn what_only_the_catalog_knows_is_looked_up_there() {
     write("catalog/orders.yaml", orders);
     run(project.path(), "check").done();
     write("transforms/orders.sql", "SELECT\n  id, CAST(qty AS string) AS qty, note\nFROM changes\n");
-    insta::assert_snapshot!(run(project.path(), "check").error(2), @"error: transforms/orders.sql:1:1: table `shop.orders`: column `qty` cannot go from int to string");
+    insta::assert_snapshot!(run(project.path(), "check").error(2), @"error: transforms/orders.sql:1:1: table `shop.orders`: column `qty` cannot go from int to string; give it another name, or `icestream drop shop.orders` and build the table again");
 }
 
 #[test]
