@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,13 +8,16 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::query::parse_time;
 use super::{Context, Outcome};
-use crate::config::{Brokers, Config};
+use crate::clock::Clock;
+use crate::config::{Brokers, Config, Span};
 use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::gold::Refreshed;
 use crate::ids::TableName;
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
+use crate::silver::Extent;
 use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 use crate::table::Lake;
 
@@ -27,7 +31,12 @@ const AFTER_HELP_BUILD: &str = "\
 Examples:
   icestream build                          every table that is behind
   icestream build orders revenue_per_day   these only
-  icestream build --full orders            all of bronze again: after the transform was changed";
+  icestream build --full orders            all of bronze again: after the transform was changed
+  icestream build --from 2026-03-01        mend silver: every key that has an event since then is folded again
+  icestream build --from -6h orders        the same for one table
+
+`--from` goes by when events were ingested (`_ingested_at`), and replaces the rows of their keys in one commit per table,
+whatever has become of them. Rows of other keys stay as they are: `--full` mends those, too.";
 
 const AFTER_HELP_RUN: &str = "\
 Examples:
@@ -56,9 +65,41 @@ pub struct BuildArgs {
     #[arg(long, requires = "tables")]
     pub full: bool,
 
+    /// Fold again, from all their events, the keys that have one since this time: `2026-03-01`, `2026-03-01 12:00`, or a
+    /// span back from now (`-6h`)
+    #[arg(long, value_name = "TIME", conflicts_with = "full", allow_hyphen_values = true)]
+    pub from: Option<Since>,
+
     /// Write a JSON summary to this file
     #[arg(long, value_name = "FILE")]
     pub result: Option<PathBuf>,
+}
+
+/// A time, or a span back from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    AtMs(i64),
+    Ago(Duration),
+}
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(span) = text.trim().strip_prefix('-') {
+            return Ok(Since::Ago(span.parse::<Span>().map_err(|error| error.to_string())?.0));
+        }
+        parse_time(text).map(|time| Since::AtMs(time.0)).map_err(|help| format!("{help}, or `-6h`"))
+    }
+}
+
+impl Since {
+    fn time_us(self, clock: &Clock) -> i64 {
+        match self {
+            Since::AtMs(time) => time.saturating_mul(1000),
+            Since::Ago(span) => clock.now_us().saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
+        }
+    }
 }
 
 /// Ingest and build, again and again
@@ -92,8 +133,8 @@ pub enum RunError {
     TopicNotRead { topic: String },
     #[error("there is no model of a table `{name}`")]
     UnknownModel { name: String, known: String },
-    #[error("`--full` is for silver tables, and `{table}` is a gold table")]
-    FullGold { table: TableName },
+    #[error("`{flag}` is for silver tables, and `{table}` is a gold table")]
+    NotSilver { flag: &'static str, table: TableName },
     #[error("cannot write the result to `{}`", path.display())]
     Result {
         path: PathBuf,
@@ -121,8 +162,9 @@ impl Situation for RunError {
             RunError::NoTopics => "set `source.kafka.topics: [\"shop.public.*\"]` in `icestream.yaml`".to_string(),
             RunError::TopicNotRead { .. } => "check the name, and `source.kafka.topics`".to_string(),
             RunError::UnknownModel { known, .. } => format!("there are {known}"),
-            RunError::FullGold { .. } => {
-                "a gold table is computed anew by itself when its model changes; leave it out".to_string()
+            RunError::NotSilver { .. } => {
+                "a gold table is computed anew by itself when its model or what it reads changes; leave it out"
+                    .to_string()
             }
             RunError::Result { .. } => "check that the folder exists and that this process may write there".to_string(),
             RunError::Signals(_) => return None,
@@ -180,9 +222,14 @@ pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
 
 pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
-    let models = Models { anew: args.full, ..chosen(pipeline::models(&config)?, &args.tables)? };
-    if let Some(model) = models.gold.first().filter(|_| args.full) {
-        return Err(RunError::FullGold { table: model.table.clone() }.into());
+    let (extent, flag) = match (args.full, args.from) {
+        (true, _) => (Extent::Everything, Some("--full")),
+        (false, Some(from)) => (Extent::Since(from.time_us(&context.clock)), Some("--from")),
+        (false, None) => (Extent::New, None),
+    };
+    let models = Models { extent, ..chosen(pipeline::models(&config)?, &args.tables)? };
+    if let (Some(flag), Some(model)) = (flag.filter(|_| !args.tables.is_empty()), models.gold.first()) {
+        return Err(RunError::NotSilver { flag, table: model.table.clone() }.into());
     }
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
     let engine = pipeline::engine(&config)?;
@@ -297,7 +344,7 @@ fn chosen(models: Models, names: &[String]) -> Result<Models> {
     Ok(Models {
         silver: models.silver.into_iter().filter(|model| is_named(&model.table)).collect(),
         gold: models.gold.into_iter().filter(|model| is_named(&model.table)).collect(),
-        anew: models.anew,
+        extent: models.extent,
     })
 }
 

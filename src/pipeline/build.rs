@@ -15,8 +15,8 @@ use crate::table::Lake;
 pub struct Models {
     pub silver: Vec<SilverModel>,
     pub gold: Vec<GoldModel>,
-    /// Whether silver tables are folded anew, from all of bronze.
-    pub anew: bool,
+    /// How much of bronze silver tables are folded from.
+    pub extent: silver::Extent,
 }
 
 /// What one pass did.
@@ -38,11 +38,7 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let mut report = BuildReport::default();
     let mut failures = Failures::default();
     for model in &models.silver {
-        let merged = match models.anew {
-            true => silver::rebuild(lake, engine, model).await,
-            false => silver::merge(lake, engine, model).await,
-        };
-        match merged {
+        match silver::build(lake, engine, model, models.extent).await {
             Ok(silver::Outcome::Merged(commit)) => {
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());

@@ -235,7 +235,7 @@ pub fn models(config: &Config) -> Result<Models> {
         group_by: model.group_by.clone(),
     });
     let gold = gold.collect();
-    Ok(Models { silver, gold, anew: false })
+    Ok(Models { silver, gold, extent: silver::Extent::New })
 }
 
 /// When a batch is committed.

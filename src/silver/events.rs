@@ -89,6 +89,7 @@ struct Rest {
     after: StructArray,
     /// When it happened, in microseconds: for the source, else for the broker, else for us.
     time: Option<Int64Array>,
+    ingested_at: Option<Int64Array>,
 }
 
 /// One event of one key. An update that takes a row to another key is two: for the key it leaves, it is a delete.
@@ -160,6 +161,10 @@ impl Events {
                     }
                     _ => None,
                 },
+                ingested_at: match batch.column_by_name(layout::INGESTED_AT) {
+                    Some(times) => Some(cast(times, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
+                    None => None,
+                },
             }),
             Err(_) => None,
         };
@@ -228,6 +233,16 @@ impl Events {
                 }
             });
         }
+    }
+}
+
+impl Events {
+    /// Which of the chosen rows were ingested at a time or later.
+    pub(super) fn ingested_since(&self, since: i64, chosen: Option<BooleanArray>) -> BooleanArray {
+        let times = self.rest.as_ref().and_then(|rest| rest.ingested_at.as_ref());
+        let is_later = |row: usize| times.is_none_or(|times| times.is_null(row) || times.value(row) >= since);
+        let is_chosen = |row: usize| chosen.as_ref().is_none_or(|chosen| chosen.value(row));
+        (0..self.len()).map(|row| Some(is_chosen(row) && is_later(row))).collect()
     }
 }
 
@@ -342,6 +357,11 @@ impl Newest {
 
     pub(super) fn hold_more(&self, bytes: usize) -> datafusion::error::Result<()> {
         self.held.as_ref().map_or(Ok(()), |held| held.try_grow(bytes))
+    }
+
+    /// All events of its keys are about to be added.
+    pub(super) fn forget_events(&mut self) {
+        self.all.clear();
     }
 
     /// Adds events from before the new ones, of keys that are known and `wanted`.

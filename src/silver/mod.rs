@@ -355,15 +355,28 @@ impl Marker {
     }
 }
 
+/// How much of bronze a run folds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// What is new.
+    #[default]
+    New,
+    /// What is new, and everything of the keys that have an event which was ingested at this time or later (microseconds
+    /// since 1970), whatever their rows are now.
+    Since(i64),
+    /// Everything, also by another model than before.
+    Everything,
+}
+
 /// Brings a silver table up to its bronze table's head.
 pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
-    bring_up(lake, engine, model, false).await
+    build(lake, engine, model, Extent::New).await
 }
 
 /// Folds all of bronze anew, also by another model than before. The rows there are stay until the new ones take their
 /// place in one commit.
 pub async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
-    bring_up(lake, engine, model, true).await
+    build(lake, engine, model, Extent::Everything).await
 }
 
 /// Where a silver table stands against its model and its bronze table.
@@ -435,7 +448,8 @@ pub async fn preview(lake: &Lake, model: &SilverModel) -> Result<Option<Preview>
     Ok(Some(Preview { stand, differences, reads, table }))
 }
 
-async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool) -> Result<Outcome> {
+/// Brings a silver table up to its bronze table's head, in one commit.
+pub async fn build(lake: &Lake, engine: &Engine, model: &SilverModel, extent: Extent) -> Result<Outcome> {
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
     let Some(bronze_snapshot_id) = view.snapshot_id() else {
@@ -445,10 +459,11 @@ async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool)
     let silver = lake.table_if_exists(&model.table).await?;
     let (old_text, known) = silver.as_ref().map(Marker::of).transpose()?.flatten().unzip();
     let stand = Stand::of(model, silver.as_ref(), known.as_ref(), &bronze, &view);
+    let anew = extent == Extent::Everything;
     match stand {
         Stand::Foreign => return Err(Error::Foreign { table: model.table.clone() }),
         Stand::OtherModel if !anew => return Err(Error::ModelChanged { table: model.table.clone() }),
-        Stand::UpToDate if !anew => return Ok(Outcome::Nothing),
+        Stand::UpToDate if extent == Extent::New => return Ok(Outcome::Nothing),
         Stand::CutOff if !anew => tracing::warn!(
             table = %model.table, bronze = %model.from, layer = "silver",
             "bronze was made anew, rolled back or rewound: folding all of it"
@@ -456,12 +471,15 @@ async fn bring_up(lake: &Lake, engine: &Engine, model: &SilverModel, anew: bool)
         _ => {}
     }
     let known = known.filter(|_| !anew);
-    let base = known.as_ref().filter(|_| stand == Stand::Behind);
+    let base = known.as_ref().filter(|_| matches!(stand, Stand::Behind | Stand::UpToDate));
     let keys = known.as_ref().map(|known| known.keys.clone());
     let base = base.and_then(|base| Some(Base { sequence: base.sequence, merged: base.merged.clone()? }));
     let (sequence, started) = (view.sequence_number(), tokio::time::Instant::now());
-    let Some(run) = Run::new(lake, engine, model, view, keys).await? else { return Ok(Outcome::Nothing) };
+    let Some(run) = Run::new(lake, engine, model, view, keys, extent).await? else { return Ok(Outcome::Nothing) };
     let staged = run.stage(silver, base).await?;
+    if stand == Stand::UpToDate && staged.changes_nothing() {
+        return Ok(Outcome::Nothing);
+    }
     let next = Marker {
         bronze: bronze.uuid(),
         snapshot: bronze_snapshot_id,

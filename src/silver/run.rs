@@ -8,6 +8,8 @@
 //! - An event that lacks values (a placeholder, or a null that the model ignores), or deletes a row that stays as it last
 //!   was, needs older events. Its key is folded anew from bronze's history.
 //! - A truncation that is new folds everything that is past it.
+//!
+//! A run that mends goes by none of this: every key that has an event since the time it is given is folded anew.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -33,14 +35,16 @@ use super::fold::{self, Fold};
 use super::keys::{KeySet, KeyShape};
 use super::order::{Place, Truncation};
 use super::{
-    Error, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel, check_columns_known,
-    definition as table_definition, row_columns, row_schema, select, upkeep,
+    Error, Extent, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel,
+    check_columns_known, definition as table_definition, row_columns, row_schema, select, upkeep,
 };
 use crate::definition;
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
 use crate::ids::TableName;
 use crate::layout;
-use crate::table::{ColumnStatistics, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile};
+use crate::table::{
+    ColumnStatistics, EvolvedSchema, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile,
+};
 
 /// How many bytes of events a byte of a bronze file becomes in memory, about. When it is more, a run is divided once it
 /// is known.
@@ -72,6 +76,7 @@ pub(super) struct Run<'a> {
     pub(super) keys: Vec<String>,
     /// Columns in which a null says nothing.
     ignores: Vec<String>,
+    extent: Extent,
     shape: Arc<KeyShape>,
 }
 
@@ -125,6 +130,8 @@ pub(super) struct Staged {
     pub(super) written: Vec<WrittenFile>,
     doomed: Vec<(ScanFile, RoaringTreemap)>,
     pub(super) replaces_all: bool,
+    /// The columns that the commit gives the table, where they are others.
+    pub(super) evolved: Option<EvolvedSchema>,
     counts: Counts,
     pub(super) merged: Merged,
 }
@@ -137,6 +144,7 @@ impl<'a> Run<'a> {
         model: &'a SilverModel,
         view: TableView,
         keys: Option<Vec<String>>,
+        extent: Extent,
     ) -> Result<Option<Self>> {
         let columns = row_columns(model, &view)?;
         let session = engine.session();
@@ -160,7 +168,7 @@ impl<'a> Run<'a> {
             source: DataFusionError::from(error).into(),
         };
         let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
-        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, shape }))
+        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, extent, shape }))
     }
 
     /// Writes everything the run has to write. Nothing is left behind when it fails.
@@ -197,15 +205,17 @@ impl<'a> Run<'a> {
     ) -> Result<Reach> {
         let new = self.view.added_since(base.map_or(0, |base| base.sequence));
         let files = new.files(None).await?;
+        let again = self.again(base, &files).await?;
         let versions = matches!(self.model.scd, Scd::Two { .. });
         // Rows that the model gives are kept next to the events they come from.
-        let bytes = files.iter().map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
+        let bytes =
+            files.iter().chain(&again.files).map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
         let passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(least_passes);
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
             let depth = if versions { Depth::Versions } else { Depth::Rows };
             let started = tokio::time::Instant::now();
-            let newest = match self.newest(&new, &files, range, depth, base).await {
+            let newest = match self.newest(&new, &files, &again, range, depth, base).await {
                 Ok(newest) => newest,
                 Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
                     return Ok(Reach::OutOfMemory { passes, source });
@@ -235,24 +245,18 @@ impl<'a> Run<'a> {
             let mut rows: Vec<u32> = of_fate(Fate::Row).collect();
             newest.keys.sort(&mut rows);
             let frame = self.latest(&newest, &rows).await?;
-            let table = match staged.as_ref() {
-                Some(staged) => staged.silver.clone(),
-                None => self.target(silver.take(), &row_schema(&frame, &self.keys)).await?,
-            };
-            let staged = match staged {
-                Some(staged) => staged,
-                None => staged.insert(Staged::new(table, base.is_none(), merged.clone())?),
-            };
+            let schema = row_schema(&frame, &self.keys);
+            let staged = self.staged(staged, silver.take(), &schema, base, &merged).await?;
             staged.merged.join(merged.clone());
             let mut written = Vec::new();
             if !rows.is_empty() {
-                written = self.write(&staged.silver, frame).await?;
+                written = self.write(staged, frame).await?;
                 staged.written.extend(written.iter().cloned());
             }
             let folded: Vec<u32> = of_fate(Fate::Fold).collect();
             if !folded.is_empty() {
                 let frame = self.fold(&newest, &folded, &merged).await?;
-                let files = self.write(&staged.silver, frame).await?;
+                let files = self.write(staged, frame).await?;
                 staged.written.extend(files.iter().cloned());
                 written.extend(files);
             }
@@ -277,7 +281,7 @@ impl<'a> Run<'a> {
 
     /// Commits what was staged, and discards it when that is not to be.
     pub(super) async fn commit(&self, staged: Staged, from: Option<String>, next: &Marker) -> Result<Outcome> {
-        let Staged { silver, view, written, doomed, replaces_all, counts, .. } = staged;
+        let Staged { silver, view, written, doomed, replaces_all, evolved, counts, .. } = staged;
         let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
         let rows_written = written.iter().map(WrittenFile::rows).sum();
         let mut all = written.clone();
@@ -305,6 +309,10 @@ impl<'a> Run<'a> {
         // Versions are not rows that come, change and go.
         let notes = counts.notes().filter(|_| self.model.scd == Scd::One);
         let change = notes.fold(change, |change, (name, count)| change.note(name, count));
+        let change = match evolved {
+            Some(evolved) => change.schema(evolved),
+            None => change,
+        };
         let definition = self.model.definition();
         let change = match definition.is_of(&silver) {
             true => change,
@@ -357,16 +365,62 @@ impl<'a> Run<'a> {
         merged
     }
 
-    /// The table to write to, with room for the rows.
-    pub(super) async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<Table> {
-        let Some(silver) = silver else {
-            return Ok(self.lake.ensure(&table_definition(self.model, rows.clone())).await?);
-        };
-        let change = SchemaChange::to_fit(silver.schema()?.as_ref(), rows);
-        match silver.evolve(&change)? {
-            Some(evolved) => Ok(silver.change().schema(evolved).commit().await?.table),
-            None => Ok(silver),
+    /// What was staged already, or room to stage rows of this schema.
+    pub(super) async fn staged<'s>(
+        &self,
+        staged: &'s mut Option<Staged>,
+        silver: Option<Table>,
+        rows: &Schema,
+        base: Option<&Base>,
+        merged: &Merged,
+    ) -> Result<&'s mut Staged> {
+        if let Some(staged) = staged {
+            return Ok(staged);
         }
+        let (table, evolved) = self.target(silver, rows).await?;
+        let new = Staged::new(table, base.is_none(), merged.clone())?;
+        Ok(staged.insert(Staged { evolved, ..new }))
+    }
+
+    /// The table to write to, with room for the rows. A rebuild changes its columns only in the commit that replaces the
+    /// rows, and takes away those that the model does not give.
+    async fn target(&self, silver: Option<Table>, rows: &Schema) -> Result<(Table, Option<EvolvedSchema>)> {
+        let Some(silver) = silver else {
+            return Ok((self.lake.ensure(&table_definition(self.model, rows.clone())).await?, None));
+        };
+        let stored = silver.schema()?;
+        let mut change = SchemaChange::to_fit(&stored, rows);
+        if self.extent == Extent::Everything {
+            for field in stored.fields().iter().filter(|field| rows.index_of(field.name()).is_err()) {
+                match silver.evolve(&SchemaChange::new().drop_column(field.name())) {
+                    Ok(_) => change = change.drop_column(field.name()),
+                    Err(error) => tracing::warn!(
+                        table = %self.model.table, layer = "silver", column = field.name(), %error,
+                        "a column that the model does not give stays, and is null"
+                    ),
+                }
+            }
+            let evolved = silver.evolve(&change)?;
+            return Ok((silver, evolved));
+        }
+        match silver.evolve(&change)? {
+            Some(evolved) => Ok((silver.change().schema(evolved).commit().await?.table, None)),
+            None => Ok((silver, None)),
+        }
+    }
+
+    /// Whether the run folds every key it meets, whatever was merged of it.
+    pub(super) fn mends(&self, base: Option<&Base>) -> bool {
+        matches!(self.extent, Extent::Since(_)) && base.is_some()
+    }
+
+    /// What was merged before and is looked at again.
+    async fn again(&self, base: Option<&Base>, new: &[ScanFile]) -> Result<Again> {
+        let (Extent::Since(since), Some(_)) = (self.extent, base) else { return Ok(Again::default()) };
+        let new: HashSet<&str> = new.iter().map(|file| file.path.as_str()).collect();
+        let mut files = self.view.files(Some(&IngestedSince(since))).await?;
+        files.retain(|file| !new.contains(file.path.as_str()));
+        Ok(Again { files, since })
     }
 
     /// Reads the new events of a range of keys.
@@ -374,6 +428,7 @@ impl<'a> Run<'a> {
         &self,
         new: &TableView,
         files: &[ScanFile],
+        again: &Again,
         range: KeyRange,
         depth: Depth,
         base: Option<&Base>,
@@ -389,7 +444,7 @@ impl<'a> Run<'a> {
         let mut outcome = held.try_grow(newest.bytes());
         let nothing = super::Frontier::default();
         let frontier = base.map_or(&nothing, |base| &base.merged.frontier);
-        let take = |events: Events| {
+        let mut take = |events: Events| {
             if outcome.is_ok() {
                 outcome = match held.size() + events.bytes() <= most {
                     true => held.try_grow(events.bytes()),
@@ -401,9 +456,18 @@ impl<'a> Run<'a> {
                 newest.add(events, frontier);
             }
         };
-        let of_range = move |events: &Events| of_range(events, range);
-        self.each_batch_of(new, files, depth, of_range, |events| events, take).await?;
+        let in_range = move |events: &Events| of_range(events, range);
+        self.each_batch_of(new, files, depth, in_range, |events| events, &mut take).await?;
+        if !again.files.is_empty() {
+            let since = again.since;
+            let keep = move |events: &Events| Some(events.ingested_since(since, of_range(events, range)));
+            self.each_batch_of(&self.view, &again.files, Depth::Versions, keep, |events| events, &mut take).await?;
+        }
         outcome.map_err(|error| self.failed(error.into()))?;
+        if self.mends(base) {
+            // What is read again is neither late nor repeated.
+            (newest.seen.late, newest.seen.duplicates) = (0, 0);
+        }
         newest.keys.seal();
         newest.hold(held);
         Ok(newest)
@@ -452,6 +516,9 @@ impl<'a> Run<'a> {
         base: Option<&Base>,
         merged: &Merged,
     ) -> Result<Vec<Fate>> {
+        if self.mends(base) {
+            return Ok(vec![Fate::Fold; newest.keys.len()]);
+        }
         let furthest = base.and_then(|base| base.merged.frontier.furthest());
         let mut doubtful = vec![None; newest.keys.len()];
         let mut earliest: Option<Place> = None;
@@ -588,16 +655,17 @@ impl<'a> Run<'a> {
     }
 
     /// Writes rows, on as many cores as they are spread over.
-    async fn write(&self, silver: &Table, frame: DataFrame) -> Result<Vec<WrittenFile>> {
+    async fn write(&self, staged: &Staged, frame: DataFrame) -> Result<Vec<WrittenFile>> {
+        let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let failed = |error: DataFusionError| self.failed(error.into());
         let now = ScalarValue::TimestampMicrosecond(Some(self.lake.clock().now_us()), Some(layout::UTC.into()));
         let frame = frame.with_column("_merged_at", lit(now)).map_err(failed)?;
         let streams = frame.execute_stream_partitioned().await.map_err(failed)?;
         let mut written = Vec::new();
         let work = |stream| {
-            let (silver, table) = (silver.clone(), self.model.table.clone());
+            let (silver, evolved, table) = (silver.clone(), evolved.cloned(), self.model.table.clone());
             // A failure must not end the others before they have said what they wrote.
-            async move { Ok(write_stream(&silver, &table, stream).await) }
+            async move { Ok(write_stream(&silver, evolved.as_ref(), &table, stream).await) }
         };
         let mut failure = None;
         in_parallel(streams.len(), streams, work, |outcome: Result<Vec<WrittenFile>>| match outcome {
@@ -753,10 +821,11 @@ pub(super) fn arrow_failed(error: arrow::error::ArrowError) -> engine::Error {
 
 async fn write_stream(
     silver: &Table,
+    evolved: Option<&EvolvedSchema>,
     table: &TableName,
     mut stream: SendableRecordBatchStream,
 ) -> Result<Vec<WrittenFile>> {
-    let mut writer = silver.writer(None)?;
+    let mut writer = silver.writer(evolved)?;
     loop {
         let outcome = match stream.try_next().await {
             Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
@@ -805,6 +874,25 @@ impl PartitionStream for Chosen {
     }
 }
 
+/// Files that were merged before, and from when on their rows are looked at again.
+#[derive(Default)]
+struct Again {
+    files: Vec<ScanFile>,
+    since: i64,
+}
+
+/// Keeps the files that may hold a row which was ingested at this time or later.
+struct IngestedSince(i64);
+
+impl Prune for IngestedSince {
+    fn keep(&self, statistics: &dyn ColumnStatistics) -> Vec<bool> {
+        let times = statistics.upper(layout::INGESTED_AT).and_then(|times| cast(&times, &DataType::Int64).ok());
+        let Some(times) = times else { return vec![true; statistics.len()] };
+        let times = times.as_primitive::<Int64Type>();
+        (0..statistics.len()).map(|at| times.is_null(at) || times.value(at) >= self.0).collect()
+    }
+}
+
 /// Keeps the files that may hold an event past a place.
 struct Reaches(Place);
 
@@ -850,8 +938,21 @@ impl Staged {
             written: Vec::new(),
             doomed: Vec::new(),
             replaces_all,
+            evolved: None,
             counts: Counts::default(),
             merged,
+        })
+    }
+
+    pub(super) fn changes_nothing(&self) -> bool {
+        self.written.is_empty() && self.doomed.is_empty() && !self.replaces_all
+    }
+
+    /// The columns of the rows to be written.
+    pub(super) fn schema(&self) -> Result<SchemaRef> {
+        Ok(match &self.evolved {
+            Some(evolved) => evolved.arrow(self.silver.name())?,
+            None => self.silver.schema()?,
         })
     }
 

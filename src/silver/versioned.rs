@@ -24,7 +24,7 @@ use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FR
 use super::{Error, Merged, Result, Scd, SilverModel, row_schema};
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
 use crate::layout;
-use crate::table::{ScanFile, Table, WrittenFile};
+use crate::table::{EvolvedSchema, ScanFile, Table, WrittenFile};
 
 /// Says which step a row that the model gives is of.
 const EVENT: &str = "_event";
@@ -101,7 +101,11 @@ impl Run<'_> {
         let failed = |error: ArrowError| self.failed(arrow_failed(error));
         newest.seen.unavailable.extend(merged.unavailable.iter().cloned());
         let mut fates = vec![Fate::Row; newest.keys.len()];
-        if let Some(base) = base {
+        if self.mends(base) {
+            fates.fill(Fate::Fold);
+            newest.forget_events();
+            newest = self.with_history(newest, &fates, &[]).await?;
+        } else if let Some(base) = base {
             let (known, of_keys) = self.keys_to_fold(newest, new_files, base, &merged).await?;
             (newest, fates) = (known, of_keys);
             if fates.contains(&Fate::Fold) {
@@ -116,14 +120,7 @@ impl Run<'_> {
         let made = rows.len();
         let frame = self.model_over(rows, true).await?;
         let schema = versions_schema(&row_schema(&frame, &self.keys));
-        let table = match staged.as_ref() {
-            Some(staged) => staged.silver.clone(),
-            None => self.target(silver, &schema).await?,
-        };
-        let staged = match staged {
-            Some(staged) => staged,
-            None => staged.insert(Staged::new(table, base.is_none(), merged.clone())?),
-        };
+        let staged = self.staged(staged, silver, &schema, base, &merged).await?;
         staged.merged.join(merged);
         let output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
         // What the rows were made from is not needed any more.
@@ -147,7 +144,7 @@ impl Run<'_> {
                 of_step[*step as usize] = Some((known.rows.len() + index, row));
             }
         }
-        let schema = staged.silver.schema()?;
+        let schema = staged.schema()?;
         let batches: Vec<RecordBatch> = known.rows.into_iter().chain(output).collect();
         let pool = Pool::new(schema, &batches).map_err(failed)?;
         drop(batches);
@@ -163,7 +160,7 @@ impl Run<'_> {
         let mut differ = differ.into_iter();
         let changes: Vec<bool> = compared.iter().map(|pair| pair.is_some() && differ.next().unwrap_or(false)).collect();
         let versions = timeline.versions(&changes);
-        staged.written.extend(self.write_versions(&staged.silver, pool, versions).await?);
+        staged.written.extend(self.write_versions(staged, pool, versions).await?);
         Ok(())
     }
 
@@ -317,15 +314,17 @@ impl Run<'_> {
         Ok(known)
     }
 
-    async fn write_versions(&self, silver: &Table, pool: Pool, versions: Vec<Version>) -> Result<Vec<WrittenFile>> {
+    async fn write_versions(&self, staged: &Staged, pool: Pool, versions: Vec<Version>) -> Result<Vec<WrittenFile>> {
+        let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let now = self.lake.clock().now_us();
         let parts = (versions.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
         let (pool, versions) = (Arc::new(pool), Arc::new(versions));
         let work = |part: usize| {
-            let (silver, pool, versions) = (silver.clone(), pool.clone(), versions.clone());
+            let (silver, evolved) = (silver.clone(), evolved.cloned());
+            let (pool, versions) = (pool.clone(), versions.clone());
             async move {
                 let bound = |part: usize| versions.len() * part / parts;
-                Ok(write_part(&silver, &pool, &versions[bound(part)..bound(part + 1)], now).await)
+                Ok(write_part(&silver, evolved.as_ref(), &pool, &versions[bound(part)..bound(part + 1)], now).await)
             }
         };
         let (mut written, mut failure) = (Vec::new(), None);
@@ -347,11 +346,12 @@ impl Run<'_> {
 
 async fn write_part(
     silver: &Table,
+    evolved: Option<&EvolvedSchema>,
     pool: &Pool,
     versions: &[Version],
     now: i64,
 ) -> Result<Vec<WrittenFile>, engine::Error> {
-    let mut writer = silver.writer(None)?;
+    let mut writer = silver.writer(evolved)?;
     for chunk in versions.chunks(CHUNK_ROWS) {
         let outcome = match batch_of(pool, chunk, now) {
             Ok(batch) => writer.write(&batch).await.map_err(engine::Error::from),

@@ -247,6 +247,7 @@ impl Evolution<'_> {
             }
             Step::Drop { path } => self.edit(fields, path, path, &mut |evolution, field| {
                 evolution.check_not_partition_source(path, field.id, "drop")?;
+                evolution.check_not_sorted_by(path, field.id)?;
                 Ok(false)
             }),
             Step::Describe { path, doc } => self.edit(fields, path, path, &mut |_, field| {
@@ -365,6 +366,15 @@ impl Evolution<'_> {
             self.refuse(format!("cannot {action} `{path}`: the table is partitioned by it"))
         } else {
             Ok(())
+        }
+    }
+
+    /// A sort order that names a column which is not there is no metadata that readers take.
+    fn check_not_sorted_by(&self, path: &str, field_id: i32) -> Result<()> {
+        let mut fields = self.metadata.sort_orders_iter().flat_map(|order| order.fields.iter());
+        match fields.any(|field| field.source_id == field_id) {
+            true => self.refuse(format!("cannot drop `{path}`: the table is sorted by it")),
+            false => Ok(()),
         }
     }
 

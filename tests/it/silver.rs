@@ -20,7 +20,7 @@ use icestream::evolution::Evolution;
 use icestream::ids::TableName;
 use icestream::offsets::TopicPartition;
 use icestream::row::{Column, ColumnType, RowShape};
-use icestream::silver::{self, IgnoreNulls, OnDelete, Scd, SilverModel};
+use icestream::silver::{self, Extent, IgnoreNulls, OnDelete, Scd, SilverModel};
 use icestream::table::{At, Lake};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -402,15 +402,28 @@ impl World {
         let rebuilt = of("rebuilt");
         parts.merge(&rebuilt).await;
         for (how, model) in [("merged bit by bit", &merged), ("built at once", &rebuilt)] {
-            match self.scd {
-                Scd::One => self.compare(seed, how, &parts.rows(model).await, &self.truth()),
-                Scd::Two { .. } => self.compare(seed, how, &parts.versions(model).await, &self.versions()),
-            }
+            self.compare_table(seed, how, &parts, model).await;
         }
         // Running again changes nothing.
         let before = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
         parts.merge(&merged).await;
         assert_eq!(parts.lake.table(&merged.table).await.unwrap().snapshot_id(), before);
+        // Whatever somebody does to the rows, what bronze says of their keys can be had again.
+        if self.memory > 1 << 20 && before.is_some() {
+            parts.damage(&merged).await;
+            parts.mend(&merged, 0).await;
+            self.compare_table(seed, "mended", &parts, &merged).await;
+            let after = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
+            parts.merge(&merged).await;
+            assert_eq!(parts.lake.table(&merged.table).await.unwrap().snapshot_id(), after);
+        }
+    }
+
+    async fn compare_table(&self, seed: u64, how: &str, parts: &Parts, model: &SilverModel) {
+        match self.scd {
+            Scd::One => self.compare(seed, how, &parts.rows(model).await, &self.truth()),
+            Scd::Two { .. } => self.compare(seed, how, &parts.versions(model).await, &self.versions()),
+        }
     }
 
     fn compare<V: PartialEq + std::fmt::Debug>(
@@ -496,7 +509,11 @@ impl Parts {
     }
 
     fn start(&mut self, epoch: i32) {
-        self.builder = ChangeBatchBuilder::new(self.bronze.images().unwrap(), epoch, Clock::system());
+        self.start_at(epoch, Clock::system());
+    }
+
+    fn start_at(&mut self, epoch: i32, clock: Clock) {
+        self.builder = ChangeBatchBuilder::new(self.bronze.images().unwrap(), epoch, clock);
         for ((topic, partition), offset) in LANES.into_iter().zip(self.offsets) {
             self.builder.start(TopicPartition::new(topic, partition), offset).unwrap();
         }
@@ -529,6 +546,27 @@ impl Parts {
 
     async fn merge(&self, model: &SilverModel) {
         silver::merge(&self.lake, &self.engine, model).await.unwrap();
+    }
+
+    /// What somebody might do to a silver table: rows are gone, doubled, and say something else.
+    async fn damage(&self, model: &SilverModel) {
+        let table = self.lake.table(&model.table).await.unwrap();
+        let session = self.engine.session();
+        engine::register(&session, &model.table, table.view(At::Head).unwrap()).unwrap();
+        let sql = format!(
+            "SELECT * REPLACE ('damaged' AS name) FROM {table} WHERE id % 3 <> 0 \
+             UNION ALL SELECT * FROM {table} WHERE id % 5 = 0",
+            table = model.table
+        );
+        let mut writer = table.writer(None).unwrap();
+        for batch in engine::plan(&session, &sql).await.unwrap().collect().await.unwrap() {
+            writer.write(&batch).await.unwrap();
+        }
+        table.change().replace_all(writer.finish().await.unwrap()).commit().await.unwrap();
+    }
+
+    async fn mend(&self, model: &SilverModel, since_us: i64) {
+        silver::build(&self.lake, &self.engine, model, Extent::Since(since_us)).await.unwrap();
     }
 
     async fn versions(&self, model: &SilverModel) -> Versions {
@@ -705,4 +743,94 @@ async fn a_changed_model_is_taken_up_by_a_rebuild_and_not_by_itself() {
     assert_eq!(rows.len(), 4);
     silver::rebuild(&parts.lake, &parts.engine, &changed).await.unwrap();
     assert_eq!(parts.rows(&changed).await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_keys_with_events_since_the_time_are_mended_and_what_is_new_comes_along() {
+    for scd in [Scd::One, Scd::Two { track_history: Vec::new() }] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parts = Parts::open(folder.path()).await;
+        let merged = SilverModel { scd: scd.clone(), ..model("merged", OnDelete::Remove) };
+        let names = async |parts: &Parts| {
+            let session = parts.engine.session();
+            let view = parts.lake.table(&merged.table).await.unwrap().view(At::Head).unwrap();
+            engine::register(&session, &merged.table, view).unwrap();
+            let sql = format!("SELECT id, name FROM {} ORDER BY id, name", merged.table);
+            let mut names = Vec::new();
+            for batch in engine::plan(&session, &sql).await.unwrap().collect().await.unwrap() {
+                let (ids, texts) = (batch.column(0).as_primitive::<Int32Type>(), batch.column(1).as_string::<i32>());
+                names.extend((0..batch.num_rows()).map(|row| format!("{} {}", ids.value(row), texts.value(row))));
+            }
+            names
+        };
+        let mut offset = 0;
+        for (time_us, keys) in [(1_000_000, 1..4), (2_000_000, 4..9)] {
+            parts.start_at(0, Clock::manual(time_us).0);
+            for key in keys {
+                parts.push(&create(key, offset, offset as u32 + 10, 1));
+                offset += 1;
+            }
+            parts.commit().await;
+        }
+        parts.merge(&merged).await;
+        parts.damage(&merged).await;
+        // Not merged yet, and of an earlier clock.
+        parts.start_at(0, Clock::manual(500_000).0);
+        parts.push(&create(10, offset, offset as u32 + 10, 2));
+        parts.commit().await;
+        let snapshots = async || parts.lake.table(&merged.table).await.unwrap().snapshots().len();
+        let before = snapshots().await;
+        parts.mend(&merged, 2_000_000).await;
+        assert_eq!(snapshots().await, before + 1, "one commit");
+        let expected = ["1 damaged", "2 damaged", "4 n1", "5 n1", "6 n1", "7 n1", "8 n1", "10 n2"];
+        assert_eq!(names(&parts).await, expected, "{scd:?}: 3 is still gone");
+        let outcome = silver::build(&parts.lake, &parts.engine, &merged, Extent::Since(3_000_000)).await.unwrap();
+        assert!(matches!(outcome, silver::Outcome::Nothing), "{outcome:?}");
+        parts.mend(&merged, 0).await;
+        let expected = ["1 n1", "2 n1", "3 n1", "4 n1", "5 n1", "6 n1", "7 n1", "8 n1", "10 n2"];
+        assert_eq!(names(&parts).await, expected, "{scd:?}");
+    }
+}
+
+/// The columns go in the commit that replaces the rows; who reads the state of before still has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_takes_away_columns_that_the_model_does_not_give() {
+    for scd in [Scd::One, Scd::Two { track_history: Vec::new() }] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parts = Parts::open(folder.path()).await;
+        let wide = SilverModel { scd, ..model("merged", OnDelete::Mark) };
+        parts.push(&create(1, 0, 1, 1));
+        parts.commit().await;
+        parts.merge(&wide).await;
+        let before = parts.lake.table(&wide.table).await.unwrap();
+        let narrow = SilverModel {
+            on_delete: OnDelete::Remove,
+            sql: Some("SELECT id, upper(name) AS big FROM changes".to_string()),
+            ..wide.clone()
+        };
+        silver::rebuild(&parts.lake, &parts.engine, &narrow).await.unwrap();
+        let after = parts.lake.table(&wide.table).await.unwrap();
+        assert_eq!(after.snapshots().len(), before.snapshots().len() + 1, "one commit");
+        let names: Vec<String> = after.columns().into_iter().map(|column| column.name).collect();
+        let of_versions = ["_valid_from", "_valid_to", "_is_current"].into_iter().filter(|_| narrow.scd != Scd::One);
+        let expected: Vec<&str> = ["id", "_position", "_source_ts"].into_iter().chain(of_versions).collect();
+        assert_eq!(names.iter().filter(|name| *name != "big" && *name != "_merged_at").collect::<Vec<_>>(), expected);
+        assert!(names.contains(&"big".to_string()), "{names:?}");
+        let session = parts.engine.session();
+        let view = after.view(At::Snapshot(before.snapshot_id().unwrap())).unwrap();
+        engine::register(&session, &wide.table, view).unwrap();
+        let sql = format!("SELECT name, _is_deleted FROM {}", wide.table);
+        assert_eq!(engine::plan(&session, &sql).await.unwrap().count().await.unwrap(), 1);
+        // Merges go on, and a column that comes back is another one.
+        parts.push(&create(2, 1, 2, 1));
+        parts.commit().await;
+        parts.merge(&narrow).await;
+        silver::rebuild(&parts.lake, &parts.engine, &wide).await.unwrap();
+        let back = parts.lake.table(&wide.table).await.unwrap();
+        let id = |table: &icestream::table::Table| {
+            table.columns().into_iter().find(|column| column.name == "name").map(|column| column.id).unwrap()
+        };
+        assert!(id(&back) > id(&before));
+        assert_eq!(parts.lake.table(&wide.table).await.unwrap().summary().records, Some(2));
+    }
 }

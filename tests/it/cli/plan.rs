@@ -206,6 +206,7 @@ async fn a_changed_model_is_shown_by_what_changed() {
     silver
       ! shop_silver.orders: the model changed; the table does not say what it was built by
           a rebuild reads 1 file, 3 rows
+          + status string
           - is_large boolean
           - _is_deleted boolean
           needs: icestream build --full orders

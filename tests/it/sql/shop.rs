@@ -17,6 +17,7 @@ use icestream::engine::{self, Engine, EngineOptions};
 use icestream::ids::TableName;
 use icestream::offsets::TopicPartition;
 use icestream::pipeline::{self, Event, Models, Observer};
+use icestream::silver;
 use icestream::table::{At, Lake};
 use sqllogictest::{AsyncDB, ColumnType, DBOutput};
 
@@ -228,7 +229,8 @@ impl Shop {
         let is_named = |table: &TableName| names.is_empty() || names.contains(&table.name());
         models.silver.retain(|model| is_named(&model.table));
         models.gold.retain(|model| is_named(&model.table));
-        let models = Models { anew, ..models };
+        let extent = if anew { silver::Extent::Everything } else { silver::Extent::New };
+        let models = Models { extent, ..models };
         let built = Arc::new(Mutex::new(Vec::new()));
         let seen = built.clone();
         let observer: Observer = Arc::new(move |event| {
