@@ -199,6 +199,17 @@ struct Built {
     /// Gold tables that go by groups and were computed in full all the same, and why.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     gold_in_full: std::collections::BTreeMap<String, String>,
+    /// Gold tables of which only changed groups were refreshed.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    gold_groups: std::collections::BTreeMap<String, Groups>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Groups {
+    /// Groups whose rows followed from their old ones and the changes.
+    from_changes: u64,
+    /// Groups that were computed from the inputs.
+    from_inputs: u64,
 }
 
 impl From<IngestReport> for Ingested {
@@ -366,8 +377,15 @@ impl Tally {
                 }
                 Event::Refreshed(commit) => {
                     built.gold_refreshes += 1;
-                    if let Refreshed::FullBecause(why) = &commit.refreshed {
-                        built.gold_in_full.insert(commit.table.to_string(), why.to_string());
+                    let table = commit.table.to_string();
+                    match &commit.refreshed {
+                        Refreshed::Full => {}
+                        Refreshed::FullBecause(why) => drop(built.gold_in_full.insert(table, why.to_string())),
+                        Refreshed::Groups { settled, computed, .. } => {
+                            let groups = built.gold_groups.entry(table).or_default();
+                            groups.from_changes += settled;
+                            groups.from_inputs += computed;
+                        }
                     }
                 }
             }

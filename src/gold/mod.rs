@@ -9,7 +9,9 @@
 //! in full, and says why. **All models of a run read the same snapshots**, and of each other what the run made. **Models
 //! run in the order of what they read**; a circle among them is an error.
 
+mod accounts;
 mod inputs;
+mod ledger;
 mod reach;
 mod touched;
 
@@ -70,8 +72,9 @@ pub enum Refreshed {
     Full,
     /// Everything, though the model names groups.
     FullBecause(WhyFull),
-    /// The groups that changes reach.
-    Groups { rows_deleted: u64 },
+    /// The groups that changes reach: so many followed from their old rows and the changes alone, and so many were
+    /// computed from the inputs.
+    Groups { rows_deleted: u64, settled: u64, computed: u64 },
 }
 
 impl fmt::Display for Refreshed {
@@ -79,7 +82,9 @@ impl fmt::Display for Refreshed {
         match self {
             Refreshed::Full => f.write_str("in full"),
             Refreshed::FullBecause(why) => write!(f, "in full: {why}"),
-            Refreshed::Groups { .. } => f.write_str("changed groups"),
+            Refreshed::Groups { settled, computed, .. } => {
+                write!(f, "changed groups: {settled} from the changes alone, {computed} from the inputs")
+            }
         }
     }
 }
@@ -437,7 +442,11 @@ impl<'a> Run<'a> {
         };
         let staged = self.stage(&gold, &view, touched.as_ref().ok(), evolved.as_ref()).await?;
         let refreshed = match &touched {
-            Ok(_) => Refreshed::Groups { rows_deleted: staged.deletes.files().iter().map(WrittenFile::rows).sum() },
+            Ok(touched) => Refreshed::Groups {
+                rows_deleted: staged.deletes.files().iter().map(WrittenFile::rows).sum(),
+                settled: touched.settled(),
+                computed: touched.computed(),
+            },
             Err(full) => full.clone(),
         };
         let rows = staged.rows.iter().map(WrittenFile::rows).sum();
@@ -496,7 +505,7 @@ impl<'a> Run<'a> {
         if gold.files(None).await?.iter().any(|file| file.deletes.len() >= MAX_DELETE_FILES) {
             return Ok(Err(WhyFull::ManyDeletes));
         }
-        let found = touched::find(&self.session, &self.frame, &self.groups, known, &self.views).await;
+        let found = touched::find(&self.session, &self.frame, &self.groups, known, &self.views, gold).await;
         found.map_err(|source| self.model.failed(source))
     }
 

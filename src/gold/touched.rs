@@ -1,4 +1,5 @@
-//! The groups of a gold table that changes of its inputs reach: found, recomputed, and looked up in the table.
+//! The groups of a gold table that changes of its inputs reach: found, recomputed, and looked up in the table. Those whose
+//! new row follows from the changes are settled by the [`Ledger`], and only the others recomputed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -9,7 +10,7 @@ use arrow::compute::{cast, sort};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::{Column, JoinType, NullEquality, ScalarValue, TableReference};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue, TableReference};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
@@ -18,11 +19,12 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
+use super::ledger::{Balance, Ledger};
 use super::reach::{Held, Reach, is_exact, replace_scans};
 use super::{Marker, NEVER_WRITTEN, WhyFull};
 use crate::engine::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, Result};
 use crate::ids::TableName;
-use crate::table::{ScanFile, Since, TableView};
+use crate::table::{Difference, ScanFile, Since, TableView};
 
 /// Below this many changed rows, it is not asked whether computing everything would be cheaper.
 const FEW_ROWS: u64 = 100_000;
@@ -31,29 +33,36 @@ const FEW_ROWS: u64 = 100_000;
 pub(super) struct Touched {
     reach: Reach,
     sets: Vec<Keys>,
+    /// What the ledger made of the other groups, if it could; it has looked up the old rows of all of them.
+    balance: Option<Balance>,
 }
 
 /// Values of some of the group's columns.
-struct Keys {
+pub(super) struct Keys {
     /// The answer's columns, by index.
     columns: Vec<usize>,
     values: LogicalPlan,
     /// For each column, the least and the greatest value; `None` where one of them is null.
     ranges: Vec<Option<(ScalarValue, ScalarValue)>>,
+    count: u64,
 }
 
 impl Keys {
-    fn new(columns: Vec<usize>, session: &SessionContext, values: RecordBatch) -> Result<Self> {
-        let ranges = values.columns().iter().map(range).collect::<Result<_>>()?;
+    pub(super) fn new(columns: Vec<usize>, session: &SessionContext, values: Vec<ArrayRef>) -> Result<Self> {
+        let ranges = values.iter().map(range).collect::<Result<_>>()?;
+        let count = values.first().map_or(0, |values| values.len()) as u64;
+        let names = columns.iter().map(|column| key_name(*column));
+        let nullable = names.zip(values).map(|(name, values)| (name, values, true));
+        let values = RecordBatch::try_from_iter_with_nullable(nullable).map_err(DataFusionError::from)?;
         let table = session.read_table(Arc::new(MemTable::try_new(values.schema(), vec![vec![values]])?))?;
         let values = LogicalPlanBuilder::from(table.into_unoptimized_plan()).alias("touched")?.build()?;
-        Ok(Keys { columns, values, ranges })
+        Ok(Keys { columns, values, ranges, count })
     }
 
     /// Leaves out rows whose expressions lie outside the values' range: unlike the values themselves, a scan can leave
     /// out whole files by it.
-    fn within_range(&self, plan: LogicalPlan, exprs: &[Expr]) -> Result<LogicalPlan, DataFusionError> {
-        let ranges = exprs.iter().zip(&self.ranges).filter_map(|(expr, range)| Some((expr, range.as_ref()?)));
+    fn within_range(&self, plan: LogicalPlan, exprs: &[Option<Expr>]) -> Result<LogicalPlan, DataFusionError> {
+        let ranges = exprs.iter().zip(&self.ranges).filter_map(|(expr, range)| Some((expr.as_ref()?, range.as_ref()?)));
         let conditions = ranges.map(|(expr, (least, greatest))| {
             expr.clone().gt_eq(lit(least.clone())).and(expr.clone().lt_eq(lit(greatest.clone())))
         });
@@ -63,13 +72,42 @@ impl Keys {
         }
     }
 
-    /// The rows of a plan whose expressions have these values, or with [`JoinType::LeftAnti`] those that have not.
-    fn select(&self, plan: LogicalPlan, exprs: Vec<Expr>, join_type: JoinType) -> Result<LogicalPlan, DataFusionError> {
+    /// The rows of a plan whose expressions have these values, or with [`JoinType::LeftAnti`] those that have not. A
+    /// column without an expression may have any value.
+    fn select(
+        &self,
+        plan: LogicalPlan,
+        exprs: Vec<Option<Expr>>,
+        join_type: JoinType,
+    ) -> Result<LogicalPlan, DataFusionError> {
         let key = |column: &usize| Expr::Column(Column::new(Some("touched"), key_name(*column)));
-        let on = exprs.into_iter().zip(self.columns.iter().map(key)).collect();
+        let on = exprs.into_iter().zip(&self.columns).filter_map(|(expr, column)| Some((expr?, key(column)))).collect();
         let (values, nulls) = (Arc::new(self.values.clone()), NullEquality::NullEqualsNull);
         let join = Join::try_new(Arc::new(plan), values, on, None, join_type, JoinConstraint::On, nulls, false)?;
         Ok(LogicalPlan::Join(join))
+    }
+
+    /// The rows that a gold table has of these groups: where each lies, and some of the answer's columns.
+    pub(super) fn rows_in(&self, answer: &DFSchema, gold: &TableView, columns: &[usize]) -> Result<LogicalPlan> {
+        let provider = IcebergTableProvider::with_row_positions(gold.clone())?;
+        let scan = LogicalPlanBuilder::scan("gold", provider_as_source(Arc::new(provider)), None)?.build()?;
+        let column = |column: &usize| Expr::Column(Column::new(Some("gold"), answer.field(*column).name()));
+        let exprs: Vec<Option<Expr>> = self.columns.iter().map(|of| Some(column(of))).collect();
+        let rows = self.select(self.within_range(scan, &exprs)?, exprs, JoinType::LeftSemi)?;
+        let wanted = columns.iter().enumerate().map(|(place, of)| column(of).alias(key_name(place)));
+        let wanted = [col(FILE_COLUMN), col(POSITION_COLUMN)].into_iter().chain(wanted);
+        Ok(LogicalPlanBuilder::from(rows).project(wanted)?.build()?)
+    }
+}
+
+/// Takes down where rows lie: the first two columns of [`Keys::rows_in`].
+pub(super) fn note_places(rows: &RecordBatch, places: &mut BTreeMap<String, RoaringTreemap>) {
+    let files = rows.column(0).as_any().downcast_ref::<StringArray>();
+    let positions = rows.column(1).as_any().downcast_ref::<Int64Array>();
+    for (file, position) in files.into_iter().flatten().zip(positions.into_iter().flatten()) {
+        if let (Some(file), Some(position)) = (file, position) {
+            places.entry(file.to_string()).or_default().insert(position as u64);
+        }
     }
 }
 
@@ -98,12 +136,13 @@ pub(super) async fn find(
     groups: &[usize],
     known: &Marker,
     inputs: &BTreeMap<TableName, TableView>,
+    gold: &TableView,
 ) -> Result<Result<Touched, WhyFull>> {
     let reach = Reach::of(frame.logical_plan())?;
     if let Some(function) = &reach.unsettled {
         return Ok(Err(WhyFull::Unsettled { function: function.clone() }));
     }
-    let mut found: BTreeMap<Vec<usize>, Distinct> = BTreeMap::new();
+    let mut differences: Vec<(&TableName, Difference)> = Vec::new();
     for (name, view) in inputs {
         let difference = match known.inputs.get(&name.to_string()) {
             Some(snapshot) if *snapshot == view.snapshot_id().unwrap_or(NEVER_WRITTEN) => continue,
@@ -122,40 +161,59 @@ pub(super) async fn find(
         if difference.rows > FEW_ROWS && difference.rows > difference.rows_now / 2 {
             return Ok(Err(WhyFull::MostChanged { input: name.clone() }));
         }
-        let is_it = |table: &TableReference| {
-            let plain = table.table().split('$').next().unwrap_or_default();
-            table.schema() == Some(name.namespace()) && plain == name.name()
-        };
-        let unreached = || Ok(Err(WhyFull::ReachesAll { input: name.clone() }));
-        if reach.in_subqueries.iter().any(&is_it) {
-            return unreached();
+        if reach.in_subqueries.iter().any(|table| is_of(table, name)) {
+            return Ok(Err(WhyFull::ReachesAll { input: name.clone() }));
         }
-        for scan in reach.scans.iter().filter(|scan| is_it(&scan.table)) {
-            let columns = told(&scan.reaches, groups, frame);
-            if columns.is_empty() {
-                return unreached();
+        differences.push((name, difference));
+    }
+    let mut changed: Vec<(usize, &TableName, &Difference)> = Vec::new();
+    for (name, difference) in &differences {
+        let scans = reach.scans.iter().enumerate().filter(|(_, scan)| is_of(&scan.table, name));
+        changed.extend(scans.map(|(number, _)| (number, *name, difference)));
+    }
+    if let [(scan, _, difference)] = changed[..] {
+        match Ledger::of(frame.logical_plan(), scan, &gold.arrow_schema()) {
+            Ok(ledger) => {
+                if let Some(mut balance) = ledger.balance(session, difference, gold).await? {
+                    let sets = balance.open.take().into_iter().collect();
+                    return Ok(Ok(Touched { reach, sets, balance: Some(balance) }));
+                }
             }
-            let distinct = match found.entry(columns.clone()) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(Distinct::new(&columns, frame)?),
-            };
-            for view in [&difference.added, &difference.removed] {
-                let rows = provider_as_source(Arc::new(IcebergTableProvider::new(view.clone())));
-                let exprs = columns
-                    .iter()
-                    .filter_map(|column| Some(scan.reaches.get(column)?.clone().alias(key_name(*column))));
-                let keys = LogicalPlanBuilder::scan(scan.table.clone(), rows, None)?.project(exprs)?.build()?;
-                distinct.add(DataFrame::new(session.state(), keys)).await?;
-            }
+            Err(why) => tracing::debug!(table = %gold.name(), why, "changed groups are computed from the inputs"),
+        }
+    }
+    let mut found: BTreeMap<Vec<usize>, Distinct> = BTreeMap::new();
+    for (number, name, difference) in changed {
+        let scan = &reach.scans[number];
+        let columns = told(&scan.reaches, groups, frame);
+        if columns.is_empty() {
+            return Ok(Err(WhyFull::ReachesAll { input: name.clone() }));
+        }
+        let distinct = match found.entry(columns.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Distinct::new(&columns, frame)?),
+        };
+        for view in [&difference.added, &difference.removed] {
+            let rows = provider_as_source(Arc::new(IcebergTableProvider::new(view.clone())));
+            let exprs =
+                columns.iter().filter_map(|column| Some(scan.reaches.get(column)?.clone().alias(key_name(*column))));
+            let keys = LogicalPlanBuilder::scan(scan.table.clone(), rows, None)?.project(exprs)?.build()?;
+            distinct.add(DataFrame::new(session.state(), keys)).await?;
         }
     }
     let mut sets = Vec::new();
     for (columns, distinct) in found {
         if !distinct.rows.is_empty() {
-            sets.push(Keys::new(columns, session, distinct.batch()?)?);
+            sets.push(Keys::new(columns, session, distinct.values()?)?);
         }
     }
-    Ok(Ok(Touched { reach, sets }))
+    Ok(Ok(Touched { reach, sets, balance: None }))
+}
+
+/// Whether a plan's reference means the table, or the table with the places of its rows.
+fn is_of(reference: &TableReference, table: &TableName) -> bool {
+    let plain = reference.table().split('$').next().unwrap_or_default();
+    reference.schema() == Some(table.namespace()) && plain == table.name()
 }
 
 fn is_scan_of(plan: &LogicalPlan, table: &TableReference) -> bool {
@@ -196,10 +254,9 @@ impl Distinct {
         Ok(())
     }
 
-    fn batch(self) -> Result<RecordBatch> {
+    fn values(self) -> Result<Vec<ArrayRef>> {
         let columns = self.converter.convert_rows(self.rows.iter().map(OwnedRow::row));
-        let batch = columns.and_then(|columns| RecordBatch::try_new(self.schema, columns));
-        Ok(batch.map_err(DataFusionError::from)?)
+        Ok(columns.map_err(DataFusionError::from)?)
     }
 }
 
@@ -219,8 +276,8 @@ impl Touched {
             let mut plan = replace_scans(whole.clone(), |scan, plan| {
                 let scan = self.reach.scans.get(scan);
                 let held = scan.filter(|scan| is_scan_of(&plan, &scan.table)).map(|scan| &scan.reaches);
-                let exprs: Option<Vec<Expr>> = keys.columns.iter().map(|column| held?.get(column).cloned()).collect();
-                let restricted = exprs.map(|exprs| {
+                let exprs: Vec<Option<Expr>> = keys.columns.iter().map(|column| held?.get(column).cloned()).collect();
+                let restricted = exprs.iter().any(Option::is_some).then(|| {
                     let near = keys.within_range(plan, &exprs)?;
                     keys.select(near, exprs, JoinType::LeftSemi)
                 });
@@ -229,12 +286,18 @@ impl Touched {
             for (other, join_type) in std::iter::once((keys, JoinType::LeftSemi))
                 .chain(self.sets[..index].iter().map(|set| (set, JoinType::LeftAnti)))
             {
-                let exprs = other.columns.iter().map(|column| column_of(whole, *column)).collect();
+                let exprs = other.columns.iter().map(|column| Some(column_of(whole, *column))).collect();
                 plan = other.select(plan, exprs, join_type)?;
             }
             rows = Some(match rows {
                 None => LogicalPlanBuilder::from(plan),
                 Some(rows) => rows.union(plan)?,
+            });
+        }
+        if let Some(balance) = &self.balance {
+            rows = Some(match rows {
+                None => LogicalPlanBuilder::from(balance.rows.clone()),
+                Some(rows) => rows.union(balance.rows.clone())?,
             });
         }
         let rows = match rows {
@@ -244,33 +307,36 @@ impl Touched {
         Ok(DataFrame::new(session.state(), rows))
     }
 
-    /// Where the rows lie that the gold table has of the touched groups.
+    /// Where the rows lie that the gold table has of the touched groups, and that are not as they should be.
     pub(super) async fn present(
         &self,
         session: &SessionContext,
         frame: &DataFrame,
         gold: &TableView,
     ) -> Result<Vec<(ScanFile, RoaringTreemap)>> {
-        let mut positions: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
-        for keys in &self.sets {
-            let provider = IcebergTableProvider::with_row_positions(gold.clone())?;
-            let scan = LogicalPlanBuilder::scan("gold", provider_as_source(Arc::new(provider)), None)?.build()?;
-            let name = |column: &usize| frame.schema().field(*column).name();
-            let exprs = keys.columns.iter().map(|column| Expr::Column(Column::new(Some("gold"), name(column))));
-            let exprs: Vec<Expr> = exprs.collect();
-            let rows = keys.select(keys.within_range(scan, &exprs)?, exprs, JoinType::LeftSemi)?;
-            let rows = LogicalPlanBuilder::from(rows).project([col(FILE_COLUMN), col(POSITION_COLUMN)])?.build()?;
-            for batch in DataFrame::new(session.state(), rows).collect().await? {
-                let files = batch.column(0).as_any().downcast_ref::<StringArray>();
-                let places = batch.column(1).as_any().downcast_ref::<Int64Array>();
-                for (file, place) in files.into_iter().flatten().zip(places.into_iter().flatten()) {
-                    if let (Some(file), Some(place)) = (file, place) {
-                        positions.entry(file.to_string()).or_default().insert(place as u64);
+        let mut places: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
+        match &self.balance {
+            Some(balance) => places = balance.doomed.clone(),
+            None => {
+                for keys in &self.sets {
+                    let rows = keys.rows_in(frame.schema(), gold, &[])?;
+                    for batch in DataFrame::new(session.state(), rows).collect().await? {
+                        note_places(&batch, &mut places);
                     }
                 }
             }
         }
         let files = gold.files(None).await?;
-        Ok(files.into_iter().filter_map(|file| positions.remove(&file.path).map(|rows| (file, rows))).collect())
+        Ok(files.into_iter().filter_map(|file| places.remove(&file.path).map(|rows| (file, rows))).collect())
+    }
+
+    /// How many groups the changes alone settled.
+    pub(super) fn settled(&self) -> u64 {
+        self.balance.as_ref().map_or(0, |balance| balance.settled)
+    }
+
+    /// How many sets of group values are computed from the inputs.
+    pub(super) fn computed(&self) -> u64 {
+        self.sets.iter().map(|keys| keys.count).sum()
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Date32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use icestream::engine::{self, Engine, EngineOptions};
-use icestream::gold::{self, GoldModel, Inputs, Outcome, Refreshed, WhyFull};
+use icestream::gold::{self, GoldCommit, GoldModel, Inputs, Outcome, Refreshed, WhyFull};
 use icestream::ids::TableName;
 use icestream::table::{At, Expiry, Lake, SchemaChange, Table, TableDefinition};
 use proptest::prelude::*;
@@ -16,8 +16,11 @@ use roaring::RoaringTreemap;
 
 use crate::support::sqlite_lake;
 
-/// Rows of an order: customer, day, amount and status; of a customer: id, country and name.
-type Order = (i32, Option<i64>, Option<i32>, i64, Option<u8>);
+/// An order: id, customer, day, amount, status and balance, which may be negative.
+type Order = (i32, Option<i64>, Option<i32>, i64, Option<u8>, Option<i64>);
+
+/// A balance of 1 in the column `large`, as a decimal of 38 digits.
+const LARGE: i128 = 10_i128.pow(37);
 
 /// Something that happens to an input.
 #[derive(Debug, Clone)]
@@ -51,7 +54,8 @@ enum Step {
 fn order() -> impl Strategy<Value = Order> {
     let customer = proptest::option::weighted(0.85, 0..6i64);
     let day = proptest::option::weighted(0.85, 0..5i32);
-    (0..20i32, customer, day, 0..50i64, proptest::option::weighted(0.8, 0..3u8))
+    let balance = proptest::option::weighted(0.7, -2..3i64);
+    (0..20i32, customer, day, 0..50i64, proptest::option::weighted(0.8, 0..3u8), balance)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -146,6 +150,84 @@ const MODELS: &[(&str, &[&str], &str, bool)] = &[
     ),
 ];
 
+/// Models whose rows follow from the old ones and what changed, as far as that can be told; and whether a change of
+/// either input can be told apart by group.
+const CARRIED: &[(&str, &[&str], &str, bool)] = &[
+    (
+        "all",
+        &["day"],
+        "SELECT day, count(*) AS n, count(balance) AS known, sum(balance) AS total, min(balance) AS least, \
+         max(balance) AS most, sum(large) AS large, max(status) AS status, min(placed) AS placed \
+         FROM silver.orders GROUP BY day",
+        true,
+    ),
+    ("sum_alone", &["day"], "SELECT day, sum(balance) AS total FROM silver.orders GROUP BY day", true),
+    ("large_alone", &["day"], "SELECT day, count(*) AS n, sum(large) AS total FROM silver.orders GROUP BY day", true),
+    (
+        "sum_uncounted",
+        &["day"],
+        "SELECT day, sum(balance) AS total, count(*) AS n, sum(balance) IS NULL AS none FROM silver.orders GROUP BY day",
+        true,
+    ),
+    (
+        "extremes",
+        &["day", "status"],
+        "SELECT day, status, min(balance) AS least, max(balance) AS most FROM silver.orders GROUP BY day, status",
+        true,
+    ),
+    (
+        "computed",
+        &["day"],
+        "SELECT CAST(day AS bigint) AS day, CAST(count(*) AS int) AS n, count(*) FILTER (WHERE status = 's1') AS ones, \
+         CAST(sum(amount) AS decimal(20, 2)) AS spent, sum(amount) / count(*) AS mean, \
+         CAST(coalesce(sum(balance), 0) AS decimal(20, 1)) AS net, sum(balance) IS NULL AS none, \
+         sum(CASE WHEN balance > 0 THEN balance END) AS gains FROM silver.orders WHERE amount < 40 GROUP BY day",
+        true,
+    ),
+    (
+        "having",
+        &["day"],
+        "SELECT day, count(*) AS n, sum(balance) AS total, max(amount) AS most FROM silver.orders GROUP BY day \
+         HAVING count(*) > 1",
+        true,
+    ),
+    (
+        "nested",
+        &["d"],
+        "WITH s AS (SELECT day AS d, status, sum(amount) AS t, count(*) AS n FROM silver.orders GROUP BY day, status) \
+         SELECT d, status, t, n, t * 2 AS twice FROM s WHERE t > 20 ORDER BY n",
+        true,
+    ),
+    (
+        "enriched",
+        &["country"],
+        "SELECT c.country, count(*) AS n, sum(o.balance) AS total FROM silver.orders o \
+         JOIN silver.customers c ON o.customer_id = c.id GROUP BY c.country",
+        false,
+    ),
+    (
+        "left",
+        &["day", "country"],
+        "SELECT o.day, c.country, count(*) AS n, count(c.id) AS known, min(o.balance) AS least, max(c.id) AS last \
+         FROM silver.orders o LEFT JOIN silver.customers c ON o.customer_id = c.id GROUP BY o.day, c.country",
+        false,
+    ),
+    (
+        "known",
+        &["day"],
+        "SELECT day, count(*) AS n, max(amount) AS most FROM silver.orders \
+         WHERE customer_id IN (SELECT id FROM silver.customers) GROUP BY day",
+        false,
+    ),
+    (
+        "strangers",
+        &["day"],
+        "SELECT day, count(*) AS n, sum(amount) AS total FROM silver.orders o LEFT ANTI JOIN silver.customers c \
+         ON o.customer_id = c.id GROUP BY day",
+        false,
+    ),
+];
+
 struct World {
     lake: Lake,
     engine: Engine,
@@ -157,6 +239,7 @@ fn name(text: &str) -> TableName {
 
 fn orders_of(rows: &[Order]) -> RecordBatch {
     let statuses = rows.iter().map(|row| row.4.map(|status| format!("s{status}")));
+    let large = rows.iter().map(|row| row.5.map(|balance| i128::from(balance) * LARGE));
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.0)))),
         ("customer_id", Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>())),
@@ -164,6 +247,8 @@ fn orders_of(rows: &[Order]) -> RecordBatch {
         ("amount", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.3)))),
         ("status", Arc::new(statuses.collect::<StringArray>())),
         ("placed", Arc::new(rows.iter().map(|row| row.2).collect::<Date32Array>())),
+        ("balance", Arc::new(rows.iter().map(|row| row.5).collect::<Int64Array>())),
+        ("large", Arc::new(large.collect::<Decimal128Array>().with_data_type(DataType::Decimal128(38, 0)))),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
 }
@@ -258,7 +343,8 @@ impl World {
                 let columns = match customers {
                     true => format!("id, concat(country, '{by}') AS country"),
                     false => format!(
-                        "id, (customer_id + {by}) % 6 AS customer_id, day, amount + {by} AS amount, status, placed"
+                        "id, (customer_id + {by}) % 6 AS customer_id, day, amount + {by} AS amount, status, placed, \
+                         nullif(balance + 3 - {by}, 2) AS balance, large"
                     ),
                 };
                 self.exchange(&table, &format!("id % 4 = {remainder}"), Some(&columns)).await;
@@ -335,28 +421,34 @@ fn model(table: &str, sql: &str, group_by: &[&str]) -> GoldModel {
     GoldModel { table: TableName::new("gold", table).unwrap(), sql: sql.to_string(), group_by }
 }
 
-async fn check(steps: Vec<Step>, of: usize) -> Result<(), TestCaseError> {
-    let (table, group_by, sql, by_groups) = MODELS[of];
+async fn check(steps: Vec<Step>, of: [usize; 2]) -> Result<(), TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
-    let model = model(table, sql, group_by);
-    world.take(&Step::Order(vec![(1, Some(1), Some(1), 5, None)])).await;
+    let models = [&MODELS[of[0]], &CARRIED[of[1]]]
+        .map(|(table, group_by, sql, by_groups)| (model(table, sql, group_by), *by_groups));
+    world.take(&Step::Order(vec![(1, Some(1), Some(1), 5, None, None)])).await;
     world.take(&Step::Customer(vec![(1, None)])).await;
-    let first = world.refreshed(&model).await;
-    prop_assert_eq!(first, Refreshed::FullBecause(WhyFull::First));
+    for (model, _) in &models {
+        let first = world.refreshed(model).await;
+        prop_assert_eq!(first, Refreshed::FullBecause(WhyFull::First));
+    }
     for step in steps.iter().chain([&Step::Refresh]) {
         world.take(step).await;
         if !matches!(step, Step::Refresh) {
             continue;
         }
-        if let Outcome::Refreshed(commit) = world.refresh(&model).await {
-            let went_by_groups = matches!(commit.refreshed, Refreshed::Groups { .. });
-            let gathered = commit.refreshed == Refreshed::FullBecause(WhyFull::ManyDeletes);
-            prop_assert!(gathered || !by_groups || went_by_groups, "{}: {}", table, commit.refreshed);
+        for (model, by_groups) in &models {
+            if let Outcome::Refreshed(commit) = world.refresh(model).await {
+                let went_by_groups = matches!(commit.refreshed, Refreshed::Groups { .. });
+                let gathered = commit.refreshed == Refreshed::FullBecause(WhyFull::ManyDeletes);
+                prop_assert!(gathered || !by_groups || went_by_groups, "{}: {}", model.table, commit.refreshed);
+            }
+            prop_assert_eq!(world.lines(&model.table).await, world.answer(model).await, "{}", model.table);
         }
-        prop_assert_eq!(world.lines(&model.table).await, world.answer(&model).await, "{}", table);
     }
-    prop_assert!(matches!(world.refresh(&model).await, Outcome::Nothing));
+    for (model, _) in &models {
+        prop_assert!(matches!(world.refresh(model).await, Outcome::Nothing));
+    }
     Ok(())
 }
 
@@ -367,14 +459,15 @@ fn refreshing_changed_groups_gives_what_computing_everything_gives() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut runner = TestRunner::new(Config { cases: histories, failure_persistence: None, ..Config::default() });
     let steps = proptest::collection::vec(step(), 1..25);
-    runner.run(&(steps, 0..MODELS.len()), |(steps, of)| runtime.block_on(check(steps, of))).unwrap();
+    let models = (0..MODELS.len(), 0..CARRIED.len());
+    runner.run(&(steps, models), |(steps, (one, other))| runtime.block_on(check(steps, [one, other]))).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_whose_groups_cannot_be_told_says_why_it_is_computed_in_full() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
-    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(id), 5, None)]);
+    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(id), 5, None, None)]);
     let grouped = |sql: &str| model("m", sql, &["day"]);
     let plain = "SELECT day, count(*) AS n FROM silver.orders GROUP BY day";
     world.take(&order(1)).await;
@@ -414,9 +507,9 @@ async fn a_model_whose_groups_cannot_be_told_says_why_it_is_computed_in_full() {
     assert_eq!(lines(&world.rows(&table, "SELECT day, n FROM t.t").await), world.answer(&model).await);
     insta::assert_snapshot!(said.join("\n"), @"
     in full: it is built for the first time
-    changed groups
+    changed groups: 1 from the changes alone, 0 from the inputs
     in full: the model changed
-    changed groups
+    changed groups: 1 from the changes alone, 0 from the inputs
     in full: the model changed
     in full: what `now` gives is not settled by its arguments
     in full: the model changed
@@ -427,11 +520,104 @@ async fn a_model_whose_groups_cannot_be_told_says_why_it_is_computed_in_full() {
     ");
 }
 
+/// Refreshes after one step, and says how many groups followed from the changes, how many were computed from the inputs,
+/// and how many rows were written and deleted.
+async fn refreshed_after(sql: &str, step: Step) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path()).await;
+    let orders = vec![
+        (0, Some(1), Some(1), 5, Some(0), Some(2)),
+        (1, Some(2), Some(1), 7, Some(1), None),
+        (2, Some(1), Some(2), 9, Some(0), Some(-1)),
+        (3, Some(2), Some(3), 4, None, Some(9)),
+        (4, Some(1), Some(3), 6, None, None),
+    ];
+    world.take(&Step::Order(orders)).await;
+    world.take(&Step::Customer(vec![(1, Some(1)), (2, Some(2))])).await;
+    let group = if sql.contains("country") { "country" } else { "day" };
+    let model = model("m", sql, &[group]);
+    world.refreshed(&model).await;
+    world.take(&step).await;
+    let outcome = world.refresh(&model).await;
+    assert_eq!(world.lines(&model.table).await, world.answer(&model).await, "{sql} after {step:?}");
+    match outcome {
+        Outcome::Refreshed(GoldCommit {
+            rows,
+            refreshed: Refreshed::Groups { rows_deleted, settled, computed },
+            ..
+        }) => {
+            format!("{settled} {computed} +{rows} -{rows_deleted}")
+        }
+        Outcome::Refreshed(commit) => commit.refreshed.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_changes_tell_is_not_computed_from_the_inputs() {
+    let append = |day: i32, balance: Option<i64>| Step::Order(vec![(9, Some(2), Some(day), 6, Some(2), balance)]);
+    let delete = |remainder: i32| Step::Delete { customers: false, remainder };
+    let update = |remainder: i32| Step::Update { customers: false, remainder, by: 1 };
+    let counted = "SELECT day, count(*) AS n, sum(balance) AS total FROM silver.orders GROUP BY day";
+    let summed = "SELECT day, sum(balance) AS total FROM silver.orders GROUP BY day";
+    let told = "SELECT day, count(*) AS n, count(balance) AS k, sum(balance) AS total FROM silver.orders GROUP BY day";
+    let most = "SELECT day, count(*) AS n, max(amount) AS most FROM silver.orders GROUP BY day";
+    let most_alone = "SELECT day, max(amount) AS most FROM silver.orders GROUP BY day";
+    let having = "SELECT day, count(*) AS n FROM silver.orders GROUP BY day HAVING count(*) > 1";
+    let large = "SELECT day, count(*) AS n, sum(large) AS total FROM silver.orders GROUP BY day";
+    let mean = "SELECT day, count(*) AS n, avg(amount) AS mean FROM silver.orders GROUP BY day";
+    let mean_of_kept = "SELECT day, count(*) AS n, sum(amount) AS s, sum(amount) / count(*) AS mean FROM silver.orders \
+                        GROUP BY day";
+    let net = "SELECT day, coalesce(sum(balance), 0) AS net FROM silver.orders GROUP BY day";
+    let joined = "SELECT c.country, count(*) AS n FROM silver.orders o JOIN silver.customers c ON c.id = o.customer_id \
+                  GROUP BY c.country";
+    let (mut said, mut expected) = (Vec::new(), Vec::new());
+    for (sql, step, outcome) in [
+        (counted, append(1, Some(3)), "1 0 +1 -1"),
+        (counted, append(7, None), "1 0 +1 -0"),
+        // The whole of day 2 goes.
+        (counted, delete(2), "1 0 +0 -1"),
+        (summed, delete(2), "0 1 +0 -1"),
+        // Order 1 has no balance: what is left of day 1 has the sum it had.
+        (summed, delete(1), "1 0 +0 -0"),
+        // Of day 3, an order without a balance is left.
+        (counted, delete(3), "0 1 +1 -1"),
+        (told, delete(3), "1 0 +1 -1"),
+        (most, delete(0), "1 1 +2 -2"),
+        (most, delete(1), "0 1 +1 -1"),
+        (most_alone, delete(2), "0 1 +0 -1"),
+        // A greater amount comes for the greatest that goes.
+        (most, update(1), "1 0 +1 -1"),
+        (most_alone, update(1), "1 0 +1 -1"),
+        // Day 2 had one order, and so no row.
+        (having, append(2, None), "0 1 +1 -0"),
+        (having, append(1, None), "1 0 +1 -1"),
+        (having, delete(1), "1 0 +0 -1"),
+        // More than 38 digits.
+        (large, append(3, Some(5)), "0 1 +1 -1"),
+        (large, append(3, Some(-5)), "1 0 +1 -1"),
+        (mean, append(1, None), "0 1 +1 -1"),
+        (mean_of_kept, append(1, None), "1 0 +1 -1"),
+        (net, append(3, Some(-9)), "1 0 +1 -1"),
+        (net, delete(3), "0 1 +1 -1"),
+        (joined, append(1, None), "1 0 +1 -1"),
+        (joined, Step::Customer(vec![(2, Some(3))]), "1 0 +1 -0"),
+        (joined, Step::Update { customers: true, remainder: 1, by: 1 }, "2 0 +1 -1"),
+        // Rows that only moved.
+        (told, Step::Compact { customers: false }, "3 0 +0 -0"),
+        (most, Step::Compact { customers: false }, "3 0 +0 -0"),
+    ] {
+        expected.push(format!("{outcome}: {sql} after {step:?}"));
+        said.push(format!("{}: {sql} after {step:?}", refreshed_after(sql, step.clone()).await));
+    }
+    assert_eq!(said, expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_model_of_a_run_reads_the_same_snapshots_and_what_the_run_made() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
-    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(1), 5, None)]);
+    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(1), 5, None, None)]);
     let one = model("one", "SELECT day, count(*) AS n FROM silver.orders GROUP BY day", &["day"]);
     let two = model(
         "two",
@@ -461,7 +647,7 @@ async fn every_model_of_a_run_reads_the_same_snapshots_and_what_the_run_made() {
 async fn a_run_that_started_earlier_does_not_take_a_table_back() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
-    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(1), 5, None)]);
+    let order = |id: i32| Step::Order(vec![(id, Some(1), Some(1), 5, None, None)]);
     let of = model("m", "SELECT day, count(*) AS n FROM silver.orders GROUP BY day", &["day"]);
     let reader = model("r", "SELECT * FROM gold.m", &[]);
     world.take(&order(1)).await;
@@ -482,7 +668,7 @@ async fn of_two_builders_at_once_one_refreshes() {
     let world = World::open(folder.path()).await;
     let of = model("m", "SELECT day, count(*) AS n FROM silver.orders GROUP BY day", &["day"]);
     for round in 0..4 {
-        world.take(&Step::Order(vec![(round, Some(1), Some(1), 5, None)])).await;
+        world.take(&Step::Order(vec![(round, Some(1), Some(1), 5, None, None)])).await;
         let (one, two) = tokio::join!(world.refresh(&of), world.refresh(&of));
         let refreshes = [&one, &two].into_iter().filter(|outcome| matches!(outcome, Outcome::Refreshed(_))).count();
         assert_eq!(refreshes, 1, "{one:?} {two:?}");
