@@ -139,7 +139,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     let mut bronze = lake.create(&definition).await?;
     // The first merge makes the table; what was there before is written into it as it is.
     bronze = append(bronze, &changes.batches(1)?).await?;
-    silver::merge(&lake, &engine, &model).await?;
+    silver::merge(&lake, &engine, &model, &silver::Lookups::default()).await?;
     let started = Instant::now();
     let target = fill(lake.table(&model.table).await?, &options, options.rows).await?;
     let files = target.view(At::Head)?.files(None).await?.len();
@@ -156,7 +156,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         forget_peak();
         let idle = peak_mib()?;
         let before = (Instant::now(), processor_seconds()?);
-        let outcome = silver::merge(&lake, &engine, &model).await?;
+        let outcome = silver::merge(&lake, &engine, &model, &silver::Lookups::default()).await?;
         let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
         let Outcome::Merged(commit) = outcome else { return Err("nothing was merged".into()) };
         let peak = peak_mib()?;
@@ -422,7 +422,7 @@ async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<()
     forget_peak();
     let before = (Instant::now(), processor_seconds()?);
     let anew = SilverModel { table: "silver.anew".parse()?, ..model.clone() };
-    silver::merge(lake, engine, &anew).await?;
+    silver::merge(lake, engine, &anew, &silver::Lookups::default()).await?;
     let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
     println!("rebuilt: {wall:.2} s  cpu {processor:.2} s  peak {} MiB", peak_mib()?);
     let session = engine.session();

@@ -32,4 +32,4 @@ pub use error::{Error, Result};
 pub use provider::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN};
 pub use query::{plan, query, referenced_tables};
 pub(crate) use row_reader::{Piece, RowReader, in_parallel, pieces, struct_with};
-pub use session::{Engine, EngineOptions, register};
+pub use session::{Engine, EngineOptions, register, register_empty};

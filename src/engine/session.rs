@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -116,19 +118,30 @@ fn check_spill_dir(dir: &Path) -> Result<()> {
     std::fs::remove_file(&probe).map_err(unusable)
 }
 
+/// The namespace of a table in a session, which is made when it is not there.
+fn namespace(context: &SessionContext, name: &TableName) -> Result<Arc<dyn SchemaProvider>> {
+    let unknown = || Error::Internal { problem: format!("the session has no catalog `{CATALOG}`") };
+    let catalog = context.catalog(CATALOG).ok_or_else(unknown)?;
+    if let Some(namespace) = catalog.schema(name.namespace()) {
+        return Ok(namespace);
+    }
+    let namespace: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
+    catalog.register_schema(name.namespace(), namespace.clone()).map_err(Error::from_datafusion)?;
+    Ok(namespace)
+}
+
+/// Makes a table without rows known to a session, to plan over.
+pub fn register_empty(context: &SessionContext, name: &TableName, schema: SchemaRef) -> Result<()> {
+    let table = MemTable::try_new(schema, vec![Vec::new()]).map_err(Error::from_datafusion)?;
+    let namespace = namespace(context, name)?;
+    namespace.register_table(name.name().to_string(), Arc::new(table)).map_err(Error::from_datafusion)?;
+    Ok(())
+}
+
 /// Makes a table known to a session as `namespace.name`, and with the place of each row as `namespace."name$rows"`.
 /// A table of that name that is already there is replaced.
 pub fn register(context: &SessionContext, name: &TableName, view: TableView) -> Result<()> {
-    let unknown = || Error::Internal { problem: format!("the session has no catalog `{CATALOG}`") };
-    let catalog = context.catalog(CATALOG).ok_or_else(unknown)?;
-    let schema = match catalog.schema(name.namespace()) {
-        Some(schema) => schema,
-        None => {
-            let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
-            catalog.register_schema(name.namespace(), schema.clone()).map_err(Error::from_datafusion)?;
-            schema
-        }
-    };
+    let schema = namespace(context, name)?;
     let rows_name = format!("{}{ROWS_SUFFIX}", name.name());
     for name in [name.name(), &rows_name] {
         schema.deregister_table(name).map_err(Error::from_datafusion)?;

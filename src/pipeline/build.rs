@@ -26,7 +26,7 @@ pub struct BuildReport {
     pub unchanged: Vec<TableName>,
     /// Tables that another builder was faster with.
     pub yielded: Vec<TableName>,
-    /// Gold tables that read one which failed or was yielded: they stay as they are until that one is built.
+    /// Tables that read one which failed, or, of gold tables, was yielded: they stay as they are until that one is built.
     pub held_back: Vec<TableName>,
 }
 
@@ -37,15 +37,39 @@ pub struct BuildReport {
 pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Observer) -> Result<BuildReport> {
     let mut report = BuildReport::default();
     let mut failures = Failures::default();
-    for model in &models.silver {
-        match silver::build(lake, engine, model, models.extent).await {
+    let mut lookups = silver::Lookups::default();
+    let mut failed: BTreeSet<TableName> = BTreeSet::new();
+    for model in silver::in_order(&models.silver)? {
+        let looked_up = silver::lookups(model).unwrap_or_default();
+        if let Some(by) = looked_up.iter().find(|lookup| failed.contains(lookup)) {
+            tracing::warn!(table = %model.table, %by, "not merged: a table it looks rows up in was not brought up to date");
+            report.held_back.push(model.table.clone());
+            failed.insert(model.table.clone());
+            continue;
+        }
+        let pinned = lookups.pin(lake, model).await;
+        // One of the run's own tables is made when there is something for it.
+        let missing = lookups.missing(model).ok().flatten().filter(|_| pinned.is_ok());
+        if let Some(by) = missing.filter(|table| models.silver.iter().any(|model| model.table == *table)) {
+            tracing::warn!(table = %model.table, %by, "not merged: a table it looks rows up in is not there yet");
+            report.held_back.push(model.table.clone());
+            continue;
+        }
+        let merged = match pinned {
+            Ok(()) => silver::build(lake, engine, model, &lookups, models.extent).await,
+            Err(error) => Err(error),
+        };
+        match merged {
             Ok(silver::Outcome::Merged(commit)) => {
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());
             }
             Ok(silver::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
             Ok(silver::Outcome::Yielded) => report.yielded.push(model.table.clone()),
-            Err(error) => failures.note(&model.table, error.into()),
+            Err(error) => {
+                failures.note(&model.table, error.into());
+                failed.insert(model.table.clone());
+            }
         }
     }
     let own = models.silver.iter().map(|model| &model.table).chain(models.gold.iter().map(|model| &model.table));

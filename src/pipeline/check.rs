@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
-use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
-use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
 
 use super::models;
 use crate::config::{Config, Place, Problem, Sql};
@@ -43,8 +40,22 @@ pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>)
         check.known.insert(name, Known::Planned(layout::bronze_schema_with(Some(image))));
     }
     for model in &all.silver {
-        let schema = check.silver(model).await?;
-        check.conclude(&model.table, schema).await?;
+        check.known.insert(model.table.clone(), Known::Broken);
+    }
+    match silver::in_order(&all.silver) {
+        Ok(ordered) => {
+            for model in ordered {
+                let schema = check.silver(model, &all.silver).await?;
+                check.conclude(&model.table, schema).await?;
+            }
+        }
+        Err(error) => {
+            let table = match &error {
+                silver::Error::Circle { table, .. } => table,
+                _ => &all.silver[0].table,
+            };
+            check.problem(&table.clone(), told(&error), None);
+        }
     }
     for model in &all.gold {
         check.known.insert(model.table.clone(), Known::Broken);
@@ -117,7 +128,7 @@ enum Known {
 }
 
 impl Check<'_> {
-    async fn silver(&mut self, model: &SilverModel) -> Result<Known> {
+    async fn silver(&mut self, model: &SilverModel, all: &[SilverModel]) -> Result<Known> {
         if model.sql.as_deref().is_some_and(|sql| !self.parses(&model.table, sql)) {
             return Ok(Known::Broken);
         }
@@ -125,7 +136,18 @@ impl Check<'_> {
             let (table, from) = (model.table.clone(), model.from.clone());
             return Ok(self.problem(&model.table, told(&silver::Error::NoColumns { table, from }), None));
         };
-        match silver::plan(self.engine, model, &columns).await {
+        if let Err(error) = silver::check_lookups(model, all) {
+            return Ok(self.problem(&model.table, told(&error), None));
+        }
+        let mut lookups = BTreeMap::new();
+        for name in silver::lookups(model)? {
+            match self.known.get(&name) {
+                Some(Known::Planned(schema)) => drop(lookups.insert(name, schema.clone())),
+                Some(Known::Skipped) => return Ok(Known::Skipped),
+                _ => return Ok(Known::Broken),
+            }
+        }
+        match silver::plan(self.engine, model, &columns, &lookups).await {
             Ok(schema) => Ok(Known::Planned(Arc::new(schema))),
             Err(silver::Error::Query { source, .. }) => Ok(self.query_problem(&model.table, &source)),
             Err(error) => Ok(self.problem(&model.table, told(&error), None)),
@@ -148,7 +170,7 @@ impl Check<'_> {
                     }
                 },
             };
-            register_empty(&session, &input, schema)?;
+            engine::register_empty(&session, &input, schema)?;
         }
         let planned = match engine::plan(&session, &model.sql).await {
             Ok(frame) => {
@@ -299,22 +321,6 @@ fn locate(sql: &str, word: &str) -> Option<(usize, usize)> {
         }
     }
     None
-}
-
-/// Makes a table without rows known to a session.
-fn register_empty(session: &SessionContext, name: &TableName, schema: SchemaRef) -> Result<()> {
-    let table = MemTable::try_new(schema, vec![Vec::new()]).map_err(engine::Error::from)?;
-    let Some(catalog) = session.catalog(engine::session::CATALOG) else { return Ok(()) };
-    let namespace = match catalog.schema(name.namespace()) {
-        Some(namespace) => namespace,
-        None => {
-            let namespace: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
-            catalog.register_schema(name.namespace(), namespace.clone()).map_err(engine::Error::from)?;
-            namespace
-        }
-    };
-    namespace.register_table(name.name().to_string(), Arc::new(table)).map_err(engine::Error::from)?;
-    Ok(())
 }
 
 #[cfg(test)]

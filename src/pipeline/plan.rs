@@ -114,7 +114,7 @@ impl Plan {
             blocked: BTreeSet::new(),
         };
         planning.bronze(kafka).await?;
-        for model in &models.silver {
+        for model in silver::in_order(&models.silver)? {
             planning.silver(model).await?;
         }
         for model in gold::in_order(&models.gold)? {
@@ -300,6 +300,12 @@ impl Planning<'_> {
             silver::Stand::Foreign => Vec::new(),
             stand => self.model_columns(name, preview.table.as_ref(), stand == silver::Stand::OtherModel)?,
         };
+        for lookup in self.moved_lookups(preview.table.as_ref()).await? {
+            plan.because.push(format!(
+                "`{lookup}` moved since all rows were looked up in it; `icestream build --full {}` does that again",
+                name.name()
+            ));
+        }
         plan.model_changes = preview.differences;
         plan.reads = preview.reads;
         match plan.action {
@@ -309,6 +315,17 @@ impl Planning<'_> {
         }
         self.plan.tables.push(plan);
         Ok(())
+    }
+
+    /// The lookups that rows of a table may be behind.
+    async fn moved_lookups(&self, table: Option<&Table>) -> Result<Vec<TableName>> {
+        let seen = table.map(silver::lookups_seen).transpose()?.unwrap_or_default();
+        let mut moved = Vec::new();
+        for (lookup, seen) in seen {
+            let head = self.lake.table_if_exists(&lookup).await?.and_then(|table| table.snapshot_id());
+            moved.extend((head != Some(seen.first)).then_some(lookup));
+        }
+        Ok(moved)
     }
 
     /// What a model's columns make of its table's.

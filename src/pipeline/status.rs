@@ -105,6 +105,9 @@ pub struct SilverStatus {
     pub commits_behind: Option<usize>,
     /// How long the oldest of them has been waiting.
     pub seconds_behind: Option<i64>,
+    /// Lookups that have moved since all rows were looked up in them: some rows may say what those said before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lookups_moved: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -195,6 +198,7 @@ impl Status {
                 records_behind: behind.records,
                 commits_behind: behind.commits,
                 seconds_behind: behind.since_ms.map(|since| seconds(now_ms, since)),
+                lookups_moved: moved_lookups(silver, &tables)?,
             });
         }
         for model in &models.gold {
@@ -354,6 +358,16 @@ impl Behind {
             since_ms: waiting.first().map(|first| first.committed_ms),
         })
     }
+}
+
+fn moved_lookups(silver: Option<&Table>, tables: &BTreeMap<TableName, Table>) -> Result<Vec<String>> {
+    let seen = silver.map(silver::lookups_seen).transpose()?.unwrap_or_default();
+    let head = |lookup: &TableName| tables.get(lookup).and_then(Table::snapshot_id);
+    Ok(seen
+        .iter()
+        .filter(|(lookup, seen)| head(lookup) != Some(seen.first))
+        .map(|(lookup, _)| lookup.to_string())
+        .collect())
 }
 
 /// The inputs that have moved since a gold table was computed, and when the first of them did.

@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, SelectItem, SetExpr, Statement, TableFactor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, Ident, Query, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::lookup::{Sources, folded};
 use super::order::Truncation;
 
 /// A key's events in stream order, newest first.
@@ -137,21 +140,32 @@ pub(super) fn with_system_columns(
     marks_deletes: bool,
     counts: bool,
 ) -> Result<String, Unfit> {
-    let mut query = plain_select(sql).map_err(Unfit::Shape)?;
+    let (mut query, sources) = plain_select(sql).map_err(Unfit::Shape)?;
     let SetExpr::Select(select) = query.body.as_mut() else {
         return Err(Unfit::Shape("a silver model is a plain SELECT".to_string()));
     };
-    let has_all = select
-        .projection
-        .iter()
-        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
-    if has_all {
+    let wildcard = |item: &SelectItem| match item {
+        SelectItem::Wildcard(_) => Some(sources.lookups.is_empty()),
+        SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+            Some(name.to_string().to_lowercase() == sources.changes)
+        }
+        SelectItem::QualifiedWildcard(..) => Some(false),
+        _ => None,
+    };
+    let wildcards: Vec<bool> = select.projection.iter().filter_map(wildcard).collect();
+    if wildcards.contains(&false) {
+        // A lookup has the columns that every silver row carries, too.
+        let problem = format!("with lookups, name their columns; `{}.*` is all of the changes", sources.changes);
+        return Err(Unfit::Shape(problem));
+    }
+    if !wildcards.is_empty() {
         return Ok(query.to_string());
     }
     // A key that is computed would not be found again by the key of the next change.
+    let column_name = |expr: &Expr| column_name(expr, &sources);
     let is_key = |item: &SelectItem, key: &str| match item {
-        SelectItem::UnnamedExpr(of) => column_name(of) == Some(key),
-        SelectItem::ExprWithAlias { expr, alias } => alias.value == key && column_name(expr) == Some(key),
+        SelectItem::UnnamedExpr(of) => column_name(of).as_deref() == Some(key),
+        SelectItem::ExprWithAlias { expr, alias } => alias.value == key && column_name(expr).as_deref() == Some(key),
         _ => false,
     };
     if let Some(key) = keys.iter().find(|key| !select.projection.iter().any(|item| is_key(item, key))) {
@@ -161,23 +175,32 @@ pub(super) fn with_system_columns(
     let counted = counts.then_some("_event");
     for column in SYSTEM_COLUMNS.into_iter().chain(deleted).chain(counted) {
         let is_there = select.projection.iter().any(|item| match item {
-            SelectItem::UnnamedExpr(of) => column_name(of) == Some(column),
+            SelectItem::UnnamedExpr(of) => column_name(of).as_deref() == Some(column),
             SelectItem::ExprWithAlias { alias, .. } => alias.value == column,
             _ => false,
         });
         if !is_there {
-            select.projection.push(SelectItem::UnnamedExpr(Expr::Identifier(Ident::with_quote('"', column))));
+            let name = Ident::with_quote('"', column);
+            select.projection.push(SelectItem::UnnamedExpr(match sources.lookups.is_empty() {
+                true => Expr::Identifier(name),
+                false => Expr::CompoundIdentifier(vec![Ident::with_quote('"', sources.changes.as_str()), name]),
+            }));
         }
     }
     Ok(query.to_string())
 }
 
-/// The column an expression is, when it is nothing more.
-fn column_name(expr: &Expr) -> Option<&str> {
+/// What a model reads.
+pub(super) fn sources(sql: &str) -> Result<Sources, String> {
+    plain_select(sql).map(|(_, sources)| sources)
+}
+
+/// The column of the changes that an expression is, when it is nothing more.
+fn column_name(expr: &Expr, sources: &Sources) -> Option<String> {
     match expr {
-        Expr::Identifier(name) => Some(&name.value),
+        Expr::Identifier(name) => Some(name.value.clone()),
         Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-            [relation, name] if relation.value == "changes" => Some(&name.value),
+            [relation, name] if folded(relation) == sources.changes => Some(name.value.clone()),
             _ => None,
         },
         _ => None,
@@ -185,7 +208,7 @@ fn column_name(expr: &Expr) -> Option<&str> {
 }
 
 /// The query of a model, if it is one SELECT over `changes` that gives a row for a row.
-fn plain_select(sql: &str) -> Result<Box<Query>, String> {
+fn plain_select(sql: &str) -> Result<(Box<Query>, Sources), String> {
     let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| error.to_string())?;
     let (Some(Statement::Query(query)), true) = (statements.pop(), statements.is_empty()) else {
         return Err("write one SELECT over `changes`".to_string());
@@ -203,16 +226,8 @@ fn plain_select(sql: &str) -> Result<Box<Query>, String> {
     if groups || select.distinct.is_some() || select.having.is_some() {
         return Err("a silver model has one row for each key: GROUP BY, HAVING and DISTINCT belong in gold".to_string());
     }
-    let from_changes = match select.from.as_slice() {
-        [only] if only.joins.is_empty() => {
-            matches!(&only.relation, TableFactor::Table { name, .. } if name.to_string() == "changes")
-        }
-        _ => false,
-    };
-    if !from_changes {
-        return Err("a silver model selects FROM changes, and from nothing else".to_string());
-    }
-    Ok(query)
+    let sources = Sources::of(select)?;
+    Ok((query, sources))
 }
 
 fn key_value(key: &str) -> String {
@@ -277,6 +292,25 @@ mod tests {
         insta::assert_snapshot!(check("SELECT * FROM changes", true), @"SELECT * FROM changes");
         insta::assert_snapshot!(check("SELECT lower(id) AS id FROM changes", false), @r#"Key("id")"#);
         insta::assert_snapshot!(check("SELECT other AS id FROM changes", false), @r#"Key("id")"#);
+        // A lookup carries the same columns, so it has to be said whose they are.
+        let lookup = "LEFT JOIN silver.customers AS cu ON cu.id = c.customer_id";
+        insta::assert_snapshot!(
+            check(&format!("SELECT c.id, cu.country FROM changes AS c {lookup}"), true),
+            @r#"SELECT c.id, cu.country, "c"."_position", "c"."_source_ts", "c"."_is_deleted" FROM changes AS c LEFT JOIN silver.customers AS cu ON cu.id = c.customer_id"#
+        );
+        insta::assert_snapshot!(
+            check(&format!("SELECT c.*, cu.country FROM changes AS c {lookup}"), false),
+            @"SELECT c.*, cu.country FROM changes AS c LEFT JOIN silver.customers AS cu ON cu.id = c.customer_id"
+        );
+        insta::assert_snapshot!(check(&format!("SELECT cu.id FROM changes AS c {lookup}"), false), @r#"Key("id")"#);
+        insta::assert_snapshot!(
+            check(&format!("SELECT * FROM changes AS c {lookup}"), false),
+            @r#"Shape("with lookups, name their columns; `c.*` is all of the changes")"#
+        );
+        insta::assert_snapshot!(
+            check(&format!("SELECT c.id, cu.* FROM changes AS c {lookup}"), false),
+            @r#"Shape("with lookups, name their columns; `c.*` is all of the changes")"#
+        );
     }
 
     #[test]
@@ -284,7 +318,7 @@ mod tests {
         let refused = [
             "SELECT id FROM changes; SELECT 1",
             "SELECT id FROM orders",
-            "SELECT id FROM changes JOIN x USING (id)",
+            "SELECT id FROM changes, changes",
             "SELECT count(*) FROM changes GROUP BY id",
             "SELECT id FROM changes ORDER BY id",
             "SELECT id FROM changes UNION SELECT 1",
@@ -293,8 +327,8 @@ mod tests {
         let problems: Vec<String> = refused.iter().map(|sql| plain_select(sql).unwrap_err()).collect();
         insta::assert_snapshot!(problems.join("\n"), @r"
         write one SELECT over `changes`
-        a silver model selects FROM changes, and from nothing else
-        a silver model selects FROM changes, and from nothing else
+        a silver model selects FROM changes, and from nothing else but lookups: `LEFT JOIN silver_table AS name ON …`
+        a silver model selects FROM changes, and from nothing else but lookups: `LEFT JOIN silver_table AS name ON …`
         a silver model has one row for each key: GROUP BY, HAVING and DISTINCT belong in gold
         a silver model is a plain SELECT: WITH, ORDER BY and LIMIT have no meaning in it
         a silver model is a plain SELECT: UNION and VALUES have no meaning in it

@@ -11,16 +11,17 @@
 mod events;
 mod fold;
 mod keys;
+mod lookup;
 mod order;
 mod run;
 mod upkeep;
 mod versioned;
 mod versions;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
 use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
+pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
 use order::{Frontier, Truncation};
 use run::{Base, Run};
 
@@ -192,6 +194,12 @@ pub enum Error {
     #[error("silver table `{table}`: {problem}")]
     Model { table: TableName, problem: String },
 
+    #[error("silver models look each other up in a circle: {circle}")]
+    Circle { table: TableName, circle: String },
+
+    #[error("silver table `{table}` looks rows up in `{lookup}`, which is not there")]
+    LookupMissing { table: TableName, lookup: TableName },
+
     #[error("silver table `{table}` was built by another model")]
     ModelChanged { table: TableName },
 
@@ -223,6 +231,8 @@ impl Situation for Error {
             | Error::UnknownIgnored { .. }
             | Error::KeyNotSelected { .. }
             | Error::Model { .. }
+            | Error::Circle { .. }
+            | Error::LookupMissing { .. }
             | Error::ModelChanged { .. }
             | Error::Foreign { .. } => Kind::Config,
             Error::NullKey { .. } => Kind::Input,
@@ -243,6 +253,10 @@ impl Situation for Error {
                 "columns are named as the source has them, not as the SELECT calls them".to_string()
             }
             Error::KeyNotSelected { key, .. } => format!("add `{key}` to the SELECT, unchanged"),
+            Error::Circle { .. } => "join one of them in gold instead".to_string(),
+            Error::LookupMissing { lookup, .. } => {
+                format!("build it first: `icestream build {}`", lookup.name())
+            }
             Error::ModelChanged { table } => {
                 format!(
                     "`icestream plan` shows what changed; `icestream build --full {}` builds it anew from bronze",
@@ -282,6 +296,8 @@ struct Marker {
     /// Without it, the next run folds everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     merged: Option<Merged>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lookups: BTreeMap<String, Seen>,
 }
 
 /// What a run must know of the changes before it.
@@ -369,14 +385,14 @@ pub enum Extent {
 }
 
 /// Brings a silver table up to its bronze table's head.
-pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
-    build(lake, engine, model, Extent::New).await
+pub async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel, lookups: &Lookups) -> Result<Outcome> {
+    build(lake, engine, model, lookups, Extent::New).await
 }
 
 /// Folds all of bronze anew, also by another model than before. The rows there are stay until the new ones take their
 /// place in one commit.
-pub async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Outcome> {
-    build(lake, engine, model, Extent::Everything).await
+pub async fn rebuild(lake: &Lake, engine: &Engine, model: &SilverModel, lookups: &Lookups) -> Result<Outcome> {
+    build(lake, engine, model, lookups, Extent::Everything).await
 }
 
 /// Where a silver table stands against its model and its bronze table.
@@ -449,11 +465,18 @@ pub async fn preview(lake: &Lake, model: &SilverModel) -> Result<Option<Preview>
 }
 
 /// Brings a silver table up to its bronze table's head, in one commit.
-pub async fn build(lake: &Lake, engine: &Engine, model: &SilverModel, extent: Extent) -> Result<Outcome> {
+pub async fn build(
+    lake: &Lake,
+    engine: &Engine,
+    model: &SilverModel,
+    lookups: &Lookups,
+    extent: Extent,
+) -> Result<Outcome> {
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
+    let lookups = lookups.of(model)?;
     let Some(bronze_snapshot_id) = view.snapshot_id() else {
-        ensure_empty(lake, engine, model, &view).await?;
+        ensure_empty(lake, engine, model, &view, &lookups).await?;
         return Ok(Outcome::Nothing);
     };
     let silver = lake.table_if_exists(&model.table).await?;
@@ -473,9 +496,12 @@ pub async fn build(lake: &Lake, engine: &Engine, model: &SilverModel, extent: Ex
     let known = known.filter(|_| !anew);
     let base = known.as_ref().filter(|_| matches!(stand, Stand::Behind | Stand::UpToDate));
     let keys = known.as_ref().map(|known| known.keys.clone());
+    let seen = lookup::seen(base.map(|base| &base.lookups), &lookups);
     let base = base.and_then(|base| Some(Base { sequence: base.sequence, merged: base.merged.clone()? }));
     let (sequence, started) = (view.sequence_number(), tokio::time::Instant::now());
-    let Some(run) = Run::new(lake, engine, model, view, keys, extent).await? else { return Ok(Outcome::Nothing) };
+    let Some(run) = Run::new(lake, engine, model, view, keys, extent, &lookups).await? else {
+        return Ok(Outcome::Nothing);
+    };
     let staged = run.stage(silver, base).await?;
     if stand == Stand::UpToDate && staged.changes_nothing() {
         return Ok(Outcome::Nothing);
@@ -488,6 +514,7 @@ pub async fn build(lake: &Lake, engine: &Engine, model: &SilverModel, extent: Ex
         keys: run.keys.clone(),
         rewinds: Amendments::of(&bronze).rewinds,
         merged: Some(staged.merged.clone()),
+        lookups: seen,
     };
     let outcome = run.commit(staged, old_text, &next).await?;
     if let Outcome::Merged(commit) = &outcome {
@@ -499,8 +526,14 @@ pub async fn build(lake: &Lake, engine: &Engine, model: &SilverModel, extent: Ex
     Ok(outcome)
 }
 
-/// The columns a model's table will have, when the row images of its bronze table have these. No table is looked at.
-pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Result<Schema> {
+/// The columns a model's table will have, when the row images of its bronze table and its lookups have these. No table is
+/// looked at.
+pub async fn plan(
+    engine: &Engine,
+    model: &SilverModel,
+    columns: &Fields,
+    lookups: &BTreeMap<TableName, SchemaRef>,
+) -> Result<Schema> {
     let failed = |source: engine::Error| Error::Query { table: model.table.clone(), source };
     let columns: Vec<Arc<Field>> = columns.iter().cloned().collect();
     check_columns_known(model, &model.keys, &columns)?;
@@ -511,9 +544,13 @@ pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Res
     let changes = MemTable::try_new(Arc::new(changes), vec![Vec::new()]).map_err(|error| failed(error.into()))?;
     let session = engine.session();
     session.register_table("changes", Arc::new(changes)).map_err(|error| failed(error.into()))?;
+    for (name, schema) in lookups {
+        engine::register_empty(&session, name, schema.clone()).map_err(failed)?;
+    }
     let rows = engine::plan(&session, &select(model, &model.keys, false)?).await.map_err(failed)?;
     // Types are only made to meet when the plan is laid out for running.
     rows.clone().create_physical_plan().await.map_err(|error| failed(error.into()))?;
+    check_names(model, &rows)?;
     let schema = row_schema(&rows, &model.keys);
     Ok(match model.scd {
         Scd::One => schema,
@@ -526,10 +563,17 @@ pub async fn plan(engine: &Engine, model: &SilverModel, columns: &Fields) -> Res
 
 /// Makes the table of a captured table that had no rows yet, so that gold models can read it. Without known keys it has
 /// to wait for the first message.
-async fn ensure_empty(lake: &Lake, engine: &Engine, model: &SilverModel, bronze: &TableView) -> Result<()> {
+async fn ensure_empty(
+    lake: &Lake,
+    engine: &Engine,
+    model: &SilverModel,
+    bronze: &TableView,
+    lookups: &BTreeMap<TableName, TableView>,
+) -> Result<()> {
     let Ok(columns) = row_columns(model, bronze) else { return Ok(()) };
     if !model.keys.is_empty() {
-        let schema = plan(engine, model, &columns.into_iter().collect()).await?;
+        let lookups = lookups.iter().map(|(name, view)| (name.clone(), view.arrow_schema())).collect();
+        let schema = plan(engine, model, &columns.into_iter().collect(), &lookups).await?;
         lake.ensure(&definition(model, schema)).await?;
     }
     Ok(())
@@ -568,6 +612,16 @@ fn check_columns_known(model: &SilverModel, keys: &[String], columns: &[Arc<Fiel
         },
         IgnoreNulls::Nowhere | IgnoreNulls::Everywhere => Ok(()),
     }
+}
+
+/// The columns of a lookup may be called like those of the changes, and those of a table may not.
+fn check_names(model: &SilverModel, rows: &DataFrame) -> Result<()> {
+    let names: Vec<&String> = rows.schema().fields().iter().map(|field| field.name()).collect();
+    let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) else {
+        return Ok(());
+    };
+    let problem = format!("two of its columns are called `{name}`; give one another name with AS");
+    Err(Error::Model { table: model.table.clone(), problem })
 }
 
 fn row_schema(rows: &DataFrame, keys: &[String]) -> Schema {

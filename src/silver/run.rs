@@ -36,7 +36,7 @@ use super::keys::{KeySet, KeyShape};
 use super::order::{Place, Truncation};
 use super::{
     Error, Extent, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel,
-    check_columns_known, definition as table_definition, row_columns, row_schema, select, upkeep,
+    check_columns_known, check_names, definition as table_definition, row_columns, row_schema, select, upkeep,
 };
 use crate::definition;
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
@@ -78,6 +78,7 @@ pub(super) struct Run<'a> {
     ignores: Vec<String>,
     extent: Extent,
     shape: Arc<KeyShape>,
+    has_lookups: bool,
 }
 
 /// The rows of a batch that are of keys: each one's position and the key's number; and columns of theirs.
@@ -145,14 +146,17 @@ impl<'a> Run<'a> {
         view: TableView,
         keys: Option<Vec<String>>,
         extent: Extent,
+        lookups: &BTreeMap<TableName, TableView>,
     ) -> Result<Option<Self>> {
         let columns = row_columns(model, &view)?;
         let session = engine.session();
         // What is made in the order of the keys stays in it.
         session.state_ref().write().config_mut().options_mut().optimizer.enable_round_robin_repartition = false;
         let history = TableName::new("bronze", "history").map_err(crate::table::Error::from)?;
-        engine::register(&session, &history, view.clone())
-            .map_err(|source| Error::Query { table: model.table.clone(), source })?;
+        for (name, view) in lookups.iter().chain([(&history, &view)]) {
+            engine::register(&session, name, view.clone())
+                .map_err(|source| Error::Query { table: model.table.clone(), source })?;
+        }
         let keys = match keys {
             Some(keys) => keys,
             None if !model.keys.is_empty() => model.keys.clone(),
@@ -168,7 +172,8 @@ impl<'a> Run<'a> {
             source: DataFusionError::from(error).into(),
         };
         let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
-        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, extent, shape }))
+        let has_lookups = !lookups.is_empty();
+        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, extent, shape, has_lookups }))
     }
 
     /// Writes everything the run has to write. Nothing is left behind when it fails.
@@ -591,10 +596,19 @@ impl<'a> Run<'a> {
     /// The model over what the last events say.
     async fn latest(&self, newest: &Newest, numbers: &[u32]) -> Result<DataFrame> {
         let rows = newest.rows(numbers, &self.columns, &self.keys).map_err(|error| self.failed_arrow(error))?;
-        self.model_over(rows, false).await
+        let frame = self.model_over(rows, false).await?;
+        match self.has_lookups {
+            true => self.by_key(frame),
+            false => Ok(frame),
+        }
     }
 
-    /// The model over rows, with the number of each where `counts` says so. The rows stay in order.
+    fn by_key(&self, frame: DataFrame) -> Result<DataFrame> {
+        let keys = self.keys.iter().map(|key| ident(key.as_str()).sort(true, false)).collect();
+        frame.sort(keys).map_err(|error| self.failed(error.into()))
+    }
+
+    /// The model over rows, with the number of each where `counts` says so. Without lookups, the rows stay in order.
     pub(super) async fn model_over(&self, rows: Rows, counts: bool) -> Result<DataFrame> {
         let failed = |error: DataFusionError| self.failed(error.into());
         let marks = self.model.on_delete == OnDelete::Mark;
@@ -623,7 +637,14 @@ impl<'a> Run<'a> {
         let table = StreamingTable::try_new(schema.clone(), (0..parts).map(partition).collect()).map_err(failed)?;
         self.session.deregister_table("changes").map_err(failed)?;
         self.session.register_table("changes", Arc::new(table)).map_err(failed)?;
-        self.frame(&select(self.model, &self.keys, counts)?).await
+        self.selected(counts).await
+    }
+
+    /// The model's SELECT over `changes`.
+    async fn selected(&self, counts: bool) -> Result<DataFrame> {
+        let frame = self.frame(&select(self.model, &self.keys, counts)?).await?;
+        check_names(self.model, &frame)?;
+        Ok(frame)
     }
 
     /// The model over the fold of all events of some keys, sorted by key.
@@ -649,9 +670,8 @@ impl<'a> Run<'a> {
         let changes = self.frame(&fold.sql()).await?;
         self.session.deregister_table("changes").map_err(failed)?;
         self.session.register_table("changes", changes.into_view()).map_err(failed)?;
-        let frame = self.frame(&select(self.model, &self.keys, false)?).await?;
-        let by_key = self.keys.iter().map(|key| ident(key.as_str()).sort(true, false)).collect();
-        frame.sort(by_key).map_err(failed)
+        let frame = self.selected(false).await?;
+        self.by_key(frame)
     }
 
     /// Writes rows, on as many cores as they are spread over.

@@ -545,7 +545,7 @@ impl Parts {
     }
 
     async fn merge(&self, model: &SilverModel) {
-        silver::merge(&self.lake, &self.engine, model).await.unwrap();
+        silver::merge(&self.lake, &self.engine, model, &silver::Lookups::default()).await.unwrap();
     }
 
     /// What somebody might do to a silver table: rows are gone, doubled, and say something else.
@@ -566,7 +566,9 @@ impl Parts {
     }
 
     async fn mend(&self, model: &SilverModel, since_us: i64) {
-        silver::build(&self.lake, &self.engine, model, Extent::Since(since_us)).await.unwrap();
+        silver::build(&self.lake, &self.engine, model, &silver::Lookups::default(), Extent::Since(since_us))
+            .await
+            .unwrap();
     }
 
     async fn versions(&self, model: &SilverModel) -> Versions {
@@ -700,9 +702,10 @@ async fn of_two_builders_at_once_one_yields() {
             parts.push(&create(key, i64::from(round) * 5 + i64::from(key), round * 10 + key as u32, round as u8));
         }
         parts.commit().await;
+        let lookups = silver::Lookups::default();
         let (one, two) = tokio::join!(
-            silver::merge(&parts.lake, &parts.engine, &merged),
-            silver::merge(&parts.lake, &parts.engine, &merged)
+            silver::merge(&parts.lake, &parts.engine, &merged, &lookups),
+            silver::merge(&parts.lake, &parts.engine, &merged, &lookups)
         );
         let outcomes = [one.unwrap(), two.unwrap()];
         let merges = outcomes.iter().filter(|outcome| matches!(outcome, silver::Outcome::Merged(_))).count();
@@ -725,9 +728,9 @@ async fn a_changed_model_is_taken_up_by_a_rebuild_and_not_by_itself() {
     parts.merge(&merged).await;
     let before = parts.lake.table(&merged.table).await.unwrap();
     let changed = SilverModel { on_delete: OnDelete::Mark, ..merged.clone() };
-    let refused = silver::merge(&parts.lake, &parts.engine, &changed).await.unwrap_err();
+    let refused = silver::merge(&parts.lake, &parts.engine, &changed, &silver::Lookups::default()).await.unwrap_err();
     assert!(matches!(refused, silver::Error::ModelChanged { .. }), "{refused}");
-    let outcome = silver::rebuild(&parts.lake, &parts.engine, &changed).await.unwrap();
+    let outcome = silver::rebuild(&parts.lake, &parts.engine, &changed, &silver::Lookups::default()).await.unwrap();
     assert!(matches!(outcome, silver::Outcome::Merged(_)), "{outcome:?}");
     assert_eq!(parts.rows(&changed).await.len(), 3);
     // Who reads the state of before finds it as it was.
@@ -741,7 +744,7 @@ async fn a_changed_model_is_taken_up_by_a_rebuild_and_not_by_itself() {
     parts.merge(&changed).await;
     let rows = parts.rows(&changed).await;
     assert_eq!(rows.len(), 4);
-    silver::rebuild(&parts.lake, &parts.engine, &changed).await.unwrap();
+    silver::rebuild(&parts.lake, &parts.engine, &changed, &silver::Lookups::default()).await.unwrap();
     assert_eq!(parts.rows(&changed).await, rows);
 }
 
@@ -784,7 +787,10 @@ async fn only_keys_with_events_since_the_time_are_mended_and_what_is_new_comes_a
         assert_eq!(snapshots().await, before + 1, "one commit");
         let expected = ["1 damaged", "2 damaged", "4 n1", "5 n1", "6 n1", "7 n1", "8 n1", "10 n2"];
         assert_eq!(names(&parts).await, expected, "{scd:?}: 3 is still gone");
-        let outcome = silver::build(&parts.lake, &parts.engine, &merged, Extent::Since(3_000_000)).await.unwrap();
+        let outcome =
+            silver::build(&parts.lake, &parts.engine, &merged, &silver::Lookups::default(), Extent::Since(3_000_000))
+                .await
+                .unwrap();
         assert!(matches!(outcome, silver::Outcome::Nothing), "{outcome:?}");
         parts.mend(&merged, 0).await;
         let expected = ["1 n1", "2 n1", "3 n1", "4 n1", "5 n1", "6 n1", "7 n1", "8 n1", "10 n2"];
@@ -808,7 +814,7 @@ async fn a_rebuild_takes_away_columns_that_the_model_does_not_give() {
             sql: Some("SELECT id, upper(name) AS big FROM changes".to_string()),
             ..wide.clone()
         };
-        silver::rebuild(&parts.lake, &parts.engine, &narrow).await.unwrap();
+        silver::rebuild(&parts.lake, &parts.engine, &narrow, &silver::Lookups::default()).await.unwrap();
         let after = parts.lake.table(&wide.table).await.unwrap();
         assert_eq!(after.snapshots().len(), before.snapshots().len() + 1, "one commit");
         let names: Vec<String> = after.columns().into_iter().map(|column| column.name).collect();
@@ -825,7 +831,7 @@ async fn a_rebuild_takes_away_columns_that_the_model_does_not_give() {
         parts.push(&create(2, 1, 2, 1));
         parts.commit().await;
         parts.merge(&narrow).await;
-        silver::rebuild(&parts.lake, &parts.engine, &wide).await.unwrap();
+        silver::rebuild(&parts.lake, &parts.engine, &wide, &silver::Lookups::default()).await.unwrap();
         let back = parts.lake.table(&wide.table).await.unwrap();
         let id = |table: &icestream::table::Table| {
             table.columns().into_iter().find(|column| column.name == "name").map(|column| column.id).unwrap()

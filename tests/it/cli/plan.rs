@@ -243,3 +243,34 @@ fn a_wrong_model_is_told_as_check_tells_it() {
     project.write("transforms/orders.sql", TRANSFORM);
     insta::assert_snapshot!(project.run("plan").error(2), @"error: transforms/history.sql:7:1: silver table `shop_silver.history`: `track_history` names `state`, which the model does not select");
 }
+
+#[tokio::test]
+async fn a_lookup_that_moved_is_told_until_all_rows_are_looked_up_again() {
+    let project = Project::new();
+    project
+        .write("transforms/labels.sql", "/* icestream\nfrom: orders\nkeys: [id]\n*/\nSELECT id, status FROM changes");
+    project.write(
+        "transforms/orders.sql",
+        "SELECT c.id, l.status AS label FROM changes c LEFT JOIN shop_silver.labels l ON l.id = c.id + 1",
+    );
+    project.write("sql/gold/totals.sql", "SELECT label, count(*) AS orders FROM shop_silver.orders GROUP BY label");
+    project.run("run --drain").done();
+    let moved = |project: &Project| {
+        let status = project.run("status --json").json();
+        let silver = status["silver"].as_array().unwrap().clone();
+        let orders = silver.into_iter().find(|table| table["table"] == "shop_silver.orders").unwrap();
+        orders["lookups_moved"].clone()
+    };
+    assert_eq!(moved(&project), serde_json::Value::Null);
+    project.send(1, 4..5);
+    project.run("run --drain").done();
+    let plan = project.plan();
+    insta::assert_snapshot!(
+        plan.lines().find(|line| line.contains(" shop_silver.orders: ")).unwrap().trim(),
+        @"= shop_silver.orders: everything of `shop_bronze.orders` is merged; `shop_silver.labels` moved since all rows were looked up in it; `icestream build --full orders` does that again"
+    );
+    assert_eq!(moved(&project), serde_json::json!(["shop_silver.labels"]));
+    project.run("build --full orders").done();
+    assert!(!project.plan().contains("moved since"));
+    assert_eq!(moved(&project), serde_json::Value::Null);
+}
