@@ -14,6 +14,7 @@ SELECT
     birth_date,
     notes,
     is_active,
+    segment IS NOT NULL AND birth_date IS NOT NULL AS is_complete,
     created_at,
     updated_at
 FROM changes

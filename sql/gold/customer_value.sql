@@ -27,6 +27,6 @@ LEFT JOIN (
         min(CAST(created_at AS DATE)) AS first_order_date,
         max(CAST(created_at AS DATE)) AS last_order_date
     FROM shop_silver.orders
-    WHERE status IN ('paid', 'shipped', 'delivered')
+    WHERE is_sale
     GROUP BY customer_id
 ) AS s ON s.customer_id = c.id

@@ -18,6 +18,6 @@ LEFT JOIN (
         sum(i.line_total) AS revenue
     FROM shop_silver.order_items AS i
     JOIN shop_silver.orders AS o ON o.id = i.order_id
-    WHERE o.status IN ('paid', 'shipped', 'delivered')
+    WHERE o.is_sale
     GROUP BY i.product_id
 ) AS s ON s.product_id = p.id

@@ -2,7 +2,7 @@
 refresh: incremental
 group_by: [order_date]
 */
--- Sales by the day they were placed, in UTC. An order counts as a sale once it is paid.
+-- Sales by the day they were placed, in UTC.
 SELECT
     CAST(created_at AS DATE) AS order_date,
     count(*) AS orders,
@@ -10,5 +10,5 @@ SELECT
     CAST(sum(total_amount) AS decimal(18, 2)) AS revenue,
     CAST(sum(total_amount) / count(*) AS decimal(18, 2)) AS average_order_value
 FROM shop_silver.orders
-WHERE status IN ('paid', 'shipped', 'delivered')
+WHERE is_sale
 GROUP BY CAST(created_at AS DATE)

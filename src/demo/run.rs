@@ -31,7 +31,7 @@ const TRIGGERS: CommitTriggers =
     CommitTriggers { every: Duration::from_millis(250), rows: 50_000, bytes: 16 << 20, memory: 256 << 20 };
 
 /// The sample project, for folders that have none.
-const SAMPLE: [(&str, &str); 13] = [
+const SAMPLE: [(&str, &str); 18] = [
     ("icestream.yaml", include_str!("../../icestream.yaml")),
     ("catalog/customers.yaml", include_str!("../../catalog/customers.yaml")),
     ("catalog/order_items.yaml", include_str!("../../catalog/order_items.yaml")),
@@ -41,10 +41,15 @@ const SAMPLE: [(&str, &str); 13] = [
     ("transforms/order_items.sql", include_str!("../../transforms/order_items.sql")),
     ("transforms/order_status_history.sql", include_str!("../../transforms/order_status_history.sql")),
     ("transforms/orders.sql", include_str!("../../transforms/orders.sql")),
+    ("transforms/products.sql", include_str!("../../transforms/products.sql")),
     ("transforms/product_price_history.sql", include_str!("../../transforms/product_price_history.sql")),
     ("sql/gold/customer_value.sql", include_str!("../../sql/gold/customer_value.sql")),
+    ("sql/gold/daily_summary.sql", include_str!("../../sql/gold/daily_summary.sql")),
+    ("sql/gold/inventory.sql", include_str!("../../sql/gold/inventory.sql")),
+    ("sql/gold/order_details.sql", include_str!("../../sql/gold/order_details.sql")),
     ("sql/gold/product_popularity.sql", include_str!("../../sql/gold/product_popularity.sql")),
     ("sql/gold/revenue_per_day.sql", include_str!("../../sql/gold/revenue_per_day.sql")),
+    ("sql/gold/sales_trends.sql", include_str!("../../sql/gold/sales_trends.sql")),
 ];
 
 /// Says that a lake was made by the demo and may be made anew by it.

@@ -78,7 +78,7 @@ pub enum TruthError {
 
 impl Truth {
     /// Every table there is a truth of, as namespace and name.
-    pub const TABLES: [(&'static str, &'static str); 7] = [
+    pub const TABLES: [(&'static str, &'static str); 11] = [
         (SILVER, "customers"),
         (SILVER, "products"),
         (SILVER, "orders"),
@@ -86,6 +86,10 @@ impl Truth {
         (GOLD, "revenue_per_day"),
         (GOLD, "customer_value"),
         (GOLD, "product_popularity"),
+        (GOLD, "order_details"),
+        (GOLD, "sales_trends"),
+        (GOLD, "daily_summary"),
+        (GOLD, "inventory"),
     ];
 
     /// Tables with a row for each version. They come out of the order of events, and not of the rows there are.
@@ -155,6 +159,10 @@ impl Truth {
             (GOLD, "revenue_per_day") => self.revenue_per_day(),
             (GOLD, "customer_value") => self.customer_value(),
             (GOLD, "product_popularity") => self.product_popularity(),
+            (GOLD, "order_details") => self.order_details(),
+            (GOLD, "sales_trends") => self.sales_trends(),
+            (GOLD, "daily_summary") => self.daily_summary(),
+            (GOLD, "inventory") => self.inventory(),
             _ => return None,
         };
         rows.sort_unstable();
@@ -171,6 +179,7 @@ impl Truth {
             "birth_date",
             "notes",
             "is_active",
+            "is_complete",
             "created_at",
             "updated_at",
         ];
@@ -184,6 +193,7 @@ impl Truth {
                 or_null(customer.birth_date, date_text),
                 or_null(customer.notes.as_ref(), String::clone),
                 customer.is_active.to_string(),
+                (customer.segment.is_some() && customer.birth_date.is_some()).to_string(),
                 instant_text(customer.created_at_us),
                 instant_text(customer.updated_at_us),
             ]
@@ -192,7 +202,8 @@ impl Truth {
     }
 
     fn silver_products(&self) -> Unsorted {
-        let columns = vec!["id", "name", "description", "price", "stock_quantity", "created_at", "updated_at"];
+        let columns =
+            vec!["id", "name", "description", "price", "stock_quantity", "is_in_stock", "created_at", "updated_at"];
         let row = |(id, product): (i32, &Product)| {
             vec![
                 id.to_string(),
@@ -200,6 +211,7 @@ impl Truth {
                 or_null(product.description, str::to_string),
                 cents_text(product.price.into()),
                 product.stock_quantity.to_string(),
+                (product.stock_quantity > 0).to_string(),
                 timestamp_text(product.created_at_us),
                 timestamp_text(product.updated_at_us),
             ]
@@ -208,13 +220,14 @@ impl Truth {
     }
 
     fn silver_orders(&self) -> Unsorted {
-        let columns = vec!["id", "customer_id", "total_amount", "status", "created_at", "updated_at"];
+        let columns = vec!["id", "customer_id", "total_amount", "status", "is_sale", "created_at", "updated_at"];
         let row = |(id, order): (i32, &Order)| {
             vec![
                 id.to_string(),
                 order.customer_id.to_string(),
                 cents_text(order.total_amount.into()),
                 status_text(order.status).to_string(),
+                counts(order).to_string(),
                 timestamp_text(order.created_at_us),
                 timestamp_text(order.updated_at_us),
             ]
@@ -352,6 +365,144 @@ impl Truth {
         let columns = vec!["product_id", "name", "orders", "units_sold", "revenue", "popularity_rank"];
         (columns, ranked.iter().enumerate().map(row).collect())
     }
+
+    fn order_details(&self) -> Unsorted {
+        let columns = vec![
+            "order_id",
+            "order_date",
+            "status",
+            "is_sale",
+            "total_amount",
+            "customer_id",
+            "customer_name",
+            "country",
+            "segment",
+            "is_active",
+        ];
+        let row = |(id, order): (i32, &Order)| {
+            let customer = self.customers.get(order.customer_id);
+            vec![
+                id.to_string(),
+                date_text(day_of(order.created_at_us)),
+                status_text(order.status).to_string(),
+                counts(order).to_string(),
+                cents_text(order.total_amount.into()),
+                order.customer_id.to_string(),
+                or_null(customer, |customer| trim(&customer.name).to_string()),
+                or_null(customer, |customer| customer.country.to_uppercase()),
+                or_null(customer, |customer| customer.segment.unwrap_or("unknown").to_string()),
+                or_null(customer, |customer| customer.is_active.to_string()),
+            ]
+        };
+        (columns, self.orders.iter().map(row).collect())
+    }
+
+    fn sales_trends(&self) -> Unsorted {
+        let mut revenues: BTreeMap<i32, i128> = BTreeMap::new();
+        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+            *revenues.entry(day_of(order.created_at_us)).or_default() += i128::from(order.total_amount);
+        }
+        let days: Vec<(i32, i128)> = revenues.into_iter().collect();
+        let mut so_far = 0;
+        let row = |(at, (date, revenue)): (usize, &(i32, i128))| {
+            so_far += revenue;
+            let last_seven = &days[at.saturating_sub(6)..=at];
+            let sum: i128 = last_seven.iter().map(|(_, revenue)| revenue).sum();
+            let previous = at.checked_sub(1).map(|before| days[before].1);
+            let better = days.iter().filter(|(_, other)| other > revenue).count();
+            vec![
+                date_text(*date),
+                cents_text(*revenue),
+                or_null(previous, cents_text),
+                or_null(previous, |previous| cents_text(revenue - previous)),
+                cents_text(divide_half_up(sum, last_seven.len() as i128)),
+                cents_text(so_far),
+                (better + 1).to_string(),
+            ]
+        };
+        let columns = vec![
+            "order_date",
+            "revenue",
+            "previous_revenue",
+            "revenue_change",
+            "average_of_seven",
+            "revenue_so_far",
+            "revenue_rank",
+        ];
+        (columns, days.iter().enumerate().map(row).collect())
+    }
+
+    fn daily_summary(&self) -> Unsorted {
+        #[derive(Default)]
+        struct Day {
+            orders: i128,
+            sales: i128,
+            cancelled: i128,
+            revenue: i128,
+            new_customers: i128,
+        }
+        let mut days: BTreeMap<i32, Day> = BTreeMap::new();
+        for (_, order) in self.orders.iter() {
+            let day = days.entry(day_of(order.created_at_us)).or_default();
+            day.orders += 1;
+            match order.status {
+                Status::Pending => {}
+                Status::Cancelled => day.cancelled += 1,
+                Status::Paid | Status::Shipped | Status::Delivered => {
+                    day.sales += 1;
+                    day.revenue += i128::from(order.total_amount);
+                }
+            }
+        }
+        for (_, customer) in self.customers.iter() {
+            days.entry(day_of(customer.created_at_us)).or_default().new_customers += 1;
+        }
+        let row = |(date, day): (&i32, &Day)| {
+            // In hundredths of a percent.
+            let cancelled = (day.orders > 0).then(|| divide_half_up(day.cancelled * 10_000, day.orders));
+            vec![
+                date_text(*date),
+                day.orders.to_string(),
+                day.sales.to_string(),
+                day.cancelled.to_string(),
+                or_null(cancelled, |hundredths| decimal_text(hundredths, 2)),
+                cents_text(day.revenue),
+                day.new_customers.to_string(),
+            ]
+        };
+        let columns = vec!["day", "orders", "sales", "cancelled", "cancelled_percent", "revenue", "new_customers"];
+        (columns, days.iter().map(row).collect())
+    }
+
+    fn inventory(&self) -> Unsorted {
+        let mut reserved: BTreeMap<i32, i64> = BTreeMap::new();
+        for (_, order) in self.orders.iter().filter(|(_, order)| matches!(order.status, Status::Pending | Status::Paid))
+        {
+            for item in order.item_ids().filter_map(|id| self.order_items.get(id)) {
+                *reserved.entry(item.product_id).or_default() += i64::from(item.quantity);
+            }
+        }
+        let row = |(id, product): (i32, &Product)| {
+            let (available, reserved) = (i64::from(product.stock_quantity), reserved.get(&id).copied().unwrap_or(0));
+            let on_hand = available + reserved;
+            let level = match available {
+                ..=0 => "out",
+                1..20 => "low",
+                _ => "enough",
+            };
+            vec![
+                id.to_string(),
+                product.name.clone(),
+                available.to_string(),
+                reserved.to_string(),
+                on_hand.to_string(),
+                cents_text(i128::from(on_hand) * i128::from(product.price)),
+                level.to_string(),
+            ]
+        };
+        let columns = vec!["product_id", "name", "available", "reserved", "on_hand", "value_on_hand", "stock_level"];
+        (columns, self.products.iter().map(row).collect())
+    }
 }
 
 /// What a customer has spent to be a `vip`: 5000.00.
@@ -386,13 +537,13 @@ fn day_of(us: i64) -> i32 {
     us.div_euclid(86_400_000_000) as i32
 }
 
-/// SQL's `trim` takes spaces only.
 /// A row for each version of each.
 fn versions<T>(column: &'static str, of: &BTreeMap<i32, Past<T>>, text: impl Fn(&T) -> String) -> Unsorted {
     let rows = of.iter().flat_map(|(id, past)| past.versions.iter().map(|value| vec![id.to_string(), text(value)]));
     (vec!["id", column], rows.collect())
 }
 
+/// SQL's `trim` takes spaces only.
 fn trim(text: &str) -> &str {
     text.trim_matches(' ')
 }

@@ -55,7 +55,7 @@ async fn other_engines_agree_with_icestream_query_on_the_demos_lake() {
             tables.push(lake.table(&name).await.unwrap());
         }
     }
-    assert_eq!(tables.len(), 13);
+    assert_eq!(tables.len(), 17);
     for engine in ["pyiceberg", "duckdb", "spark"] {
         let answer = read(engine, folder.path(), &tables);
         for (table, answer) in tables.iter().zip(answer["tables"].as_array().unwrap()) {

@@ -28,11 +28,11 @@ fn the_lake_holds_what_the_shop_did_however_much_that_is() {
         let report = ended.json();
         assert_eq!((&report["equal"], &report["events"]), (&true.into(), &events.into()), "{ended:?}");
         let tables = report["tables"].as_array().unwrap();
-        assert!(tables.len() == 13 && tables.iter().all(|table| table["equal"] == true), "{ended:?}");
+        assert!(tables.len() == 17 && tables.iter().all(|table| table["equal"] == true), "{ended:?}");
         assert_eq!(ended.stderr, "");
     }
     let tables = run(folder.path(), "tables --json").json();
-    assert_eq!(tables.as_array().unwrap().len(), 13);
+    assert_eq!(tables.as_array().unwrap().len(), 17);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_demo_ends_with_what_it_found_and_what_to_do_next() {
     for table in ["revenue_per_day", "customer_value", "product_popularity"] {
         assert!(results.contains(&format!("shop_gold.{table}\n")), "{ended:?}");
     }
-    assert_eq!(rest.matches("| equal\n").count(), 13, "{ended:?}");
+    assert_eq!(rest.matches("| equal\n").count(), 17, "{ended:?}");
     let (_, rest) = rest.split_once("gold refreshes\n").unwrap();
     insta::assert_snapshot!(ended.normal(rest), @r#"
     Every table holds what the shop did.
@@ -147,7 +147,7 @@ fn a_demo_looks_at_its_models_first() {
     let shop = sample();
     let file = shop.path().join("sql/gold/customer_value.sql");
     std::fs::write(&file, "SELECT lifetime FROM shop_silver.customers").unwrap();
-    insta::assert_snapshot!(run(shop.path(), "demo").error(2), @"error: sql/gold/customer_value.sql:1:8: there is no column `lifetime`; the columns are `id`, `name`, `email`, `country`, `segment`, `birth_date`, `notes`, `is_active`, `created_at`, `updated_at`, `_position`, `_source_ts`, `_merged_at`");
+    insta::assert_snapshot!(run(shop.path(), "demo").error(2), @"error: sql/gold/customer_value.sql:1:8: there is no column `lifetime`; the columns are `id`, `name`, `email`, `country`, `segment`, `birth_date`, `notes`, `is_active`, `is_complete`, `created_at`, `updated_at`, `_position`, `_source_ts`, `_merged_at`");
     std::fs::remove_file(&file).unwrap();
     insta::assert_snapshot!(run(shop.path(), "demo").error(2), @"
     error: the demo needs the sample project's settings: nothing makes table `shop_gold.customer_value`
