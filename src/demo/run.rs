@@ -30,9 +30,9 @@ const START_US: i64 = 1_767_225_600_000_000;
 const TRIGGERS: CommitTriggers =
     CommitTriggers { every: Duration::from_millis(250), rows: 50_000, bytes: 16 << 20, memory: 256 << 20 };
 
-/// The sample project, for folders that have none.
+/// The sample project, for folders that have none. The settings make a folder a project, so they come last: what was cut
+/// short is taken up again.
 const SAMPLE: [(&str, &str); 18] = [
-    ("icestream.yaml", include_str!("../../icestream.yaml")),
     ("catalog/customers.yaml", include_str!("../../catalog/customers.yaml")),
     ("catalog/order_items.yaml", include_str!("../../catalog/order_items.yaml")),
     ("catalog/orders.yaml", include_str!("../../catalog/orders.yaml")),
@@ -50,6 +50,7 @@ const SAMPLE: [(&str, &str); 18] = [
     ("sql/gold/product_popularity.sql", include_str!("../../sql/gold/product_popularity.sql")),
     ("sql/gold/revenue_per_day.sql", include_str!("../../sql/gold/revenue_per_day.sql")),
     ("sql/gold/sales_trends.sql", include_str!("../../sql/gold/sales_trends.sql")),
+    ("icestream.yaml", include_str!("../../icestream.yaml")),
 ];
 
 /// Says that a lake was made by the demo and may be made anew by it.
@@ -160,7 +161,7 @@ pub fn prepare(folder: &Path) -> Result<()> {
         for (path, text) in SAMPLE {
             let path = folder.join(path);
             if !path.exists() {
-                write(&path, text)?;
+                write_whole(&path, text)?;
             }
         }
     }
@@ -235,12 +236,22 @@ fn check_lake(lake: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file that is there is there as a whole, also when the process is killed meanwhile.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let draft = path.with_extension("part");
+    let written = put(&draft, text).and_then(|()| std::fs::rename(&draft, path));
+    written.map_err(|source| Error::Write { path: path.to_path_buf(), source }.into())
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
-    let written = match path.parent() {
+    put(path, text).map_err(|source| Error::Write { path: path.to_path_buf(), source }.into())
+}
+
+fn put(path: &Path, text: &str) -> std::io::Result<()> {
+    match path.parent() {
         Some(folder) => std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, text)),
         None => std::fs::write(path, text),
-    };
-    written.map_err(|source| Error::Write { path: path.to_path_buf(), source }.into())
+    }
 }
 
 /// Runs the shop for so many events through the whole way of the data, and compares.

@@ -1,6 +1,10 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 
@@ -106,6 +110,73 @@ fn a_demo_that_was_killed_can_be_run_again() {
     assert_eq!(run(folder.path(), "demo --events 120 --json").json()["equal"], true);
 }
 
+/// The rows of every silver and gold table, but for when they were merged.
+fn tables(project: &Path) -> BTreeMap<String, Vec<String>> {
+    let listed = run(project, "tables --json").json();
+    let names = listed.as_array().unwrap().iter().map(|table| table["table"].as_str().unwrap().to_string());
+    let names = names.filter(|name| !name.starts_with("shop_bronze."));
+    names
+        .map(|name| {
+            let mut command = icestream(project, "query --format json");
+            command.arg(format!("select * from {name}"));
+            let rows = Running::start(command).end();
+            let mut rows: Vec<String> = rows
+                .done()
+                .lines()
+                .map(|line| {
+                    let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+                    row.as_object_mut().unwrap().remove("_merged_at");
+                    row.to_string()
+                })
+                .collect();
+            rows.sort();
+            (name, rows)
+        })
+        .collect()
+}
+
+/// `ICESTREAM_DEMO_KILLS` sets how many, `ICESTREAM_SEED` repeats those of a run.
+#[test]
+fn a_demo_killed_anywhere_leaves_what_can_be_gone_on_from_and_run_again() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let kills = number("ICESTREAM_DEMO_KILLS").unwrap_or(3);
+    let seed = number("ICESTREAM_SEED").unwrap_or_else(|| rand::rng().random());
+    println!("ICESTREAM_SEED={seed}");
+    let random = &mut SmallRng::seed_from_u64(seed);
+    let (undisturbed, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let demo = "demo --events 4000 --json --quiet";
+    let started = Instant::now();
+    assert_eq!(run(undisturbed.path(), demo).json()["equal"], true);
+    let whole = started.elapsed();
+    for _ in 0..kills {
+        let running = Running::start(icestream(folder.path(), demo));
+        // What it is doing then is up to the machine.
+        std::thread::sleep(whole.mul_f64(random.random_range(0.0..1.0)));
+        assert!(Command::new("kill").args(["-KILL", &running.child.id().to_string()]).status().unwrap().success());
+        running.end();
+        if !folder.path().join("icestream.yaml").exists() {
+            continue;
+        }
+        // Silver and gold go on from whatever is there, and end where a build from nothing ends.
+        run(folder.path(), "build").done();
+        let went_on = tables(folder.path());
+        let silver: Vec<&str> = went_on.keys().filter_map(|name| name.strip_prefix("shop_silver.")).collect();
+        if !silver.is_empty() {
+            run(folder.path(), &format!("build --full {}", silver.join(" "))).done();
+            run(folder.path(), "build").done();
+            for (name, rows) in tables(folder.path()) {
+                assert!(rows == went_on[&name], "{name}, ICESTREAM_SEED={seed}");
+            }
+        }
+    }
+    assert_eq!(run(folder.path(), demo).json()["equal"], true);
+    let (expected, found) = (tables(undisturbed.path()), tables(folder.path()));
+    assert_eq!(expected.len(), 13);
+    for (name, rows) in expected {
+        assert!(rows == found[&name], "{name}, ICESTREAM_SEED={seed}");
+    }
+}
+
 #[test]
 fn a_demo_leaves_what_is_not_its_own_alone() {
     let other = folder_with(&[("icestream.yaml", "name: other")]);
@@ -125,7 +196,7 @@ fn a_demo_leaves_what_is_not_its_own_alone() {
       hint: give the demo a folder of its own with `--dir`
     ");
     insta::assert_snapshot!(run(foreign.path(), "demo --dir /proc/nowhere").error(2), @"
-    error: cannot write `/proc/nowhere/icestream.yaml`
+    error: cannot write `/proc/nowhere/catalog/customers.yaml`
       caused by: No such file or directory (os error 2)
       hint: check that this process may write there
     ");
