@@ -409,3 +409,42 @@ fn finish(summary: &Summary, result: Option<&Path>, context: &Context) -> Result
     context.stdout.print(&text)?;
     Ok(Outcome::Done)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gold::{GoldCommit, WhyFull};
+
+    #[test]
+    fn the_summary_says_how_gold_tables_were_refreshed() {
+        let tally = Tally::default();
+        let observer = tally.observer();
+        for (table, refreshed) in [
+            ("gold.whole", Refreshed::Full),
+            ("gold.first", Refreshed::FullBecause(WhyFull::First)),
+            ("gold.carried", Refreshed::Groups { rows_deleted: 3, settled: 4, computed: 1 }),
+            ("gold.carried", Refreshed::Groups { rows_deleted: 2, settled: 2, computed: 0 }),
+        ] {
+            let table = table.parse().unwrap();
+            let inputs = std::collections::BTreeMap::new();
+            observer(&Event::Refreshed(GoldCommit { table, snapshot_id: Some(1), inputs, rows: 5, refreshed }));
+        }
+        insta::assert_snapshot!(serde_json::to_string_pretty(&tally.built()).unwrap(), @r#"
+        {
+          "silver_merges": 0,
+          "silver_rows_written": 0,
+          "silver_rows_deleted": 0,
+          "gold_refreshes": 4,
+          "gold_in_full": {
+            "gold.first": "it is built for the first time"
+          },
+          "gold_groups": {
+            "gold.carried": {
+              "from_changes": 6,
+              "from_inputs": 1
+            }
+          }
+        }
+        "#);
+    }
+}

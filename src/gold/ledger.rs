@@ -23,7 +23,7 @@ use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter, fil
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, JoinType, ScalarValue};
+use datafusion::common::{Column, DFSchema, JoinType, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::error::DataFusionError;
@@ -31,7 +31,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::functions_aggregate::count::count;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, col, lit,
+    Aggregate, Distinct, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, lit,
 };
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
@@ -163,7 +163,7 @@ impl<'a> Ledger<'a> {
             }
             sides.push((book.page(&batch.columns()[..groups], true)?, batch));
         }
-        // Number ranges of the answer's columns are the model's to keep; where one does not, it has to say so itself.
+        // A group value that its column cannot hold is for the model itself to fail by.
         let Some(keys) = self.keys(session, book.keys(None)?)? else { return Ok(None) };
         let columns: Vec<usize> = self.kept.iter().map(|kept| kept.column).collect();
         let old = keys.rows_in(self.whole.schema(), gold, &columns)?;
@@ -261,8 +261,7 @@ impl<'a> Ledger<'a> {
         let table = MemTable::try_new(fields, vec![vec![batch.map_err(DataFusionError::from)?]])?;
         let table = session.read_table(Arc::new(table))?.into_unoptimized_plan();
         let named = schema.iter().enumerate().map(|(index, (qualifier, field))| {
-            // Quoted, or a name with blanks would be taken apart.
-            col(format!("\"{}\"", name(index))).alias_qualified(qualifier.cloned(), field.name())
+            Expr::Column(Column::new_unqualified(name(index))).alias_qualified(qualifier.cloned(), field.name())
         });
         let known = LogicalPlanBuilder::from(table).project(named.collect::<Vec<_>>())?.build()?;
         // There are projections alone above the aggregation, and their like.
