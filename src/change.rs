@@ -104,6 +104,13 @@ pub struct Span {
     pub to: u32,
 }
 
+impl Span {
+    /// Its part of a text.
+    pub fn of(self, text: &str) -> Option<&str> {
+        text.get(self.from as usize..self.to as usize)
+    }
+}
+
 impl Image {
     /// An image whose fields were found already: a value for each name, and nothing else is in `json`.
     pub fn with_fields(json: Bytes, names: Arc<FieldNames>, values: Box<[Span]>) -> Self {

@@ -62,23 +62,24 @@ fn postgresql(source: &Fields<'_>) -> Option<Position> {
 /// The two numbers of a sequence, which is JSON in a string: `"[\"24055024\",\"24055128\"]"`.
 fn sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
     // Nearly all look like this, and come with every event.
-    if let Some(found) = plain_sequence(json) {
-        return Some(found);
+    if let Some((commit, own)) = plain_sequence(json) {
+        return Some((Some(commit), Some(own)));
     }
     let text = crate::json::string(json)?;
     let [commit, own] = serde_json::from_str::<[Option<String>; 2]>(&text).ok()?;
     Some((commit.as_deref().and_then(digits), own.as_deref().and_then(digits)))
 }
 
-fn plain_sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
+/// A sequence of two numbers.
+pub(super) fn plain_sequence(json: &str) -> Option<(u64, u64)> {
     let numbers = json.strip_prefix(r#""[\""#)?.strip_suffix(r#"\"]""#)?;
     let (commit, rest) = numbers.split_at(numbers.bytes().position(|byte| !byte.is_ascii_digit())?);
     let own = rest.strip_prefix(r#"\",\""#)?;
-    Some((Some(digits(commit)?), Some(digits(own)?)))
+    Some((digits(commit)?, digits(own)?))
 }
 
 /// Two numbers in twenty digits each.
-fn pair(first: u64, second: u64) -> String {
+pub(super) fn pair(first: u64, second: u64) -> String {
     let mut digits = [b'0'; 41];
     digits[20] = b':';
     for (number, end) in [(first, 20), (second, 41)] {
@@ -140,7 +141,7 @@ fn number(source: &Fields<'_>, name: &str) -> Option<u64> {
     }
 }
 
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::debezium::{Event, Lifted, SourceBlock, op_of};
 use super::payload::Fields;
+use super::position;
 use crate::change::{FieldNames, Image, Op, Span};
 use crate::json;
 
@@ -32,11 +33,20 @@ const LONGEST_PAUSE: u32 = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Skeletons {
     known: Vec<Skeleton>,
-    values: Vec<Span>,
+    found: Found,
     hits: u32,
     /// How many events to let pass before one is learned from, and how many were to pass before that.
     skip: u32,
     pause: u32,
+}
+
+/// Where the values of an event are; made once, and used for every event.
+#[derive(Debug, Default)]
+struct Found {
+    /// Of an image, from its beginning on.
+    values: Vec<Span>,
+    /// Of the source block, in the order of a skeleton's `varying`.
+    source: Vec<Span>,
 }
 
 #[derive(Debug)]
@@ -50,7 +60,20 @@ struct Skeleton {
     constant: Vec<(Box<str>, Box<str>)>,
     /// The names of the fields that are not the same.
     varying: Vec<Box<str>>,
+    postgresql: Option<Postgresql>,
     rest: Option<Arc<str>>,
+}
+
+/// The fields of PostgreSQL's source blocks that are not the same in every event, by their places in `varying`. Where
+/// there are these and no others, nothing has to be looked up by name.
+#[derive(Debug)]
+struct Postgresql {
+    ts_ms: usize,
+    ts_us: usize,
+    ts_ns: usize,
+    sequence: usize,
+    tx_id: usize,
+    lsn: usize,
 }
 
 /// A text, and what comes behind it.
@@ -63,8 +86,8 @@ struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Op,
-    /// The value of a field of the source block, by its place in `varying`.
-    Source(usize),
+    /// The value of the next field of `varying`.
+    Source,
     /// A value nobody needs.
     Other,
     ImageBegins,
@@ -77,8 +100,7 @@ impl Skeletons {
     /// The event that `text`, a part of `payload`, holds, if a skeleton fits. It has no shape.
     pub(super) fn read(&mut self, payload: &Bytes, text: &str) -> Option<Event> {
         for index in 0..self.known.len() {
-            self.values.clear();
-            if let Some(event) = self.known[index].read(payload, text, &mut self.values) {
+            if let Some(event) = self.known[index].read(payload, text, &mut self.found) {
                 self.known.swap(0, index);
                 self.hits = self.hits.saturating_add(1);
                 return Some(event);
@@ -125,6 +147,7 @@ impl Skeleton {
             connector: connector.into(),
             constant: Vec::new(),
             varying: Vec::new(),
+            postgresql: None,
             rest: event.source.rest.clone(),
         };
         let mut cut = Cut { text, done: 0, steps: &mut skeleton.steps };
@@ -138,7 +161,7 @@ impl Skeleton {
                 "source" => {
                     for (name, value) in source.iter() {
                         if lifted.holds(name, value) {
-                            cut.value(value, Then::Source(skeleton.varying.len()));
+                            cut.value(value, Then::Source);
                             skeleton.varying.push(name.into());
                         } else if Lifted::is_made_of(name) {
                             skeleton.constant.push((name.into(), value.into()));
@@ -157,6 +180,7 @@ impl Skeleton {
         .ok()?;
         let done = cut.done;
         skeleton.tail = text.get(done..)?.as_bytes().into();
+        skeleton.postgresql = Postgresql::of(&skeleton);
         (skeleton.bytes() <= MOST_BYTES).then_some(skeleton)
     }
 
@@ -164,13 +188,12 @@ impl Skeleton {
         self.steps.iter().map(|step| step.text.len()).sum::<usize>() + self.tail.len()
     }
 
-    fn read(&self, payload: &Bytes, text: &str, values: &mut Vec<Span>) -> Option<Event> {
+    fn read(&self, payload: &Bytes, text: &str, found: &mut Found) -> Option<Event> {
         let bytes = text.as_bytes();
         let (mut at, mut begun) = (0, 0);
         let (mut op, mut before, mut after) = (None, None, None);
-        let mut source = Vec::with_capacity(self.constant.len() + self.varying.len());
-        let known = self.constant.iter().map(|(name, value)| (Cow::Borrowed(&**name), &**value));
-        source.extend(known);
+        found.values.clear();
+        found.source.clear();
         for Step { text: expected, then } in &self.steps {
             if !bytes.get(at..)?.starts_with(expected) {
                 return None;
@@ -187,13 +210,8 @@ impl Skeleton {
                     let from = at;
                     at = json::value_end(text, at)?;
                     match then {
-                        Then::Value => values.push(Span {
-                            from: u32::try_from(from - begun).ok()?,
-                            to: u32::try_from(at - begun).ok()?,
-                        }),
-                        Then::Source(index) => {
-                            source.push((Cow::Borrowed(&*self.varying[*index]), text.get(from..at)?))
-                        }
+                        Then::Value => found.values.push(span(from - begun, at - begun)?),
+                        Then::Source => found.source.push(span(from, at)?),
                         Then::Op => op = Some(op_of(text.get(from..at)?).ok()?),
                         _ => {}
                     }
@@ -201,8 +219,8 @@ impl Skeleton {
                 }
             };
             let json = payload.slice_ref(bytes.get(begun..at)?);
-            let image = Image::with_fields(json, names?.clone(), values.as_slice().into());
-            values.clear();
+            let image = Image::with_fields(json, names?.clone(), found.values.as_slice().into());
+            found.values.clear();
             match then {
                 Then::BeforeEnded => before = Some(image),
                 _ => after = Some(image),
@@ -212,6 +230,19 @@ impl Skeleton {
         let has_image = after.is_some() || !matches!(op, Op::Create | Op::Update | Op::Read);
         if !has_image || bytes.get(at..)? != &*self.tail {
             return None;
+        }
+        let source = self.source_block(text, &found.source)?;
+        Some(Event { op, source, before, after, shape: None })
+    }
+
+    fn source_block(&self, text: &str, found: &[Span]) -> Option<SourceBlock> {
+        if let Some(block) = self.postgresql.as_ref().and_then(|fields| fields.read(text, found)) {
+            return Some(SourceBlock { rest: self.rest.clone(), ..block });
+        }
+        let mut source = Vec::with_capacity(self.constant.len() + self.varying.len());
+        source.extend(self.constant.iter().map(|(name, value)| (Cow::Borrowed(&**name), &**value)));
+        for (name, span) in self.varying.iter().zip(found) {
+            source.push((Cow::Borrowed(&**name), span.of(text)?));
         }
         let source = Fields::of(source);
         let lifted = Lifted::of(&self.connector, &source);
@@ -224,14 +255,46 @@ impl Skeleton {
         }
         let Lifted { ts_us, position, tx_id } = lifted;
         let position = position.map(|position| position.text);
-        Some(Event {
-            op,
-            source: SourceBlock { ts_us, position, tx_id, rest: self.rest.clone() },
-            before,
-            after,
-            shape: None,
+        Some(SourceBlock { ts_us, position, tx_id, rest: self.rest.clone() })
+    }
+}
+
+impl Postgresql {
+    fn of(skeleton: &Skeleton) -> Option<Self> {
+        let place = |wanted: &str| skeleton.varying.iter().position(|name| **name == *wanted);
+        let fields = Postgresql {
+            ts_ms: place("ts_ms")?,
+            ts_us: place("ts_us")?,
+            ts_ns: place("ts_ns")?,
+            sequence: place("sequence")?,
+            tx_id: place("txId")?,
+            lsn: place("lsn")?,
+        };
+        let has_no_others = skeleton.varying.len() == 6 && skeleton.constant.is_empty();
+        (has_no_others && &*skeleton.connector == "postgresql").then_some(fields)
+    }
+
+    /// A block whose every field is held by a column; nothing where that is not sure.
+    fn read(&self, text: &str, found: &[Span]) -> Option<SourceBlock> {
+        let value = |at: usize| found.get(at)?.of(text);
+        let whole = |at: usize| value(at)?.parse::<i64>().ok();
+        let ts_us = whole(self.ts_us)?;
+        let times_agree =
+            whole(self.ts_ms)? == ts_us.div_euclid(1000) && whole(self.ts_ns)? == ts_us.checked_mul(1000)?;
+        let (commit, own) = position::plain_sequence(value(self.sequence)?)?;
+        let lsn = position::digits(value(self.lsn)?)?;
+        let tx_id = value(self.tx_id).filter(|id| id.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?;
+        (times_agree && lsn == own).then(|| SourceBlock {
+            ts_us: Some(ts_us),
+            position: Some(position::pair(commit, own)),
+            tx_id: Some(tx_id.to_string()),
+            rest: None,
         })
     }
+}
+
+fn span(from: usize, to: usize) -> Option<Span> {
+    Some(Span { from: u32::try_from(from).ok()?, to: u32::try_from(to).ok()? })
 }
 
 /// A text being cut at its values.
