@@ -75,6 +75,7 @@ struct Progress {
 #[derive(Debug)]
 struct Rows {
     count: usize,
+    room: Room,
     topic: StringBuilder,
     partition: Int32Builder,
     offset: Int64Builder,
@@ -90,6 +91,19 @@ struct Rows {
     unavailable: ListBuilder<StringBuilder>,
     error: StringBuilder,
     raw: LargeBinaryBuilder,
+}
+
+/// How much the last batch held, which the next one most likely holds as well. A builder that grows step by step copies
+/// what it has each time; one that is made for more than comes keeps memory from others.
+#[derive(Debug, Clone, Copy, Default)]
+struct Room {
+    rows: usize,
+    /// Bytes of text.
+    topic: usize,
+    key: usize,
+    position: usize,
+    tx_id: usize,
+    source: usize,
 }
 
 /// One row of bronze, found good.
@@ -324,25 +338,44 @@ impl Found {
 
 impl Rows {
     fn new(form: &Form) -> Self {
-        let instants = || TimestampMicrosecondBuilder::new().with_timezone(UTC);
+        let instants = || TimestampMicrosecondBuilder::with_capacity(0).with_timezone(UTC);
+        let text = || StringBuilder::with_capacity(0, 0);
         Rows {
             count: 0,
-            topic: StringBuilder::new(),
-            partition: Int32Builder::new(),
-            offset: Int64Builder::new(),
+            room: Room::default(),
+            topic: text(),
+            partition: Int32Builder::with_capacity(0),
+            offset: Int64Builder::with_capacity(0),
             timestamp: instants(),
-            key: StringBuilder::new(),
-            op: StringBuilder::new(),
+            key: text(),
+            op: text(),
             source_ts: instants(),
-            position: StringBuilder::new(),
-            tx_id: StringBuilder::new(),
-            source: StringBuilder::new(),
+            position: text(),
+            tx_id: text(),
+            source: text(),
             before: Images::new(form),
             after: Images::new(form),
-            unavailable: ListBuilder::new(StringBuilder::new()).with_field(layout::unavailable_element()),
-            error: StringBuilder::new(),
-            raw: LargeBinaryBuilder::new(),
+            unavailable: ListBuilder::with_capacity(text(), 0).with_field(layout::unavailable_element()),
+            error: text(),
+            raw: LargeBinaryBuilder::with_capacity(0, 0),
         }
+    }
+
+    /// Makes the builders of a batch's first row.
+    fn make_room(&mut self) {
+        let room = self.room;
+        let text = |bytes| StringBuilder::with_capacity(room.rows, bytes);
+        let instants = || TimestampMicrosecondBuilder::with_capacity(room.rows).with_timezone(UTC);
+        self.topic = text(room.topic);
+        self.partition = Int32Builder::with_capacity(room.rows);
+        self.offset = Int64Builder::with_capacity(room.rows);
+        self.timestamp = instants();
+        self.key = text(room.key);
+        self.op = text(room.rows);
+        self.source_ts = instants();
+        self.position = text(room.position);
+        self.tx_id = text(room.tx_id);
+        self.source = text(room.source);
     }
 
     /// Makes room for images of another form and says how many bytes that takes for each row, about.
@@ -367,6 +400,9 @@ impl Rows {
             + raw.map_or(0, Bytes::len)
             + before.size()
             + after.size();
+        if self.count == 0 {
+            self.make_room();
+        }
         self.before.append(before)?;
         self.after.append(after)?;
         self.count += 1;
@@ -390,19 +426,25 @@ impl Rows {
     fn finish(&mut self, schema: &SchemaRef, epoch: i32, now_us: i64) -> Result<RecordBatch> {
         let count = std::mem::take(&mut self.count);
         let ingested_at = TimestampMicrosecondArray::from_value(now_us, count).with_timezone(UTC);
+        let text = |builder: &mut StringBuilder, bytes: &mut usize| -> ArrayRef {
+            *bytes = builder.values_slice().len();
+            Arc::new(builder.finish())
+        };
+        let room = &mut self.room;
+        room.rows = count;
         let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(self.topic.finish()),
+            text(&mut self.topic, &mut room.topic),
             Arc::new(self.partition.finish()),
             Arc::new(self.offset.finish()),
             Arc::new(self.timestamp.finish()),
             Arc::new(ingested_at),
-            Arc::new(self.key.finish()),
+            text(&mut self.key, &mut room.key),
             Arc::new(self.op.finish()),
             Arc::new(self.source_ts.finish()),
-            Arc::new(self.position.finish()),
+            text(&mut self.position, &mut room.position),
             Arc::new(Int32Array::from_value(epoch, count)),
-            Arc::new(self.tx_id.finish()),
-            Arc::new(self.source.finish()),
+            text(&mut self.tx_id, &mut room.tx_id),
+            text(&mut self.source, &mut room.source),
         ];
         arrays.extend(self.before.finish()?);
         arrays.extend(self.after.finish()?);

@@ -75,6 +75,8 @@ pub(super) enum Images {
         unexpected: Option<usize>,
         /// Nulls to come before the next image. Most tables have nothing but nulls in one of their two columns.
         nulls: usize,
+        /// The rows of the last batch that had images, and the bytes of each column: what to make room for.
+        room: (usize, Vec<usize>),
     },
     Json(StringBuilder),
 }
@@ -161,7 +163,7 @@ impl Columns {
     ) -> Result<Row<'a>, Unfit> {
         let mut reading = Reading::new(self, image, unavailable);
         for ((name, span), place) in names.0.iter().zip(spans).zip(places) {
-            let value = json.get(span.from as usize..span.to as usize).ok_or(Unfit::NotAnObject { image })?;
+            let value = span.of(json).ok_or(Unfit::NotAnObject { image })?;
             reading.field(name, *place, value)?;
         }
         Ok(reading.row())
@@ -339,7 +341,7 @@ impl Images {
             match form {
                 Form::Open => return Ok(()),
                 Form::Text => {
-                    let mut json = StringBuilder::new();
+                    let mut json = StringBuilder::with_capacity(count, 0);
                     json.append_nulls(count);
                     *self = Images::Json(json);
                     return Ok(());
@@ -348,7 +350,8 @@ impl Images {
                     let mut present = NullBufferBuilder::new(0);
                     present.append_n_nulls(count);
                     let shape = TableColumns::default();
-                    *self = Images::Columns { columns: Vec::new(), present, shape, unexpected: None, nulls: 0 };
+                    let room = (0, Vec::new());
+                    *self = Images::Columns { columns: Vec::new(), present, shape, unexpected: None, nulls: 0, room };
                 }
             }
         }
@@ -388,8 +391,21 @@ impl Images {
         }
     }
 
+    /// Makes the builders of a batch's first image.
+    fn make_room(&mut self) {
+        if let Images::Columns { columns, present, shape, room: (rows, bytes), .. } = self
+            && present.is_empty()
+        {
+            for (index, (builder, column)) in columns.iter_mut().zip(shape.iter()).enumerate() {
+                *builder =
+                    ColumnBuilder::with_room(column.column_type, *rows, bytes.get(index).copied().unwrap_or_default());
+            }
+        }
+    }
+
     pub(super) fn append(&mut self, row: Row<'_>) -> Result<()> {
         if matches!(row, Row::Values(..)) {
+            self.make_room();
             self.append_nulls();
         }
         match (self, row) {
@@ -428,6 +444,7 @@ impl Images {
 
     /// The column of all images appended since the last call; `None` while it is open what they are.
     pub(super) fn finish(&mut self) -> Result<Option<ArrayRef>> {
+        let has_images = matches!(self, Images::Columns { present, .. } if !present.is_empty());
         self.append_nulls();
         match self {
             Images::Open(count) => {
@@ -435,7 +452,10 @@ impl Images {
                 Ok(None)
             }
             Images::Json(json) => Ok(Some(Arc::new(json.finish()))),
-            Images::Columns { columns, present, shape, .. } => {
+            Images::Columns { columns, present, shape, room, .. } => {
+                if has_images {
+                    *room = (present.len(), columns.iter().map(ColumnBuilder::bytes).collect());
+                }
                 let arrays = columns.iter_mut().map(ColumnBuilder::finish).collect();
                 let images = StructArray::try_new(shape.fields(), arrays, present.finish()).map_err(Error::Columns)?;
                 Ok(Some(Arc::new(images)))
@@ -466,26 +486,37 @@ macro_rules! each_builder {
 struct WrongType;
 
 impl ColumnBuilder {
-    fn new(column_type: ColumnType) -> Self {
+    fn with_room(column_type: ColumnType, rows: usize, bytes: usize) -> Self {
+        let timestamps = || TimestampMicrosecondBuilder::with_capacity(rows);
         match column_type {
-            ColumnType::Boolean => ColumnBuilder::Boolean(BooleanBuilder::new()),
-            ColumnType::Int => ColumnBuilder::Int(Int32Builder::new()),
-            ColumnType::Long => ColumnBuilder::Long(Int64Builder::new()),
-            ColumnType::Float => ColumnBuilder::Float(Float32Builder::new()),
-            ColumnType::Double => ColumnBuilder::Double(Float64Builder::new()),
+            ColumnType::Boolean => ColumnBuilder::Boolean(BooleanBuilder::with_capacity(rows)),
+            ColumnType::Int => ColumnBuilder::Int(Int32Builder::with_capacity(rows)),
+            ColumnType::Long => ColumnBuilder::Long(Int64Builder::with_capacity(rows)),
+            ColumnType::Float => ColumnBuilder::Float(Float32Builder::with_capacity(rows)),
+            ColumnType::Double => ColumnBuilder::Double(Float64Builder::with_capacity(rows)),
             ColumnType::Decimal { .. } => {
-                ColumnBuilder::Decimal(Decimal128Builder::new().with_data_type(column_type.to_arrow()))
+                let builder = Decimal128Builder::with_capacity(rows);
+                ColumnBuilder::Decimal(builder.with_data_type(column_type.to_arrow()))
             }
-            ColumnType::Date => ColumnBuilder::Date(Date32Builder::new()),
-            ColumnType::Timestamp => ColumnBuilder::Timestamp(TimestampMicrosecondBuilder::new()),
-            ColumnType::Timestamptz => ColumnBuilder::Timestamp(TimestampMicrosecondBuilder::new().with_timezone(UTC)),
-            ColumnType::String => ColumnBuilder::Text(StringBuilder::new()),
-            ColumnType::Binary => ColumnBuilder::Bytes(LargeBinaryBuilder::new()),
+            ColumnType::Date => ColumnBuilder::Date(Date32Builder::with_capacity(rows)),
+            ColumnType::Timestamp => ColumnBuilder::Timestamp(timestamps()),
+            ColumnType::Timestamptz => ColumnBuilder::Timestamp(timestamps().with_timezone(UTC)),
+            ColumnType::String => ColumnBuilder::Text(StringBuilder::with_capacity(rows, bytes)),
+            ColumnType::Binary => ColumnBuilder::Bytes(LargeBinaryBuilder::with_capacity(rows, bytes)),
+        }
+    }
+
+    /// How many bytes of values of no fixed width it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            ColumnBuilder::Text(builder) => builder.values_slice().len(),
+            ColumnBuilder::Bytes(builder) => builder.values_slice().len(),
+            _ => 0,
         }
     }
 
     fn with_nulls(column_type: ColumnType, count: usize) -> Self {
-        let mut column = ColumnBuilder::new(column_type);
+        let mut column = ColumnBuilder::with_room(column_type, count, 0);
         column.append_nulls(count);
         column
     }
@@ -493,7 +524,7 @@ impl ColumnBuilder {
     /// Goes on as a builder of a wider type, which has every value as it is.
     fn widen(&mut self, column_type: ColumnType) -> Result<()> {
         let array = cast(&self.finish(), &column_type.to_arrow()).map_err(Error::Columns)?;
-        let mut wider = ColumnBuilder::new(column_type);
+        let mut wider = ColumnBuilder::with_room(column_type, array.len(), 0);
         match &mut wider {
             ColumnBuilder::Long(builder) => builder.append_array(array.as_primitive()),
             ColumnBuilder::Double(builder) => builder.append_array(array.as_primitive()),
