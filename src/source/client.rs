@@ -33,7 +33,8 @@ const RESERVED: &[(&str, &str)] = &[
     ("topic.blacklist", "it follows from `source.kafka.topics`"),
 ];
 
-/// How much one answer of a broker may hold. Answers come on top of what is queued.
+/// How much one answer of a broker may hold. Answers come on top of what is queued, and packed: they hold a few times as
+/// much once they are read.
 const ANSWER_BYTES: std::ops::RangeInclusive<usize> = 1_000_000..=50 * 1024 * 1024;
 
 /// The settings every client has in common, the properties of the configuration last; and where it has tokens from, if it
@@ -49,7 +50,7 @@ pub(super) fn client_config(config: &KafkaConfig) -> Result<(ClientConfig, Optio
     client.set("auto.offset.reset", "error");
     client.set("isolation.level", "read_committed");
     client.set("queued.max.messages.kbytes", (config.queue_bytes / 1024).max(1).to_string());
-    let answer = config.queue_bytes.clamp(*ANSWER_BYTES.start(), *ANSWER_BYTES.end());
+    let answer = (config.queue_bytes / 4).clamp(*ANSWER_BYTES.start(), *ANSWER_BYTES.end());
     client.set("fetch.max.bytes", answer.to_string());
     client.set("topic.metadata.refresh.interval.ms", milliseconds(config.discover_every));
     client.set_log_level(RDKafkaLogLevel::Info);
