@@ -712,7 +712,7 @@ impl<'a> Run<'a> {
             let of_gone = hits().filter(|(_, number)| fates_is(fates, *number, Fate::Gone)).count() as u64;
             gone += of_gone;
             replaced += hits().count() as u64 - of_gone;
-            staged.doom(file, hits().map(|(position, _)| *position).collect());
+            staged.doom(file, set_of(hits().map(|(position, _)| *position).collect()));
         }
         Ok((replaced, gone))
     }
@@ -829,6 +829,13 @@ enum Reach {
 
 fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {
     fates[number as usize] == fate
+}
+
+/// Positions as a set, which is much faster made of sorted ones.
+pub(super) fn set_of(mut positions: Vec<u64>) -> RoaringTreemap {
+    positions.sort_unstable();
+    positions.dedup();
+    RoaringTreemap::from_sorted_iter(positions.iter().copied()).unwrap_or_else(|_| positions.into_iter().collect())
 }
 
 pub(super) fn with_deletes(files: &[ScanFile]) -> Vec<ScanFile> {

@@ -107,7 +107,11 @@ async fn read_one(
         }
         let as_unsigned = positions.values().iter().map(|position| *position as u64);
         if let (true, Some(path)) = (only_positions, &delete.covers) {
-            found.entry(path.clone()).or_default().extend(as_unsigned);
+            let set = found.entry(path.clone()).or_default();
+            // They come sorted, unless another engine wrote them otherwise.
+            if set.append(as_unsigned.clone()).is_err() {
+                set.extend(as_unsigned);
+            }
             continue;
         }
         let texts = cast(batch.column(1 - positions_index), &DataType::Utf8).map_err(|_| shape_error())?;
