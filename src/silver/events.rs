@@ -587,17 +587,29 @@ impl Newest {
         for (at, number) in sorted.iter().enumerate() {
             rank[*number as usize] = at as u32;
         }
-        let mut groups: Vec<Vec<EventRef>> = vec![Vec::new(); sorted.len()];
+        // Each key's events side by side: where they begin, then the events themselves.
+        let rank_of = |number: u32| rank.get(number as usize).copied().filter(|rank| *rank != u32::MAX);
+        let mut ends = vec![0usize; sorted.len()];
+        self.all.iter().filter_map(|(number, _)| rank_of(*number)).for_each(|rank| ends[rank as usize] += 1);
+        let mut begins = 0;
+        for end in &mut ends {
+            begins += std::mem::replace(end, begins);
+        }
+        let mut events = vec![EventRef { batch: 0, row: 0, leaves: false }; begins];
         for (number, event) in &self.all {
-            if let Some(group) = groups.get_mut(rank[*number as usize] as usize) {
-                group.push(*event);
+            if let Some(rank) = rank_of(*number) {
+                let end = &mut ends[rank as usize];
+                events[*end] = *event;
+                *end += 1;
             }
         }
         let mut steps = Vec::with_capacity(self.all.len());
-        for (number, mut group) in sorted.iter().zip(groups) {
+        let mut begin = 0;
+        for (number, end) in sorted.iter().zip(ends) {
+            let group = &mut events[std::mem::replace(&mut begin, end)..end];
             group.sort_unstable_by(|left, right| self.place_of(*left).cmp(&self.place_of(*right)));
             let mut coming = truncations.iter().peekable();
-            for (at, event) in group.into_iter().enumerate() {
+            for (at, event) in group.iter().copied().enumerate() {
                 let place = self.place_of(event);
                 while let Some((_, time)) = coming.next_if(|(truncation, _)| !truncation.takes(&place)) {
                     if at > 0 {

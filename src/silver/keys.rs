@@ -258,12 +258,35 @@ impl KeySet {
                 }
             }
             Store::Bytes { .. } => {
-                numbers.sort_unstable_by(|left, right| {
-                    self.store.bytes(*left as usize).cmp(self.store.bytes(*right as usize))
+                // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at
+                // the keys, which lie all over memory.
+                let Some(first) = numbers.first().map(|number| self.store.bytes(*number as usize)) else { return };
+                let same = |number: &u32| {
+                    self.store.bytes(*number as usize).iter().zip(first).take_while(|(one, other)| one == other).count()
+                };
+                let shared = numbers.iter().map(same).min().unwrap_or(0);
+                let mut heads: Vec<(u64, u32)> = numbers
+                    .iter()
+                    .map(|number| (head(&self.store.bytes(*number as usize)[shared..]), *number))
+                    .collect();
+                heads.sort_unstable_by(|(head, number), (other_head, other)| {
+                    head.cmp(other_head)
+                        .then_with(|| self.store.bytes(*number as usize).cmp(self.store.bytes(*other as usize)))
                 });
+                for (to, (_, number)) in numbers.iter_mut().zip(heads) {
+                    *to = number;
+                }
             }
         }
     }
+}
+
+/// The first bytes of a text, in a number that is ordered as they are. A shorter text comes before those it begins.
+fn head(bytes: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    let length = bytes.len().min(8);
+    head[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(head)
 }
 
 impl Store {

@@ -4,7 +4,7 @@
 //! A key is folded from all its events when a new one is not past all that was merged of it, lacks values (or has nulls
 //! that the model ignores), or is before a truncation. All its versions are replaced then.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
@@ -19,7 +19,7 @@ use roaring::RoaringTreemap;
 
 use super::events::{Depth, EventRef, Events, Newest};
 use super::order::Place;
-use super::run::{Base, Fate, Run, Staged, arrow_failed};
+use super::run::{Base, Fate, Run, Staged, arrow_failed, set_of};
 use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
 use super::{Error, Merged, Result, Scd, SilverModel, row_schema};
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
@@ -83,7 +83,8 @@ impl Pool {
 /// Where in the target what is known of the keys lies.
 #[derive(Default)]
 struct Known {
-    before: HashMap<u32, Before>,
+    /// By the key's number.
+    before: Vec<Before>,
     rows: Vec<RecordBatch>,
 }
 
@@ -239,10 +240,11 @@ impl Run<'_> {
     async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
         let fates = Arc::new(fates);
         let hits = self.probe(&staged.view, newest, &fates, &[IS_CURRENT, VALID_FROM, VALID_TO]).await?;
-        let mut known = Known::default();
-        let mut wanted: Vec<(ScanFile, BTreeMap<u64, u32>)> = Vec::new();
+        let mut known = Known { before: vec![Before::default(); newest.keys.len()], rows: Vec::new() };
+        // The rows to be read of each file, in order, and whose they are.
+        let mut wanted: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
         for (file, hits) in hits {
-            let (mut doomed, mut current_rows) = (RoaringTreemap::new(), BTreeMap::new());
+            let (mut folded, mut current) = (Vec::new(), Vec::new());
             for (rows, extra) in hits {
                 let time = |at: usize| Ok(cast(&extra[at], &DataType::Int64)?.as_primitive::<Int64Type>().clone());
                 let times: Result<(Int64Array, Int64Array), ArrowError> = time(1).and_then(|from| Ok((from, time(2)?)));
@@ -250,36 +252,40 @@ impl Run<'_> {
                 let is_current = extra[0].as_boolean();
                 for (row, (position, number)) in rows.into_iter().enumerate() {
                     if fates[number as usize] == Fate::Fold {
-                        doomed.insert(position);
+                        folded.push(position);
                         continue;
                     }
-                    let before = known.before.entry(number).or_default();
+                    let before = &mut known.before[number as usize];
                     for times in [&from, &to] {
                         before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
                     }
                     if is_current.is_valid(row) && is_current.value(row) {
-                        doomed.insert(position);
-                        current_rows.insert(position, number);
+                        current.push((position, number));
                     }
                 }
             }
-            staged.doom(file.clone(), doomed);
-            if !current_rows.is_empty() {
-                wanted.push((file, current_rows));
+            current.sort_unstable();
+            folded.extend(current.iter().map(|(position, _)| *position));
+            staged.doom(file.clone(), set_of(folded));
+            if !current.is_empty() {
+                wanted.push((file, current));
             }
         }
         let files: Vec<ScanFile> = wanted.iter().map(|(file, _)| file.clone()).collect();
         let columns: Vec<FieldRef> = staged.view.arrow_schema().fields().to_vec();
         let reader = Arc::new(RowReader::new(&self.session, &staged.view, columns).with_positions());
+        let others: Vec<Arc<RoaringTreemap>> = wanted
+            .iter()
+            .map(|(file, rows)| {
+                // What is read of a file is what is not deleted of it.
+                let mut others = RoaringTreemap::new();
+                others.insert_range(0..file.record_count);
+                Arc::new(others - set_of(rows.iter().map(|(position, _)| *position).collect()))
+            })
+            .collect();
         let parts = pieces(&files).into_iter().map(|piece| {
-            let (file, rows) = &wanted[piece.file];
-            // What is read of a file is what is not deleted of it.
-            let mut others = RoaringTreemap::new();
-            others.insert_range(0..file.record_count);
-            for position in rows.keys() {
-                others.remove(*position);
-            }
-            (piece, file.clone(), Arc::new(others))
+            let (file, others) = (wanted[piece.file].0.clone(), others[piece.file].clone());
+            (piece, file, others)
         });
         let parts: Vec<(Piece, ScanFile, Arc<RoaringTreemap>)> = parts.collect();
         let work = |(piece, file, others): (Piece, ScanFile, Arc<RoaringTreemap>)| {
@@ -303,9 +309,15 @@ impl Run<'_> {
             };
             let Ok(from) = cast(from, &DataType::Int64) else { return };
             let (positions, from) = (positions.as_primitive::<Int64Type>(), from.as_primitive::<Int64Type>());
-            for row in 0..batch.num_rows() {
-                if let Some(number) = wanted[file].1.get(&(positions.value(row) as u64)) {
-                    before.entry(*number).or_default().current = Some(((rows.len(), row), from.value(row)));
+            let of_file = &wanted[file].1;
+            let mut at =
+                positions.values().first().map_or(0, |first| of_file.partition_point(|(of, _)| *of < *first as u64));
+            for (row, position) in positions.values().iter().enumerate() {
+                while of_file.get(at).is_some_and(|(of, _)| *of < *position as u64) {
+                    at += 1;
+                }
+                if let Some((_, number)) = of_file.get(at).filter(|(of, _)| *of == *position as u64) {
+                    before[*number as usize].current = Some(((rows.len(), row), from.value(row)));
                 }
             }
             rows.push(batch);

@@ -8,8 +8,6 @@
 //! - With [`OnDelete::Mark`], a delete leaves a row of its own: the row as it last was, `_is_deleted`, and lasting for no
 //!   time.
 
-use std::collections::HashMap;
-
 use super::OnDelete;
 use super::events::{Step, What};
 
@@ -46,7 +44,8 @@ pub(super) struct Timeline<'a> {
     pub(super) steps: &'a [Step],
     /// For each row step, in order.
     pub(super) rows: &'a [Option<Source>],
-    pub(super) before: &'a HashMap<u32, Before>,
+    /// What is known of each key, by its number; nothing where there are no more.
+    pub(super) before: &'a [Before],
     pub(super) on_delete: OnDelete,
 }
 
@@ -78,7 +77,7 @@ impl Timeline<'_> {
         for step in self.steps {
             if key.replace(step.key) != Some(step.key) {
                 versions.extend(current.take());
-                let before = self.before.get(&step.key).copied().unwrap_or_default();
+                let before = self.before.get(step.key as usize).copied().unwrap_or_default();
                 let version = |(source, from)| Version { source, from, to: None, is_deleted: false };
                 current = before.current.map(version);
                 until = before.until.unwrap_or(i64::MIN);
