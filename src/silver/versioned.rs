@@ -58,22 +58,24 @@ impl Pool {
         interleave(&self.parts[at].iter().map(|part| part.as_ref()).collect::<Vec<_>>(), rows)
     }
 
-    /// Whether the rows of each pair differ in one of the columns.
+    /// Whether the rows of each pair differ in one of the columns. Those that differ in one are not looked at again.
     fn differ(&self, pairs: &[(Source, Source)], columns: &[usize]) -> Result<Vec<bool>, ArrowError> {
         let mut differ = vec![false; pairs.len()];
-        let (new, old): (Vec<Source>, Vec<Source>) = pairs.iter().copied().unzip();
+        let mut open: Vec<usize> = (0..pairs.len()).collect();
         for &column in columns {
+            let (new, old): (Vec<Source>, Vec<Source>) = open.iter().map(|at| pairs[*at]).unzip();
             let (new, old) = (self.column(column, &new)?, self.column(column, &old)?);
             if new.data_type().is_nested() {
                 let converter = RowConverter::new(vec![SortField::new(new.data_type().clone())])?;
                 let (new, old) = (converter.convert_columns(&[new])?, converter.convert_columns(&[old])?);
-                differ
-                    .iter_mut()
-                    .zip(new.iter().zip(old.iter()))
-                    .for_each(|(differ, (new, old))| *differ |= new != old);
+                open.iter().zip(new.iter().zip(old.iter())).for_each(|(at, (new, old))| differ[*at] = new != old);
             } else {
                 let found = distinct(&new, &old)?;
-                differ.iter_mut().zip(found.values().iter()).for_each(|(differ, found)| *differ |= found);
+                open.iter().zip(found.values().iter()).for_each(|(at, found)| differ[*at] = found);
+            }
+            open.retain(|at| !differ[*at]);
+            if open.is_empty() {
+                break;
             }
         }
         Ok(differ)
@@ -100,6 +102,8 @@ impl Run<'_> {
         staged: &mut Option<Staged>,
     ) -> Result<()> {
         let failed = |error: ArrowError| self.failed(arrow_failed(error));
+        let started = tokio::time::Instant::now();
+        let elapsed_ms = || started.elapsed().as_millis() as u64;
         newest.seen.unavailable.extend(merged.unavailable.iter().cloned());
         let mut fates = vec![Fate::Row; newest.keys.len()];
         if self.mends(base) {
@@ -127,12 +131,15 @@ impl Run<'_> {
         // What the rows were made from is not needed any more.
         self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
 
+        let made_ms = elapsed_ms();
+
         let newest = Arc::new(newest);
         let known = match staged.replaces_all {
             true => Known::default(),
             false => self.known(staged, &newest, fates).await?,
         };
         drop(newest);
+        let found_ms = elapsed_ms();
         let held = MemoryConsumer::new(format!("versions for {}", self.model.table))
             .register(&self.session.runtime_env().memory_pool);
         let bytes = output.iter().chain(&known.rows).map(RecordBatch::get_array_memory_size).sum();
@@ -154,14 +161,28 @@ impl Run<'_> {
             Timeline { steps: &steps, rows: &of_step, before: &known.before, on_delete: self.model.on_delete };
         let compared = timeline.compared();
         let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
-        let mut differ = Vec::with_capacity(pairs.len());
-        for pairs in pairs.chunks(CHUNK_ROWS) {
-            differ.extend(pool.differ(pairs, &tracked).map_err(failed)?);
-        }
+        let (pool, pairs, tracked) = (Arc::new(pool), Arc::new(pairs), Arc::new(tracked));
+        let mut differ = vec![false; pairs.len()];
+        let work = |from: usize| {
+            let (pool, pairs, tracked) = (pool.clone(), pairs.clone(), tracked.clone());
+            async move {
+                let some = &pairs[from..pairs.len().min(from + CHUNK_ROWS)];
+                Ok((from, pool.differ(some, &tracked).map_err(arrow_failed)?))
+            }
+        };
+        let take = |(from, found): (usize, Vec<bool>)| differ[from..from + found.len()].copy_from_slice(&found);
+        in_parallel(self.engine.threads(), (0..pairs.len()).step_by(CHUNK_ROWS), work, take)
+            .await
+            .map_err(|error| self.failed(error))?;
         let mut differ = differ.into_iter();
         let changes: Vec<bool> = compared.iter().map(|pair| pair.is_some() && differ.next().unwrap_or(false)).collect();
         let versions = timeline.versions(&changes);
+        let (count, compared_ms) = (versions.len(), elapsed_ms());
         staged.written.extend(self.write_versions(staged, pool, versions).await?);
+        tracing::debug!(
+            table = %self.model.table, steps = steps.len(), versions = count, made_ms, found_ms, compared_ms,
+            written_ms = elapsed_ms(), "went through the versions"
+        );
         Ok(())
     }
 
@@ -326,11 +347,16 @@ impl Run<'_> {
         Ok(known)
     }
 
-    async fn write_versions(&self, staged: &Staged, pool: Pool, versions: Vec<Version>) -> Result<Vec<WrittenFile>> {
+    async fn write_versions(
+        &self,
+        staged: &Staged,
+        pool: Arc<Pool>,
+        versions: Vec<Version>,
+    ) -> Result<Vec<WrittenFile>> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let now = self.lake.clock().now_us();
         let parts = (versions.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
-        let (pool, versions) = (Arc::new(pool), Arc::new(versions));
+        let versions = Arc::new(versions);
         let work = |part: usize| {
             let (silver, evolved) = (silver.clone(), evolved.cloned());
             let (pool, versions) = (pool.clone(), versions.clone());
