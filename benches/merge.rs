@@ -36,6 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const BATCH_ROWS: u64 = 65_536;
+/// Changes of one bronze commit.
+const CHANGES_AT_ONCE: u64 = 1_000_000;
 const SCAN_ROUNDS: usize = 5;
 const SCAN: &str = "select sum(customer_id), max(status), sum(total), sum(quantity), max(note), max(created_at), \
                     max(updated_at), sum(score), count(flag), max(_position) from t.t";
@@ -147,12 +149,17 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
 
     let mut runs = Vec::new();
     for number in 0..options.runs {
-        let mut batches = changes.batches(options.changes)?;
-        if options.late > 0 {
-            batches = with_late(batches, options.late)?;
+        // Not all at once: what is measured is the merge's memory.
+        let mut left = options.changes;
+        while left > 0 {
+            let some = left.min(CHANGES_AT_ONCE);
+            let mut batches = changes.batches(some)?;
+            if options.late > 0 {
+                batches = with_late(batches, (options.late * some).div_ceil(options.changes))?;
+            }
+            bronze = append(bronze, &batches).await?;
+            left -= some;
         }
-        bronze = append(bronze, &batches).await?;
-        drop(batches);
         forget_peak();
         let idle = peak_mib()?;
         let before = (Instant::now(), processor_seconds()?);
