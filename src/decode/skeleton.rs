@@ -279,8 +279,11 @@ impl Postgresql {
         let value = |at: usize| found.get(at)?.of(text);
         let whole = |at: usize| value(at)?.parse::<i64>().ok();
         let ts_us = whole(self.ts_us)?;
-        let times_agree =
-            whole(self.ts_ms)? == ts_us.div_euclid(1000) && whole(self.ts_ns)? == ts_us.checked_mul(1000)?;
+        // Of one moment, the longer numbers begin with the shorter ones.
+        let (ms, us, ns) = (value(self.ts_ms)?, value(self.ts_us)?, value(self.ts_ns)?);
+        let times_agree = (1000..=i64::MAX / 1000).contains(&ts_us)
+            && us.strip_prefix(ms).is_some_and(|rest| rest.len() == 3)
+            && ns.strip_suffix("000") == Some(us);
         let (commit, own) = position::plain_sequence(value(self.sequence)?)?;
         let lsn = position::digits(value(self.lsn)?)?;
         let tx_id = value(self.tx_id).filter(|id| id.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?;
