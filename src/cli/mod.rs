@@ -23,6 +23,7 @@ pub mod query;
 pub mod rejected;
 pub mod report;
 pub mod run;
+pub mod sql;
 pub mod status;
 pub mod tables;
 
@@ -115,6 +116,7 @@ pub enum Verb {
     Rejected(rejected::RejectedArgs),
     Offsets(offsets::OffsetsArgs),
     Query(query::QueryArgs),
+    Sql(sql::SqlArgs),
     Tables(tables::TablesArgs),
     Drop(drop::DropArgs),
     Config(configuration::ConfigArgs),
@@ -293,6 +295,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Discover(args) => discover::run(args, context).await,
         Verb::Check(args) => check::run(args, context, lake::reach).await,
         Verb::Plan(args) => plan::run(args, context).await,
+        Verb::Sql(args) => sql::run(args, context).await,
         Verb::Query(args) => query::run(args, context).await,
         Verb::Status(args) => status::run(args, context).await,
         Verb::Rejected(args) => rejected::run(args, context).await,

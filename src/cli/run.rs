@@ -337,7 +337,7 @@ fn source(config: &Config, drain: bool) -> Result<Box<dyn Source>> {
 }
 
 /// The models of the named tables, or all.
-fn chosen(models: Models, names: &[String]) -> Result<Models> {
+pub(super) fn chosen(models: Models, names: &[String]) -> Result<Models> {
     if names.is_empty() {
         return Ok(models);
     }

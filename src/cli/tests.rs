@@ -88,6 +88,7 @@ fn help_is_what_it_was() {
       rejected  List the records that could not become rows, look at one, or decode them again
       offsets   Show how far the tables have read, move that, or take it over from elsewhere
       query     Run SQL over the lake
+      sql       Print the SQL that a build stands for, in Trino's dialect
       tables    List tables; show one's columns, snapshots, files, properties or orphan files
       drop      Remove a table from the catalog and, with `--purge`, its files
       config    Show the configuration, its reference page or its JSON schema

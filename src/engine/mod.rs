@@ -16,6 +16,7 @@ pub mod error;
 pub mod provider;
 pub mod query;
 pub mod session;
+pub mod trino;
 
 mod columns;
 mod data_file;

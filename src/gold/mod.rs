@@ -256,6 +256,35 @@ impl Stand {
     }
 }
 
+/// A gold model as a statement in Trino's dialect, over its inputs as they are now.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    pub sql: String,
+    /// What could not be said in the dialect.
+    pub notes: Vec<String>,
+}
+
+/// The statement that a refresh in full stands for.
+pub async fn statement(lake: &Lake, model: &GoldModel) -> Result<Statement> {
+    let mut pins = BTreeMap::new();
+    for input in engine::referenced_tables(&model.sql).map_err(|source| model.failed(source))? {
+        let missing = || Error::InputMissing { table: model.table.clone(), input: input.clone() };
+        let table = lake.table_if_exists(&input).await?.ok_or_else(missing)?;
+        pins.extend(table.snapshot_id().map(|snapshot| (input, snapshot)));
+    }
+    let engine::trino::Translated { sql, notes } = engine::trino::to_trino(&model.sql, &pins);
+    let told: String = notes.iter().map(|note| format!("-- NOTE: {note}\n")).collect();
+    let how = match model.group_by.as_slice() {
+        [] => String::new(),
+        columns => format!("-- A run computes only the groups ({}) that changed rows reach.\n", columns.join(", ")),
+    };
+    let table = &model.table;
+    let sql = format!(
+        "-- {table}: all of it, from its inputs as they are now.\n{how}{told}CREATE OR REPLACE TABLE {table} AS\n{sql};\n"
+    );
+    Ok(Statement { sql, notes })
+}
+
 /// The models in an order in which each comes after those it reads.
 pub fn in_order(models: &[GoldModel]) -> Result<Vec<&GoldModel>> {
     let mut reads: BTreeMap<&TableName, BTreeSet<TableName>> = BTreeMap::new();

@@ -22,6 +22,11 @@ const IS_CHANGE: &str = "_error IS NULL AND _op IN ('c', 'u', 'r', 'd')";
 pub(super) const FIRST_KEY: &str = "SELECT _key FROM bronze.history WHERE _error IS NULL AND _op IN ('c', 'u', 'r', 'd') \
                                     ORDER BY _key IS NULL, _topic_partition, _offset LIMIT 1";
 
+/// The columns that events hold placeholders for. What is missing of a row before the change is no row's value.
+pub(super) const UNAVAILABLE: &str = "SELECT DISTINCT name FROM (SELECT unnest(_unavailable) AS name FROM bronze.history \
+                                      WHERE _unavailable IS NOT NULL) AS names WHERE NOT starts_with(name, 'before.') \
+                                      ORDER BY name";
+
 /// Columns every silver row carries besides the model's own.
 const SYSTEM_COLUMNS: [&str; 2] = ["_position", "_source_ts"];
 const DELETED_COLUMN: &str = "_is_deleted";
@@ -252,21 +257,21 @@ fn key_list(keys: &[&str]) -> String {
     list(keys, |key| format!("{} AS {}", key_value(key), quote(key)))
 }
 
-fn equal(keys: &[&str], left: &str, right: &str) -> String {
+pub(super) fn equal(keys: &[&str], left: &str, right: &str) -> String {
     let pairs: Vec<String> =
         keys.iter().map(|key| format!("{left}.{name} = {right}.{name}", name = quote(key))).collect();
     pairs.join(" AND ")
 }
 
-fn list(names: &[&str], show: impl Fn(&str) -> String) -> String {
+pub(super) fn list(names: &[&str], show: impl Fn(&str) -> String) -> String {
     names.iter().map(|name| show(name)).collect::<Vec<_>>().join(", ")
 }
 
-fn quote(name: &str) -> String {
+pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

@@ -14,6 +14,7 @@ mod keys;
 mod lookup;
 mod order;
 mod run;
+mod statement;
 mod upkeep;
 mod versioned;
 mod versions;
@@ -38,6 +39,7 @@ use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
 pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
 use order::{Frontier, Truncation};
 use run::{Base, Run};
+pub use statement::Statement;
 
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.bronze";
@@ -524,6 +526,56 @@ pub async fn build(
         );
     }
     Ok(outcome)
+}
+
+/// The statement that the next run over a table stands for. `None` while bronze, or a table it looks rows up in, has
+/// nothing.
+pub async fn statement(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<Option<Statement>> {
+    let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(None) };
+    let view = bronze.view(At::Head)?;
+    let Some(to) = view.snapshot_id() else { return Ok(None) };
+    let silver = lake.table_if_exists(&model.table).await?;
+    let known = silver.as_ref().map(Marker::of).transpose()?.flatten().map(|(_, marker)| marker);
+    let stand = Stand::of(model, silver.as_ref(), known.as_ref(), &bronze, &view);
+    let merged = known.as_ref().filter(|_| matches!(stand, Stand::Behind | Stand::UpToDate));
+    let from = merged.map(|known| known.snapshot).filter(|snapshot| view.knows(*snapshot));
+    let mut notes = Vec::new();
+    if from.is_none() && merged.is_some() {
+        notes.push("the snapshot that was merged last has been expired, so this folds everything".to_string());
+    }
+    let keys = merged.map(|known| known.keys.clone());
+    let mut lookups = Lookups::default();
+    lookups.pin(lake, model).await?;
+    if lookups.missing(model)?.is_some() {
+        return Ok(None);
+    }
+    let lookups = lookups.of(model)?;
+    if !lookups.is_empty() {
+        notes.push("rows look up others as these are now; rows merged before show what those were then".to_string());
+    }
+    let Some(run) = Run::new(lake, engine, model, view, keys, Extent::New, &lookups).await? else { return Ok(None) };
+    let schemas = lookups.iter().map(|(name, view)| (name.clone(), view.arrow_schema())).collect();
+    let schema = plan(engine, model, &run.columns.iter().cloned().collect(), &schemas).await?;
+    let pins = lookups.iter().filter_map(|(name, view)| Some((name.clone(), view.snapshot_id()?))).collect();
+    let versions = matches!(model.scd, Scd::Two { .. });
+    let translated = engine::trino::to_trino(&select(model, &run.keys, versions)?, &pins);
+    notes.extend(translated.notes);
+    let names = |fields: &[usize]| fields.iter().map(|at| schema.field(*at).name().clone()).collect::<Vec<_>>();
+    let tracked = names(&versioned::tracked(model, &run.keys, &schema)?);
+    let output = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != "_merged_at");
+    let writing = statement::Writing {
+        model,
+        select: translated.sql,
+        keys: run.keys.iter().map(String::as_str).collect(),
+        columns: run.columns.iter().map(|column| column.name().as_str()).collect(),
+        output: output.collect(),
+        tracked: tracked.iter().map(String::as_str).collect(),
+        unavailable: &run.unavailable().await?,
+        ignores: run.ignores(),
+        from,
+        to,
+    };
+    Ok(Some(writing.statement(notes)))
 }
 
 /// The columns a model's table will have, when the row images of its bronze table and its lookups have these. No table is

@@ -176,6 +176,18 @@ impl<'a> Run<'a> {
         Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, extent, shape, has_lookups }))
     }
 
+    pub(super) fn ignores(&self) -> &[String] {
+        &self.ignores
+    }
+
+    /// Columns that some event of all holds a placeholder for.
+    pub(super) async fn unavailable(&self) -> Result<Vec<String>> {
+        let batches = self.frame(fold::UNAVAILABLE).await?.collect().await;
+        let batches = batches.map_err(|error| self.failed(error.into()))?;
+        let names = batches.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());
+        Ok(names.map(str::to_string).collect())
+    }
+
     /// Writes everything the run has to write. Nothing is left behind when it fails.
     pub(super) async fn stage(&self, silver: Option<Table>, base: Option<Base>) -> Result<Staged> {
         let (mut base, mut least_passes) = (base, 1);

@@ -11,6 +11,7 @@ mod faults;
 mod models;
 mod plan;
 mod query;
+mod sql;
 mod tables;
 mod verbs;
 

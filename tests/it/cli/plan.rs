@@ -13,10 +13,10 @@ const MARKING: &str =
     "/* icestream\nkeys: [id]\non_delete: mark\n*/\nSELECT id, total,\n  total > 1 AS is_large\nFROM changes\n";
 const TOTALS: &str = "SELECT status, sum(total) AS total FROM shop_silver.orders GROUP BY status";
 
-struct Project(TempDir);
+pub(super) struct Project(TempDir);
 
 impl Project {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let project = Project(folder_with(&[
             ("icestream.yaml", SETTINGS),
             ("catalog/orders.yaml", ORDERS),
@@ -27,20 +27,20 @@ impl Project {
         project
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let path = self.0.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    fn send(&self, file: usize, ids: std::ops::Range<i32>) {
+    pub(super) fn send(&self, file: usize, ids: std::ops::Range<i32>) {
         let event =
             |id: i32| format!(r#"{{"op":"c","before":null,"after":{{"id":{id},"total":{id},"status":"PAID"}}}}"#);
         let lines: Vec<String> = ids.map(event).collect();
         self.write(&format!("dump/{file}.json"), &lines.join("\n"));
     }
 
-    fn run(&self, args: &str) -> Ended {
+    pub(super) fn run(&self, args: &str) -> Ended {
         run(self.0.path(), args)
     }
 
