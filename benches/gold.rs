@@ -119,7 +119,12 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     let known = MODELS.iter().find(|(name, _)| *name == options.model);
     let (_, columns) = known.ok_or("there is no such model")?;
     let sql = format!("SELECT customer_id, count(*) AS orders, {columns} FROM silver.orders GROUP BY customer_id");
-    let by_groups = GoldModel { table: "gold.by_groups".parse()?, sql, group_by: vec!["customer_id".to_string()] };
+    let by_groups = GoldModel {
+        table: "gold.by_groups".parse()?,
+        sql,
+        group_by: vec!["customer_id".to_string()],
+        expect: Vec::new(),
+    };
     let in_full = GoldModel { table: "gold.in_full".parse()?, group_by: Vec::new(), ..by_groups.clone() };
 
     let mut orders = Orders { customers: options.customers, random: StdRng::seed_from_u64(1), next: options.rows };

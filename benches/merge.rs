@@ -120,6 +120,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         },
         ignore_nulls: silver::IgnoreNulls::Nowhere,
         sql: None,
+        expect: Vec::new(),
     };
     let spill_dir = folder.path().join("spill");
     let engine = Engine::new(&EngineOptions { memory_bytes: options.memory_mib << 20, threads, spill_dir })?;

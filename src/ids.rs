@@ -34,6 +34,11 @@ impl TableName {
         Ok(TableName { namespace, name })
     }
 
+    /// A table beside it in the namespace.
+    pub(crate) fn with_suffix(&self, suffix: &str) -> Self {
+        TableName { namespace: self.namespace.clone(), name: format!("{}{suffix}", self.name) }
+    }
+
     pub fn namespace(&self) -> &str {
         &self.namespace
     }

@@ -35,7 +35,8 @@ pub const RAW: &str = "_raw";
 pub const REPLAYED_AT: &str = "_replayed_at";
 
 /// Names that icestream gives to columns of its own next to the captured ones in silver.
-const SILVER_NAMES: [&str; 5] = ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current"];
+const SILVER_NAMES: [&str; 6] =
+    ["_merged_at", "_is_deleted", "_valid_from", "_valid_to", "_is_current", crate::quality::RULES_COLUMN];
 
 /// The schema of a bronze table whose row images have `shape`, or are JSON text where there is none or it is empty.
 ///

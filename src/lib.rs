@@ -18,6 +18,7 @@ mod json;
 pub mod layout;
 pub mod offsets;
 pub mod placeholder;
+pub mod quality;
 pub mod row;
 #[cfg(test)]
 mod scripted_server;

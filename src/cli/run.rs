@@ -17,6 +17,7 @@ use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::gold::Refreshed;
 use crate::ids::TableName;
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
+use crate::quality::Finding;
 use crate::silver::Extent;
 use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
 use crate::table::Lake;
@@ -202,6 +203,13 @@ struct Built {
     /// Gold tables of which only changed groups were refreshed.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     gold_groups: std::collections::BTreeMap<String, Groups>,
+    /// Rows that went into quarantine, and events without a value for the key among them.
+    silver_rows_quarantined: u64,
+    silver_null_keys: u64,
+    silver_rows_dropped: u64,
+    /// What rules and audits found, of what was committed and of what was not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quality: Vec<Finding>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -245,8 +253,25 @@ pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
     let engine = pipeline::engine(&config)?;
     let tally = Tally::default();
-    pipeline::build(&lake, &engine, &models, &tally.observer()).await?;
-    finish(&Summary { ingested: None, built: Some(tally.built()) }, args.result.as_deref(), context)
+    let built = pipeline::build(&lake, &engine, &models, &tally.observer()).await;
+    conclude(built, Summary { ingested: None, built: Some(tally.built()) }, args.result.as_deref(), context)
+}
+
+/// Tells what was done, also where a rule or an audit is the reason that it was not all: a scheduler wants to know which.
+fn conclude(
+    built: Result<pipeline::BuildReport>,
+    summary: Summary,
+    result: Option<&Path>,
+    context: &Context,
+) -> Result<Outcome> {
+    match built {
+        Ok(_) => finish(&summary, result, context),
+        Err(error) if error.kind() == Kind::Quality => {
+            finish(&summary, result, context)?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
@@ -265,9 +290,9 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
             error = build_for_ever(&lake, &engine, &models, &observer, config.build_every) => return Err(error),
         },
     };
-    pipeline::build(&lake, &engine, &models, &observer).await?;
+    let built = pipeline::build(&lake, &engine, &models, &observer).await;
     let summary = Summary { ingested: Some(report.into()), built: Some(tally.built()) };
-    finish(&summary, args.reading.result.as_deref(), context)
+    conclude(built, summary, args.reading.result.as_deref(), context)
 }
 
 /// Builds at intervals. Ends only with an error that trying again will not mend.
@@ -284,6 +309,10 @@ async fn build_for_ever(
             Ok(_) => {}
             Err(error) if error.kind().is_retryable() => {
                 tracing::warn!(%error, "tables were not built; trying again at the next interval");
+            }
+            // Bad data is no reason to stop taking in what comes, and what comes may mend it.
+            Err(error) if error.kind() == Kind::Quality => {
+                tracing::error!(%error, "a rule or an audit failed; trying again at the next interval");
             }
             Err(error) => return error,
         }
@@ -356,6 +385,8 @@ pub(super) fn chosen(models: Models, names: &[String]) -> Result<Models> {
         silver: models.silver.into_iter().filter(|model| is_named(&model.table)).collect(),
         gold: models.gold.into_iter().filter(|model| is_named(&model.table)).collect(),
         extent: models.extent,
+        audits: models.audits.into_iter().filter(|audit| audit.reads(is_named)).collect(),
+        quality: models.quality,
     })
 }
 
@@ -374,6 +405,9 @@ impl Tally {
                     built.silver_merges += 1;
                     built.silver_rows_written += commit.rows_written;
                     built.silver_rows_deleted += commit.rows_deleted;
+                    built.silver_rows_quarantined += commit.rows_quarantined;
+                    built.silver_null_keys += commit.null_keys;
+                    built.silver_rows_dropped += commit.rows_dropped;
                 }
                 Event::Refreshed(commit) => {
                     built.gold_refreshes += 1;
@@ -388,6 +422,7 @@ impl Tally {
                         }
                     }
                 }
+                Event::Checked(findings) => built.quality.extend(findings.iter().cloned()),
             }
         })
     }
@@ -427,7 +462,15 @@ mod tests {
         ] {
             let table = table.parse().unwrap();
             let inputs = std::collections::BTreeMap::new();
-            observer(&Event::Refreshed(GoldCommit { table, snapshot_id: Some(1), inputs, rows: 5, refreshed }));
+            let findings = Vec::new();
+            observer(&Event::Refreshed(GoldCommit {
+                table,
+                snapshot_id: Some(1),
+                inputs,
+                rows: 5,
+                refreshed,
+                findings,
+            }));
         }
         insta::assert_snapshot!(serde_json::to_string_pretty(&tally.built()).unwrap(), @r#"
         {

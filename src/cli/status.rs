@@ -5,7 +5,8 @@ use super::tables::{number, size};
 use super::{Context, Outcome, lake};
 use crate::error::Result;
 use crate::pipeline;
-use crate::pipeline::status::{BronzeStatus, SilverStatus, Status, TableStatus};
+use crate::pipeline::quality::Latest;
+use crate::pipeline::status::{BronzeStatus, QuarantineStatus, SilverStatus, Status, TableStatus};
 
 /// What stands in place of figures of a table that is not there.
 const NOT_MADE: &str = "not made yet";
@@ -64,10 +65,10 @@ pub fn show(status: &Status, json: bool, context: &Context) -> Result<Outcome> {
         grid.push(row);
     }
     parts.push((status.bronze.is_empty(), grid));
-    let mut grid = self::grid("silver", &[("behind", false)]);
+    let mut grid = self::grid("silver", &[("behind", false), ("quarantined", true)]);
     for table in &status.silver {
         let mut row = common(&table.table);
-        row.push(of_silver(table));
+        row.extend([of_silver(table), quarantined(&table.quarantined)]);
         grid.push(row);
     }
     parts.push((status.silver.is_empty(), grid));
@@ -79,6 +80,21 @@ pub fn show(status: &Status, json: bool, context: &Context) -> Result<Outcome> {
         grid.push(row);
     }
     parts.push((status.gold.is_empty(), grid));
+    let columns =
+        [("quality", false), ("rule", false), ("kind", false), ("else", false), ("found", false), ("asked", true)];
+    let mut grid = Grid::new(&columns);
+    for finding in &status.quality {
+        let asked = finding.checked_ms.map(|ms| (context.clock.now_ms() - ms).max(0) / 1000);
+        grid.push(vec![
+            finding.table.clone(),
+            finding.rule.clone(),
+            finding.kind.clone(),
+            finding.severity.clone(),
+            found(finding),
+            asked.map_or(String::new(), |seconds| format!("{} ago", span(seconds))),
+        ]);
+    }
+    parts.push((status.quality.is_empty(), grid));
     let texts: Vec<String> =
         parts.iter().filter(|(is_empty, _)| !is_empty).map(|(_, grid)| grid.render(width)).collect();
     if texts.is_empty() {
@@ -145,6 +161,24 @@ fn of_silver(table: &SilverStatus) -> String {
         None => NOT_MADE.to_string(),
     };
     behind(true, &what, table.seconds_behind)
+}
+
+/// Rows in quarantine, and how many of them are there for want of a key.
+fn quarantined(of: &QuarantineStatus) -> String {
+    match of.null_keys {
+        0 => of.rows.to_string(),
+        null_keys => format!("{} ({null_keys} without a key)", of.rows),
+    }
+}
+
+/// What a rule found: of how many rows, where it looks at rows.
+fn found(finding: &Latest) -> String {
+    match (finding.passed, finding.kind.as_str(), finding.rows_checked) {
+        (true, _, _) => "ok".to_string(),
+        (false, "freshness", _) => "stale".to_string(),
+        (false, _, Some(checked)) => format!("{} of {checked} rows", finding.rows_failed),
+        (false, _, None) => plural(finding.rows_failed as usize, "row"),
+    }
 }
 
 fn behind(is_behind: bool, what: &str, seconds: Option<i64>) -> String {

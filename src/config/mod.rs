@@ -1,6 +1,7 @@
 //! From the files, variables and flags of a user to the configuration the program runs with.
 //!
-//! - In: a project folder (`icestream.yaml`, `catalog/*.yaml`, `transforms/*.sql`, `sql/gold/*.sql`), the environment,
+//! - In: a project folder (`icestream.yaml`, `catalog/*.yaml`, `transforms/*.sql`, `sql/gold/*.sql`,
+//!   `sql/audits/*.sql`), the environment,
 //!   `--set` flags. A flag wins over a variable, a variable over the file, the file over the default.
 //! - Out: [`Config`], in which every value is parsed, every location is absolute and every reference is replaced; or
 //!   [`ConfigProblems`], which names everything that is wrong, not just the first thing.
@@ -11,6 +12,7 @@
 
 mod check;
 mod environment;
+mod expect;
 mod interpolate;
 mod location;
 mod model;
@@ -41,8 +43,9 @@ use crate::evolution::Evolution;
 use crate::ids::check_part;
 use crate::placeholder::Placeholder;
 
+pub use expect::Expectation;
 pub use interpolate::Environment;
-pub use model::{GoldModel, SilverModel, Sql};
+pub use model::{Audit, GoldModel, SilverModel, Sql};
 pub use problem::{ConfigProblems, Place, Problem};
 pub use quantity::{Percent, QuantityError, Size, Span};
 pub use reference::{json_schema, reference};
@@ -87,6 +90,8 @@ pub struct Config {
     pub silver: Vec<SilverModel>,
     /// The files of `sql/gold/`, by name.
     pub gold: Vec<GoldModel>,
+    /// The files of `sql/audits/`, by name.
+    pub audits: Vec<Audit>,
     /// How many files were read.
     pub files: usize,
     settings: Arc<Written<Settings>>,
@@ -275,6 +280,13 @@ impl Config {
             let file = (&found.shown, found.path.as_path());
             gold.extend(model::gold(&found.name, file, &text, &namespaces, &mut checker));
         }
+        let mut audits: Vec<Audit> = Vec::new();
+        for found in list(&project_dir, "sql/audits", &["sql"], &mut checker)? {
+            files += 1;
+            let Some(text) = found.text(&mut checker)? else { continue };
+            let file = (&found.shown, found.path.as_path());
+            audits.extend(model::audit(&found.name, file, &text, &mut checker));
+        }
         same_table(silver.iter().map(|m| (&m.table, &m.sql.file)), &mut checker);
         same_table(gold.iter().map(|m| (&m.table, &m.sql.file)), &mut checker);
         if let Some(written) = &settings {
@@ -289,7 +301,7 @@ impl Config {
             // Settings are only missing where a problem says why.
             return Err(ConfigError::NoProject { folder: project_dir, above: None });
         };
-        Ok(resolve(project_dir, written, namespaces, Models { tables, silver, gold, files }))
+        Ok(resolve(project_dir, written, namespaces, Models { tables, silver, gold, audits, files }))
     }
 
     /// The declared table that a topic carries.
@@ -320,6 +332,7 @@ struct Models {
     tables: Vec<TableConfig>,
     silver: Vec<SilverModel>,
     gold: Vec<GoldModel>,
+    audits: Vec<Audit>,
     files: usize,
 }
 
@@ -599,6 +612,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
         tables: models.tables,
         silver: models.silver,
         gold: models.gold,
+        audits: models.audits,
         files: models.files,
         settings: Arc::new(written),
         project_dir,

@@ -2,12 +2,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::check::Checker;
+use super::expect::{self, Expectation, Layer};
 use super::problem::{Place, Problem};
 use super::schema::SCHEMAS;
-use super::settings::{GoldSettings, OnDelete, Refresh, SilverSettings};
+use super::settings::{AuditSettings, GoldSettings, OnDelete, Refresh, Severity, SilverSettings};
 use super::yaml::{self, Node};
 use super::{Namespaces, TableConfig};
 use crate::ids::TableName;
+use crate::quality::{Action, FINDINGS_TABLE, QUARANTINE_SUFFIX};
 
 /// How a silver table is kept: `transforms/<table>.sql`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct SilverModel {
     pub ignore_null_updates: bool,
     /// Of these columns of the source; empty for all but the keys.
     pub ignore_null_updates_columns: Vec<String>,
+    /// What its rows must be.
+    pub expect: Vec<Expectation>,
     pub sql: Sql,
 }
 
@@ -42,6 +46,19 @@ pub struct GoldModel {
     pub refresh: Refresh,
     /// The columns that tell a row's group; empty for a full refresh.
     pub group_by: Vec<String>,
+    /// What its rows must be.
+    pub expect: Vec<Expectation>,
+    pub sql: Sql,
+}
+
+/// A query that must find no row: `sql/audits/<audit>.sql`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// The file's name without its ending.
+    pub name: String,
+    /// What its findings are filed under; the tables it reads, where it does not say.
+    pub table: Option<TableName>,
+    pub action: Action,
     pub sql: Sql,
 }
 
@@ -72,7 +89,9 @@ pub(super) fn silver(
     checker: &mut Checker<'_>,
 ) -> Option<SilverModel> {
     let parts = take_apart(file, text, checker)?;
-    let settings = checker.read::<SilverSettings>(&parts.front, &SCHEMAS.silver)?.settings;
+    let written = checker.read::<SilverSettings>(&parts.front, &SCHEMAS.silver)?;
+    let expect = expect::rules(&written.settings.expect, Layer::Silver, &written, &parts.front, checker);
+    let settings = written.settings;
     let table = settings.table.unwrap_or_else(|| name.to_string());
     let from = settings.from.unwrap_or_else(|| table.clone());
     let mut problem = |path: &str, message: &str| {
@@ -93,6 +112,9 @@ pub(super) fn silver(
     if !settings.ignore_null_updates && !settings.ignore_null_updates_columns.is_empty() {
         problem("ignore_null_updates_columns", "nulls are not ignored: set `ignore_null_updates: true` as well");
     }
+    if table.ends_with(QUARANTINE_SUFFIX) {
+        problem("table", "a name that ends so is for the rows that a table keeps in quarantine");
+    }
     let declared = tables.iter().find(|declared| declared.name == from).map(|declared| declared.key.clone());
     Some(SilverModel {
         name: name.to_string(),
@@ -104,6 +126,7 @@ pub(super) fn silver(
         track_history: settings.track_history,
         ignore_null_updates: settings.ignore_null_updates,
         ignore_null_updates_columns: settings.ignore_null_updates_columns,
+        expect,
         sql: parts.sql,
     })
 }
@@ -116,7 +139,9 @@ pub(super) fn gold(
     checker: &mut Checker<'_>,
 ) -> Option<GoldModel> {
     let parts = take_apart(file, text, checker)?;
-    let settings = checker.read::<GoldSettings>(&parts.front, &SCHEMAS.gold)?.settings;
+    let written = checker.read::<GoldSettings>(&parts.front, &SCHEMAS.gold)?;
+    let expect = expect::rules(&written.settings.expect, Layer::Gold, &written, &parts.front, checker);
+    let settings = written.settings;
     let problem = match (settings.refresh, settings.group_by.is_empty()) {
         (Refresh::Incremental, true) => Some("`refresh: incremental` needs the columns that tell a row's group"),
         (Refresh::Full, false) => Some("only `refresh: incremental` goes by groups"),
@@ -127,13 +152,35 @@ pub(super) fn gold(
         checker.problems.push(Problem { place, path: "group_by".to_string(), message: message.to_string() });
     }
     let table = settings.table.unwrap_or_else(|| name.to_string());
+    if table == FINDINGS_TABLE {
+        let message = "the table of this name keeps what rules and audits find".to_string();
+        checker.problems.push(Problem { place: Place::File(file.0.clone()), path: "table".to_string(), message });
+    }
     Some(GoldModel {
         name: name.to_string(),
         table: full_name(&namespaces.gold, &table, file.0, checker)?,
         refresh: settings.refresh,
         group_by: settings.group_by,
+        expect,
         sql: parts.sql,
     })
+}
+
+pub(super) fn audit(name: &str, file: (&Arc<str>, &Path), text: &str, checker: &mut Checker<'_>) -> Option<Audit> {
+    let parts = take_apart(file, text, checker)?;
+    let written = checker.read::<AuditSettings>(&parts.front, &SCHEMAS.audit)?;
+    let table = match written.settings.table.as_deref().map(str::parse::<TableName>).transpose() {
+        Ok(table) => table,
+        Err(error) => {
+            checker.problems.push(written.problem("table", format!("{error}; write `namespace.table`")));
+            None
+        }
+    };
+    let action = match written.settings.severity {
+        Severity::Warn => Action::Warn,
+        Severity::Fail => Action::Fail,
+    };
+    Some(Audit { name: name.to_string(), table, action, sql: parts.sql })
 }
 
 fn full_name(namespace: &str, table: &str, file: &Arc<str>, checker: &mut Checker<'_>) -> Option<TableName> {

@@ -54,6 +54,8 @@ pub fn reference() -> String {
     section(&SCHEMAS.silver, "", false, &mut page);
     heading("`sql/gold/<model>.sql`", &SCHEMAS.gold, &mut page);
     section(&SCHEMAS.gold, "", false, &mut page);
+    heading("`sql/audits/<audit>.sql`", &SCHEMAS.audit, &mut page);
+    section(&SCHEMAS.audit, "", false, &mut page);
     page
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::settings::{GoldSettings, Settings, SilverSettings, TableSettings};
+use super::settings::{AuditSettings, GoldSettings, Settings, SilverSettings, TableSettings};
 
 /// One file format: what it is called and what may stand in it.
 pub(super) struct Schemas {
@@ -14,6 +14,7 @@ pub(super) struct Schemas {
     pub(super) table: Value,
     pub(super) silver: Value,
     pub(super) gold: Value,
+    pub(super) audit: Value,
 }
 
 pub(super) static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas {
@@ -21,6 +22,7 @@ pub(super) static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas {
     table: of::<TableSettings>(),
     silver: of::<SilverSettings>(),
     gold: of::<GoldSettings>(),
+    audit: of::<AuditSettings>(),
 });
 
 fn of<T: JsonSchema>() -> Value {
@@ -148,14 +150,15 @@ pub(super) fn published() -> Value {
     let mut schema = SCHEMAS.project.clone();
     let mut tables = SCHEMAS.table.clone();
     let (mut silver, mut gold) = (SCHEMAS.silver.clone(), SCHEMAS.gold.clone());
-    [&mut schema, &mut tables, &mut silver, &mut gold].into_iter().for_each(allow_references);
+    let mut audit = SCHEMAS.audit.clone();
+    [&mut schema, &mut tables, &mut silver, &mut gold, &mut audit].into_iter().for_each(allow_references);
     let mut whole = Map::new();
     whole.insert("$schema".to_string(), json!("https://json-schema.org/draft/2020-12/schema"));
     whole.insert("title".to_string(), json!("icestream.yaml"));
     if let Value::Object(keywords) = schema {
         whole.extend(keywords.into_iter().filter(|(keyword, _)| keyword != "title"));
     }
-    whole.insert("$defs".to_string(), json!({ "table": tables, "silver": silver, "gold": gold }));
+    whole.insert("$defs".to_string(), json!({ "table": tables, "silver": silver, "gold": gold, "audit": audit }));
     Value::Object(whole)
 }
 

@@ -554,6 +554,77 @@ pub(super) struct SilverSettings {
     /// the keys.
     #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["description"])]
     pub(super) ignore_null_updates_columns: Vec<String>,
+    /// What the rows must be. A rule looks at the row as the SELECT gives it, at nothing that it does not select, so that
+    /// the same question can be asked of the table. With `scd: 2`, it looks at the row of each change: from a change that
+    /// breaks a rule to `drop` or `quarantine` until one that does not, the table has no version of the row.
+    pub(super) expect: Vec<ExpectSettings>,
+}
+
+/// A rule, or several of one kind. A name and one of the tests have to be there; the short forms have names by themselves.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct ExpectSettings {
+    /// What counts, messages and results call it.
+    #[schemars(extend("format" = "name", "x-default" = "made of the test and its column"), example = &"total_not_negative")]
+    pub(super) name: Option<String>,
+    /// A SQL condition over a row. A row breaks it when it is false. As with SQL's own CHECK, one that is null breaks
+    /// nothing: add `x IS NOT NULL` where nothing is not good enough.
+    #[schemars(example = &"total_amount >= 0")]
+    pub(super) that: Option<String>,
+    /// Columns that are never null; each is a rule.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["customer_id"])]
+    pub(super) not_null: Vec<String>,
+    /// For each column, the values it may have, compared as text; null is none of them, and allowed. Each column is a rule.
+    #[schemars(example = accepted_values_example())]
+    pub(super) accepted_values: BTreeMap<String, Vec<String>>,
+    /// Columns that no two rows have the same values in, all together. Rows in which one of them is null are not looked
+    /// at, nor rows that are marked as deleted; with `scd: 2`, only current rows are. It is asked of the whole table as it
+    /// would be, before the commit.
+    #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["email"])]
+    pub(super) unique: Vec<String>,
+    /// For each column, the column of another table that has all of its values: `customer_id: shop_silver.customers.id`.
+    /// Null is allowed. It is asked of the whole table as it would be, before the commit, and of the other table as it is
+    /// then; models that others have relationships to are built first. That the other table loses a row is noticed when
+    /// this table changes next: ask it by an audit where that matters.
+    #[schemars(example = relationship_example())]
+    pub(super) relationship: BTreeMap<String, String>,
+    /// The longest time that the newest row may be old: in a silver table by `_source_ts`, when the source says that its
+    /// change happened. It is asked of the table as it is, in every build, since time passes also where nothing is
+    /// committed.
+    #[schemars(extend("format" = "duration"), example = &"1h")]
+    pub(super) freshness: Option<Span>,
+    /// With `freshness`, the column that says how old a row is.
+    #[schemars(extend("format" = "name", "x-default" = "`_source_ts` in silver"), example = &"updated_at")]
+    pub(super) column: Option<String>,
+    /// What becomes of what breaks it.
+    #[serde(rename = "else")]
+    pub(super) otherwise: Otherwise,
+}
+
+fn accepted_values_example() -> BTreeMap<&'static str, Vec<&'static str>> {
+    BTreeMap::from([("status", vec!["paid", "shipped"])])
+}
+
+fn relationship_example() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([("customer_id", "shop_silver.customers.id")])
+}
+
+/// What becomes of what breaks a rule.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum Otherwise {
+    /// It is counted, and told in the log, in `status` and in `icestream_quality`.
+    Warn,
+    /// The row is in no table while it breaks the rule. Where it breaks one to quarantine as well, it is dropped.
+    Drop,
+    /// The row is in `<table>__quarantine` while it breaks the rule, with the names of such rules in `_rules` and the
+    /// event that made it; a later event that mends it takes it back.
+    Quarantine,
+    /// Nothing is committed to the table in this run, models that read it are held back, and the exit code is 4.
+    #[default]
+    Fail,
 }
 
 /// What a deleted source row does to its silver row.
@@ -582,6 +653,34 @@ pub(super) struct GoldSettings {
     /// join on it. Where it cannot, the table is computed in full, and the log says why.
     #[schemars(extend("items" = { "type": "string", "format": "name" }), example = ["order_date"])]
     pub(super) group_by: Vec<String>,
+    /// What the result must be, as for `transforms/<table>.sql`, but for `drop` and `quarantine`: rows can be left out by
+    /// the query. It is asked before the result is committed; of an incremental refresh, rules about rows are asked of the
+    /// groups it computes.
+    pub(super) expect: Vec<ExpectSettings>,
+}
+
+/// The comment `/* icestream … */` on top of `sql/audits/<audit>.sql`: a query that must find no row. It is asked at the
+/// end of a build when a table that it reads has moved since it was last asked.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AuditSettings {
+    /// What it means that the query finds rows.
+    pub(super) severity: Severity,
+    /// The table that the findings are filed under, in full.
+    #[schemars(extend("x-default" = "the tables it reads"), example = &"shop_silver.orders")]
+    pub(super) table: Option<String>,
+}
+
+/// What it means that an audit finds rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum Severity {
+    /// They are counted, and told in the log, in `status` and in `icestream_quality`.
+    Warn,
+    /// The exit code is 4 as well, in every build until the query finds none.
+    #[default]
+    Fail,
 }
 
 /// How a gold table is brought up to date.

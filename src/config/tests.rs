@@ -503,7 +503,7 @@ fn a_model_is_its_front_matter_and_its_sql() {
 fn problems_of_models() {
     insta::assert_snapshot!(model_error("/* icestream\ntable: orders\nkey: [id]\non_delete: drop\nscd: two\n*/ SELECT 1"), @"
     error: the configuration has 3 problems
-      transforms/orders.sql:3:1 key: unknown key; did you mean `keys`? allowed: `table`, `from`, `keys`, `on_delete`, `scd`, `track_history`, `ignore_null_updates`, `ignore_null_updates_columns`
+      transforms/orders.sql:3:1 key: unknown key; did you mean `keys`? allowed: `table`, `from`, `keys`, `on_delete`, `scd`, `track_history`, `ignore_null_updates`, `ignore_null_updates_columns`, `expect`
       transforms/orders.sql:4:12 on_delete: `drop` is not allowed; allowed: `remove`, `mark`
       transforms/orders.sql:5:6 scd: `two` is not a whole number
     ");
@@ -529,6 +529,67 @@ fn problems_of_models() {
       sql/gold/c.sql group_by: `refresh: incremental` needs the columns that tell a row's group
       sql/gold/d.sql group_by: only `refresh: incremental` goes by groups
       transforms/b.sql table: `transforms/a.sql` makes table `shop_silver.b` already
+    ");
+}
+
+#[test]
+fn the_rules_of_a_model_have_names_and_places() {
+    let config = Project::new("name: shop\n")
+        .file(
+            "transforms/orders.sql",
+            "/* icestream\nexpect:\n  - { name: total_not_negative, that: \"total >= 0\", else: quarantine }\n  \
+             - not_null: [customer_id, status]\n    else: drop\n  - accepted_values: { status: [paid, 1] }\n    else: warn\n  \
+             - { name: one_email, unique: [email, country] }\n  \
+             - relationship: { customer_id: shop_silver.customers.id }\n  - { freshness: 90m, else: warn }\n*/ SELECT 1",
+        )
+        .file("sql/gold/a.sql", "/* icestream { expect: [{ freshness: 1h, column: day }] } */ SELECT 1")
+        .config();
+    let rules = config.silver[0].expect.iter().chain(&config.gold[0].expect);
+    let shown: Vec<String> =
+        rules.map(|of| format!("{} {}: {:?} {:?}", of.place, of.path, of.rule.name, of.rule)).collect();
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    transforms/orders.sql:3:39 expect[0].that: "total_not_negative" Rule { name: "total_not_negative", test: That("total >= 0"), action: Quarantine }
+    transforms/orders.sql:4:15 expect[1].not_null: "not_null_customer_id" Rule { name: "not_null_customer_id", test: NotNull { column: "customer_id" }, action: Drop }
+    transforms/orders.sql:4:15 expect[1].not_null: "not_null_status" Rule { name: "not_null_status", test: NotNull { column: "status" }, action: Drop }
+    transforms/orders.sql:6:22 expect[2].accepted_values: "accepted_values_status" Rule { name: "accepted_values_status", test: AcceptedValues { column: "status", values: ["paid", "1"] }, action: Warn }
+    transforms/orders.sql:8:32 expect[3].unique: "one_email" Rule { name: "one_email", test: Unique { columns: ["email", "country"] }, action: Fail }
+    transforms/orders.sql:9:19 expect[4].relationship: "relationship_customer_id" Rule { name: "relationship_customer_id", test: Relationship { column: "customer_id", table: TableName { namespace: "shop_silver", name: "customers" }, to: "id" }, action: Fail }
+    transforms/orders.sql:10:18 expect[5].freshness: "freshness" Rule { name: "freshness", test: Freshness { column: None, within: 5400s }, action: Warn }
+    sql/gold/a.sql:1:38 expect[0].freshness: "freshness_day" Rule { name: "freshness_day", test: Freshness { column: Some("day"), within: 3600s }, action: Fail }
+    "#);
+}
+
+#[test]
+fn problems_of_rules() {
+    insta::assert_snapshot!(model_error("/* icestream\nexpect:\n  - { that: \"a > 0\" }\n  - { name: a, else: warn }\n  - { name: b, that: \"a\", not_null: [a] }\n  - { name: b, that: \"b\" }\n  - { unique: [a], else: drop }\n  - { freshness: soon }\n  - { relationship: { a: customers } }\n  - { accepted_values: { a: [] } }\n  - { not_nul: [a] }\n  - { name: null_key, that: x, esle: warn }\n*/ SELECT 1"), @"
+    error: the configuration has 3 problems
+      transforms/orders.sql:8:18 expect[5].freshness: `soon` is not a duration; write a number and a unit, such as `500ms`, `10s`, `1m` or `2h`
+      transforms/orders.sql:11:7 expect[8].not_nul: unknown key; did you mean `not_null`? allowed: `name`, `that`, `not_null`, `accepted_values`, `unique`, `relationship`, `freshness`, `column`, `else`
+      transforms/orders.sql:12:32 expect[9].esle: unknown key; did you mean `else`? allowed: `name`, `that`, `not_null`, `accepted_values`, `unique`, `relationship`, `freshness`, `column`, `else`
+    ");
+    insta::assert_snapshot!(model_error("/* icestream\nexpect:\n  - { that: \"a > 0\" }\n  - { name: a, else: warn }\n  - { name: b, that: \"a\", not_null: [a] }\n  - { name: c, that: \"b\" }\n  - { name: c, that: \"b\" }\n  - { unique: [a], else: drop }\n  - { relationship: { a: customers } }\n  - { accepted_values: { a: [] } }\n  - { name: null_key, that: x, column: y }\n*/ SELECT 1"), @"
+    error: the configuration has 9 problems
+      transforms/orders.sql:3:5 expect[0]: `name` is missing: counts and messages say it, for example `name: total_not_negative`
+      transforms/orders.sql:4:5 expect[1]: says nothing to test; it takes one of `that`, `not_null`, `accepted_values`, `unique`, `relationship`, `freshness`
+      transforms/orders.sql:5:5 expect[2]: takes one of `that`, `not_null`, `accepted_values`, `unique`, `relationship`, `freshness`; write the others as rules of their own
+      transforms/orders.sql:7:13 expect[4].name: `expect[3]` has the name `c` already
+      transforms/orders.sql:8:26 expect[5].else: `unique` is about the whole table, not about a row: it can only `warn` or `fail`
+      transforms/orders.sql:9:21 expect[6].relationship: `customers` names no column of a table; write `namespace.table.column`
+      transforms/orders.sql:10:24 expect[7].accepted_values: no value is accepted for `a`; list those that are
+      transforms/orders.sql:11:13 expect[8].name: `null_key` is what events without a value for a key are in quarantine for
+      transforms/orders.sql:11:40 expect[8].column: only `freshness` has a column that says when
+    ");
+    let project = Project::new("name: shop")
+        .file(
+            "sql/gold/a.sql",
+            "/* icestream\nexpect:\n  - { not_null: [a], else: quarantine }\n  - { freshness: 1h }\n*/ SELECT 1",
+        )
+        .file("transforms/a__quarantine.sql", "SELECT 1");
+    insta::assert_snapshot!(project.error(), @"
+    error: the configuration has 3 problems
+      sql/gold/a.sql:3:28 expect[0].else: a gold table has the rows its query gives: `quarantine` has no meaning here; leave rows out by the query, or keep them out of silver
+      sql/gold/a.sql:4:18 expect[1].freshness: name the column that says when, for example `column: updated_at`
+      transforms/a__quarantine.sql table: a name that ends so is for the rows that a table keeps in quarantine
     ");
 }
 

@@ -79,7 +79,7 @@ impl IcebergTableProvider {
         files: &[ScanFile],
         session: &dyn Session,
     ) -> Result<(DeletedPositions, Option<Arc<MemoryReservation>>)> {
-        let with_deletes: Vec<&ScanFile> = files.iter().filter(|file| !file.deletes.is_empty()).collect();
+        let with_deletes: Vec<&ScanFile> = files.iter().filter(|file| self.view.may_lack_rows(file)).collect();
         if with_deletes.is_empty() {
             return Ok((DeletedPositions::new(), None));
         }

@@ -14,6 +14,8 @@ pub struct Inputs {
     made_here: BTreeSet<TableName>,
     /// Tables that may not be there yet.
     awaited: BTreeSet<TableName>,
+    /// Tables whose rows are not fit to be read.
+    held_back: BTreeSet<TableName>,
     /// `None` for a table that is not there.
     views: BTreeMap<TableName, Option<TableView>>,
 }
@@ -38,7 +40,8 @@ impl Inputs {
             // What cannot be read is told when its turn comes, so that the other models are built.
             names.extend(engine::referenced_tables(&model.sql).unwrap_or_default());
         }
-        let mut inputs = Inputs { lake: lake.clone(), made_here, awaited, views: BTreeMap::new() };
+        let (held_back, views) = (BTreeSet::new(), BTreeMap::new());
+        let mut inputs = Inputs { lake: lake.clone(), made_here, awaited, held_back, views };
         for name in names {
             if let Err(error) = inputs.look_at(&name).await {
                 tracing::debug!(table = %name, %error, "could not be looked at");
@@ -55,7 +58,15 @@ impl Inputs {
         Ok(())
     }
 
+    /// From here on, no model reads the table.
+    pub fn hold_back(&mut self, table: &TableName) {
+        self.held_back.insert(table.clone());
+    }
+
     pub(super) async fn input(&mut self, model: &GoldModel, name: &TableName) -> Result<Input<'_>> {
+        if self.held_back.contains(name) {
+            return Ok(Input::NotMade);
+        }
         self.look_at(name).await?;
         match self.views.get(name) {
             Some(Some(view)) => Ok(Input::View(view)),

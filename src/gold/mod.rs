@@ -23,6 +23,7 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
+use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 pub use inputs::Inputs;
@@ -32,7 +33,10 @@ use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
-use crate::table::{At, EvolvedSchema, Lake, Premise, SchemaChange, Table, TableDefinition, TableView, WrittenFile};
+use crate::quality::{Broken, Finding, Rule, Tally, Watch, ask_whole, failures, listed};
+use crate::table::{
+    At, EvolvedSchema, Lake, Premise, ScanFile, SchemaChange, Table, TableDefinition, TableView, WrittenFile,
+};
 use inputs::Input;
 use touched::Touched;
 
@@ -52,6 +56,8 @@ pub struct GoldModel {
     pub sql: String,
     /// The columns that tell a row's group, where only groups that changed are computed; empty where all of them are.
     pub group_by: Vec<String>,
+    /// What its rows must be.
+    pub expect: Vec<Rule>,
 }
 
 /// A refresh that is durable.
@@ -63,6 +69,8 @@ pub struct GoldCommit {
     /// Rows written.
     pub rows: u64,
     pub refreshed: Refreshed,
+    /// What each rule says of the rows.
+    pub findings: Vec<Finding>,
 }
 
 /// How much of a table a refresh computed.
@@ -144,6 +152,9 @@ pub enum Error {
     #[error("gold table `{table}`: the model has no column `{column}` to group by; there are {columns}")]
     UnknownGroup { table: TableName, column: String, columns: String },
 
+    #[error("gold table `{table}` was not refreshed: its rows would break {}", listed(broken))]
+    Broken { table: TableName, broken: Vec<Broken>, findings: Vec<Finding> },
+
     #[error("gold table `{table}`: its query failed")]
     Query {
         table: TableName,
@@ -163,6 +174,7 @@ impl Situation for Error {
             Error::Circle { .. } | Error::InputMissing { .. } | Error::Foreign { .. } | Error::UnknownGroup { .. } => {
                 Kind::Config
             }
+            Error::Broken { .. } => Kind::Quality,
             Error::Query { source, .. } => source.kind(),
             Error::Table(error) => error.kind(),
         }
@@ -176,6 +188,9 @@ impl Situation for Error {
             }
             Error::Foreign { .. } => Some("give the model another table name, or drop that table".to_string()),
             Error::UnknownGroup { .. } => Some("`group_by` names columns of the model's own table".to_string()),
+            Error::Broken { .. } => {
+                Some("mend what it reads, or its query, or let the rule `warn`; the next build asks again".to_string())
+            }
             Error::Query { source, .. } => source.hint(),
             Error::Table(error) => error.hint(),
         }
@@ -373,7 +388,7 @@ pub async fn refresh(lake: &Lake, engine: &Engine, model: &GoldModel, inputs: &m
         return Ok(Outcome::Yielded);
     }
     let run = Run::plan(engine, model, views, known, next).await?;
-    match run.commit(lake, gold, known_text).await? {
+    match run.commit(lake, engine, gold, known_text).await? {
         Some((table, commit)) => {
             inputs.made(&table)?;
             Ok(Outcome::Refreshed(commit))
@@ -415,6 +430,15 @@ struct Run<'a> {
 struct Staged {
     rows: Vec<WrittenFile>,
     deletes: crate::table::WrittenDeletes,
+    /// The rows that the deletes are about.
+    doomed: Vec<(ScanFile, RoaringTreemap)>,
+    tally: Tally,
+}
+
+impl Staged {
+    fn files(&self) -> Vec<WrittenFile> {
+        self.rows.iter().chain(self.deletes.files()).cloned().collect()
+    }
 }
 
 impl<'a> Run<'a> {
@@ -437,6 +461,7 @@ impl<'a> Run<'a> {
     async fn commit(
         self,
         lake: &Lake,
+        engine: &Engine,
         gold: Option<Table>,
         known: Option<String>,
     ) -> Result<Option<(Table, GoldCommit)>> {
@@ -469,7 +494,14 @@ impl<'a> Run<'a> {
             Some(Err(why)) => Err(Refreshed::FullBecause(why)),
             Some(Ok(touched)) => Ok(touched),
         };
-        let staged = self.stage(&gold, &view, touched.as_ref().ok(), evolved.as_ref()).await?;
+        let staged = self.stage(engine, &gold, &view, touched.as_ref().ok(), evolved.as_ref()).await?;
+        let findings = match self.ask(lake, engine, &view, &staged, touched.is_ok(), evolved.as_ref()).await {
+            Ok(findings) => findings,
+            Err(error) => {
+                gold.discard(&staged.files()).await;
+                return Err(error);
+            }
+        };
         let refreshed = match &touched {
             Ok(touched) => Refreshed::Groups {
                 rows_deleted: staged.deletes.files().iter().map(WrittenFile::rows).sum(),
@@ -479,7 +511,7 @@ impl<'a> Run<'a> {
             Err(full) => full.clone(),
         };
         let rows = staged.rows.iter().map(WrittenFile::rows).sum();
-        let files: Vec<WrittenFile> = staged.rows.iter().chain(staged.deletes.files()).cloned().collect();
+        let files = staged.files();
         let mut change = match &touched {
             Ok(_) => gold.change().row_delta(&view, staged.rows, staged.deletes),
             Err(_) => gold.change().replace_all(staged.rows),
@@ -492,8 +524,16 @@ impl<'a> Run<'a> {
             change = change.set_property(definition::PROPERTY, definition.text());
         }
         let premise = Premise::new().marker_moves(MARKER, known, self.next.text()).head_is(gold.snapshot_id());
+        let notes = findings.iter().map(|of| (format!("icestream.rule.{}", of.rule), of.rows_failed.to_string()));
+        change = notes.fold(change, |change, (name, count)| change.note(name, count));
         match change.premise(premise).commit().await {
             Ok(committed) => {
+                for finding in findings.iter().filter(|finding| finding.rows_failed > 0) {
+                    tracing::warn!(
+                        table = %self.model.table, layer = "gold", rule = finding.rule, severity = finding.severity,
+                        rows = finding.rows_failed, "rows break a rule"
+                    );
+                }
                 tracing::info!(
                     table = %self.model.table, layer = "gold", snapshot_id = committed.snapshot_id, rows,
                     elapsed_ms = started.elapsed().as_millis() as u64, how = %refreshed, "refreshed"
@@ -506,6 +546,10 @@ impl<'a> Run<'a> {
                     inputs: inputs.collect(),
                     rows,
                     refreshed,
+                    findings: findings
+                        .into_iter()
+                        .map(|finding| Finding { snapshot_id: committed.snapshot_id, ..finding })
+                        .collect(),
                 };
                 Ok(Some((committed.table, commit)))
             }
@@ -541,22 +585,23 @@ impl<'a> Run<'a> {
     /// Writes the rows, and the deletes of those they replace where that is not all.
     async fn stage(
         &self,
+        engine: &Engine,
         gold: &Table,
         view: &TableView,
         touched: Option<&Touched>,
         evolved: Option<&EvolvedSchema>,
     ) -> Result<Staged> {
         let failed = |source| self.model.failed(source);
+        let watch = Watch::plan(engine, &self.model.expect, self.frame.schema().as_arrow()).await.map_err(failed)?;
         let Some(touched) = touched else {
-            return Ok(Staged {
-                rows: self.write(gold, self.frame.clone(), evolved).await?,
-                deletes: Default::default(),
-            });
+            let (rows, tally) = self.write(gold, self.frame.clone(), evolved, &watch).await?;
+            return Ok(Staged { rows, deletes: Default::default(), doomed: Vec::new(), tally });
         };
         let doomed = touched.present(&self.session, &self.frame, view).await.map_err(failed)?;
-        let rows = self.write(gold, touched.rows(&self.session, &self.frame).map_err(failed)?, None).await?;
+        let rows = touched.rows(&self.session, &self.frame).map_err(failed)?;
+        let (rows, tally) = self.write(gold, rows, None, &watch).await?;
         match gold.write_deletes(&doomed).await {
-            Ok(deletes) => Ok(Staged { rows, deletes }),
+            Ok(deletes) => Ok(Staged { rows, deletes, doomed, tally }),
             Err(error) => {
                 gold.discard(&rows).await;
                 Err(error.into())
@@ -564,14 +609,53 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn write(&self, gold: &Table, rows: DataFrame, evolved: Option<&EvolvedSchema>) -> Result<Vec<WrittenFile>> {
+    /// Asks the rules of what is about to be committed.
+    async fn ask(
+        &self,
+        lake: &Lake,
+        engine: &Engine,
+        view: &TableView,
+        staged: &Staged,
+        is_part: bool,
+        evolved: Option<&EvolvedSchema>,
+    ) -> Result<Vec<Finding>> {
+        let rules = &self.model.expect;
+        let mut findings = staged.tally.findings(&self.model.table, rules);
+        if rules.iter().any(Rule::is_of_stored_rows) {
+            let rows = match is_part {
+                true => view.with_staged(&staged.doomed, &staged.rows, evolved).await?,
+                false => view.of_staged(&staged.rows, evolved)?,
+            };
+            let asked = ask_whole(lake, engine, &self.model.table, rules, &rows, "").await;
+            findings.extend(asked.map_err(|source| self.model.failed(source))?);
+        }
+        let broken = failures(&findings);
+        match broken.is_empty() {
+            true => Ok(findings),
+            false => Err(Error::Broken { table: self.model.table.clone(), broken, findings }),
+        }
+    }
+
+    async fn write(
+        &self,
+        gold: &Table,
+        rows: DataFrame,
+        evolved: Option<&EvolvedSchema>,
+        watch: &Watch,
+    ) -> Result<(Vec<WrittenFile>, Tally)> {
         let failed = |error: datafusion::error::DataFusionError| self.model.failed(error.into());
-        let mut writer = gold.writer(evolved)?;
+        let (mut writer, mut tally) = (gold.writer(evolved)?, Tally::default());
         let mut stream = rows.execute_stream().await.map_err(failed)?;
         loop {
             let outcome = match stream.try_next().await {
-                Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
-                Ok(None) => return Ok(writer.finish().await?),
+                Ok(Some(batch)) => match watch.broken(&batch) {
+                    Ok(broken) => {
+                        tally.join(Tally::of(&broken, batch.num_rows(), |_| None));
+                        writer.write(&batch).await.map_err(Error::from)
+                    }
+                    Err(source) => Err(self.model.failed(source)),
+                },
+                Ok(None) => return Ok((writer.finish().await?, tally)),
                 Err(error) => Err(failed(error)),
             };
             if let Err(error) = outcome {
@@ -587,7 +671,12 @@ mod tests {
     use super::*;
 
     fn model(name: &str, sql: &str) -> GoldModel {
-        GoldModel { table: format!("shop_gold.{name}").parse().unwrap(), sql: sql.to_string(), group_by: Vec::new() }
+        GoldModel {
+            table: format!("shop_gold.{name}").parse().unwrap(),
+            sql: sql.to_string(),
+            group_by: Vec::new(),
+            expect: Vec::new(),
+        }
     }
 
     #[test]

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 
-use super::models;
-use crate::config::{Config, Place, Problem, Sql};
+use super::{models, quality};
+use crate::config::{Audit, Config, Expectation, Place, Problem, Sql};
 use crate::engine::{self, Engine};
 use crate::error::{Result, Situation};
 use crate::evolution::TableColumns;
 use crate::gold::{self, GoldModel};
 use crate::ids::{TableName, check_column};
 use crate::layout;
+use crate::quality::{FINDINGS_TABLE, Rule, Test, unfit_rules};
 use crate::silver::{self, SilverModel};
 use crate::table::{self, Lake, SchemaChange};
 
@@ -81,6 +82,17 @@ pub async fn check_models(config: &Config, engine: &Engine, lake: Option<&Lake>)
             check.found.columns.insert(table.clone(), schema.clone());
         }
     }
+    let quality = TableName::new(&config.namespaces.gold, FINDINGS_TABLE).map_err(table::Error::from)?;
+    check.known.insert(quality, Known::Planned(Arc::new(quality::schema())));
+    for audit in &config.audits {
+        check.audit(audit).await?;
+    }
+    for model in &all.silver {
+        check.relationships(&model.table, &model.expect).await?;
+    }
+    for model in &all.gold {
+        check.relationships(&model.table, &model.expect).await?;
+    }
     Ok(check.found)
 }
 
@@ -127,6 +139,14 @@ enum Known {
     Skipped,
 }
 
+/// What came of planning a query.
+enum Planned {
+    Yes(Schema),
+    /// What it reads is not known, or broken.
+    No(Known),
+    Wrong(engine::Error),
+}
+
 impl Check<'_> {
     async fn silver(&mut self, model: &SilverModel, all: &[SilverModel]) -> Result<Known> {
         if model.sql.as_deref().is_some_and(|sql| !self.parses(&model.table, sql)) {
@@ -148,45 +168,114 @@ impl Check<'_> {
             }
         }
         match silver::plan(self.engine, model, &columns, &lookups).await {
-            Ok(schema) => Ok(Known::Planned(Arc::new(schema))),
+            Ok(schema) => {
+                let unfit = silver::unfit_rules(self.engine, model, &schema).await;
+                let quarantine = Arc::new(silver::quarantine_schema(&schema));
+                self.known.insert(model.quarantine(), Known::Planned(quarantine));
+                Ok(self.with_rules(&model.table, unfit, schema))
+            }
             Err(silver::Error::Query { source, .. }) => Ok(self.query_problem(&model.table, &source)),
             Err(error) => Ok(self.problem(&model.table, told(&error), None)),
         }
     }
 
     async fn gold(&mut self, model: &GoldModel) -> Result<Known> {
+        match self.planned(&model.sql).await? {
+            Planned::No(known) => Ok(known),
+            Planned::Yes(schema) => match gold::groups(model, &schema) {
+                Ok(_) => {
+                    let unfit = unfit_rules(self.engine, &model.expect, &schema).await;
+                    Ok(self.with_rules(&model.table, unfit, schema))
+                }
+                Err(error) => Ok(self.problem(&model.table, told(&error), None)),
+            },
+            Planned::Wrong(error) => Ok(self.query_problem(&model.table, &error)),
+        }
+    }
+
+    async fn audit(&mut self, audit: &Audit) -> Result<()> {
+        let planned = match engine::referenced_tables(&audit.sql.text) {
+            Ok(_) => self.planned(&audit.sql.text).await?,
+            Err(error) => Planned::Wrong(error),
+        };
+        match planned {
+            Planned::Yes(_) => self.found.planned += 1,
+            Planned::No(Known::Skipped) => self.found.skipped += 1,
+            Planned::No(_) => {}
+            Planned::Wrong(error) => {
+                let problem = self.problem_in(&audit.sql, &error);
+                self.found.problems.push(problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans a query over tables that are known.
+    async fn planned(&self, sql: &str) -> Result<Planned> {
         let session = self.engine.session();
-        for input in engine::referenced_tables(&model.sql)? {
+        for input in engine::referenced_tables(sql)? {
             let schema = match self.known.get(&input) {
                 Some(Known::Planned(schema)) => schema.clone(),
-                Some(Known::Broken) => return Ok(Known::Broken),
-                Some(Known::Skipped) => return Ok(Known::Skipped),
+                Some(Known::Broken) => return Ok(Planned::No(Known::Broken)),
+                Some(Known::Skipped) => return Ok(Planned::No(Known::Skipped)),
                 None => match self.stored(&input).await? {
                     Some(schema) => schema,
-                    None if self.lake.is_none() && !self.is_own(&input) => return Ok(Known::Skipped),
-                    None => {
-                        let error = engine::Error::unknown_table(&input, self.known.keys());
-                        return Ok(self.query_problem(&model.table, &error));
-                    }
+                    None if self.lake.is_none() && !self.is_own(&input) => return Ok(Planned::No(Known::Skipped)),
+                    None => return Ok(Planned::Wrong(engine::Error::unknown_table(&input, self.known.keys()))),
                 },
             };
             engine::register_empty(&session, &input, schema)?;
         }
-        let planned = match engine::plan(&session, &model.sql).await {
-            Ok(frame) => {
-                let schema = frame.schema().as_arrow().clone();
-                // Types are only made to meet when the plan is laid out for running.
-                frame.create_physical_plan().await.map(|_| schema).map_err(engine::Error::from)
-            }
-            Err(error) => Err(error),
+        let frame = match engine::plan(&session, sql).await {
+            Ok(frame) => frame,
+            Err(error) => return Ok(Planned::Wrong(error)),
         };
-        match planned {
-            Ok(schema) => Ok(match gold::groups(model, &schema) {
-                Ok(_) => Known::Planned(Arc::new(schema)),
-                Err(error) => self.problem(&model.table, told(&error), None),
-            }),
-            Err(error) => Ok(self.query_problem(&model.table, &error)),
+        let schema = frame.schema().as_arrow().clone();
+        // Types are only made to meet when the plan is laid out for running.
+        Ok(match frame.create_physical_plan().await {
+            Ok(_) => Planned::Yes(schema),
+            Err(error) => Planned::Wrong(error.into()),
+        })
+    }
+
+    /// Notes the rules that cannot be asked of a table's rows. What reads the table is looked at all the same.
+    fn with_rules(&mut self, table: &TableName, unfit: Vec<(usize, engine::Error)>, schema: Schema) -> Known {
+        for (index, error) in unfit {
+            self.rule_problem(table, index, told(&error));
         }
+        Known::Planned(Arc::new(schema))
+    }
+
+    fn rule_problem(&mut self, table: &TableName, index: usize, message: String) {
+        let Some(expectation) = self.expectations(table).get(index) else { return };
+        let (place, path) = (expectation.place.clone(), expectation.path.clone());
+        self.found.problems.push(Problem { place, path, message });
+    }
+
+    fn expectations(&self, table: &TableName) -> &[Expectation] {
+        let silver = self.config.silver.iter().find(|model| model.table == *table).map(|model| &model.expect);
+        let gold = || self.config.gold.iter().find(|model| model.table == *table).map(|model| &model.expect);
+        silver.or_else(gold).map_or(&[], Vec::as_slice)
+    }
+
+    /// Looks for the columns that relationships lead to.
+    async fn relationships(&mut self, table: &TableName, rules: &[Rule]) -> Result<()> {
+        for (index, rule) in rules.iter().enumerate() {
+            let Test::Relationship { table: other, to, .. } = &rule.test else { continue };
+            let columns = match self.known.get(other) {
+                Some(Known::Planned(columns)) => Some(columns.clone()),
+                Some(Known::Broken | Known::Skipped) => continue,
+                None => self.stored(other).await?,
+            };
+            let problem = match columns {
+                Some(columns) if columns.index_of(to).is_ok() => continue,
+                Some(columns) => engine::unknown_column(to, &columns),
+                None if self.lake.is_none() && !self.is_own(other) => continue,
+                None => engine::Error::unknown_table(other, self.known.keys()),
+            };
+            self.rule_problem(table, index, told(&problem));
+        }
+        Ok(())
     }
 
     fn is_own(&self, table: &TableName) -> bool {
@@ -253,17 +342,21 @@ impl Check<'_> {
     }
 
     fn query_problem(&mut self, table: &TableName, error: &engine::Error) -> Known {
-        match error {
-            engine::Error::Syntax { position, problem } => {
-                let at = position.map(|(line, column)| (line as usize, column as usize));
-                self.problem(table, format!("the SQL has a mistake: {problem}"), at)
-            }
-            _ => {
-                let sql = self.sql_of(table).map(|sql| sql.text.clone()).unwrap_or_default();
-                let at = word_of(error).and_then(|word| locate(&sql, &word));
-                self.problem(table, told(error), at)
-            }
-        }
+        let (message, at) = told_in(error, self.sql_of(table).map_or("", |sql| &sql.text));
+        self.problem(table, message, at)
+    }
+
+    fn problem_in(&self, sql: &Sql, error: &engine::Error) -> Problem {
+        let (message, at) = told_in(error, &sql.text);
+        Problem { place: self.place_in(sql, at), path: String::new(), message }
+    }
+
+    /// A line and column of a statement, or its beginning.
+    fn place_in(&self, sql: &Sql, at: Option<(usize, usize)>) -> Place {
+        let file = sql.file.strip_prefix(&self.config.project_dir).unwrap_or(&sql.file);
+        let (line, column) = at.unwrap_or((1, 1));
+        let file = file.display().to_string().into();
+        Place::At { file, line: sql.first_line + line.saturating_sub(1), column }
     }
 
     fn sql_of(&self, table: &TableName) -> Option<&Sql> {
@@ -274,12 +367,7 @@ impl Check<'_> {
     /// Notes a problem at a line and column of a model's SQL, or at its beginning.
     fn problem(&mut self, table: &TableName, message: String, at: Option<(usize, usize)>) -> Known {
         let place = match self.sql_of(table) {
-            Some(sql) => {
-                let file = sql.file.strip_prefix(&self.config.project_dir).unwrap_or(&sql.file);
-                let (line, column) = at.unwrap_or((1, 1));
-                let file = file.display().to_string().into();
-                Place::At { file, line: sql.first_line + line.saturating_sub(1), column }
-            }
+            Some(sql) => self.place_in(sql, at),
             // A silver table without a file of its own is what its declared table makes it.
             None => Place::File(format!("catalog/{}.yaml", table.name()).into()),
         };
@@ -293,6 +381,17 @@ fn told(error: &impl Situation) -> String {
     match error.hint() {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
+    }
+}
+
+/// What is wrong with a statement, and where in it.
+fn told_in(error: &engine::Error, sql: &str) -> (String, Option<(usize, usize)>) {
+    match error {
+        engine::Error::Syntax { position, problem } => {
+            let at = position.map(|(line, column)| (line as usize, column as usize));
+            (format!("the SQL has a mistake: {problem}"), at)
+        }
+        _ => (told(error), word_of(error).and_then(|word| locate(sql, &word))),
     }
 }
 

@@ -12,6 +12,7 @@ mod makers;
 pub mod offsets;
 pub mod plan;
 mod project;
+pub mod quality;
 pub mod rejected;
 mod rows;
 pub mod status;
@@ -26,11 +27,13 @@ pub use project::{
     commit_triggers, dialect, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage,
     route,
 };
+pub use quality::Audit;
 
 use crate::bronze::BronzeCommit;
 use crate::decode::Format;
 use crate::gold::GoldCommit;
 use crate::placeholder::Placeholder;
+use crate::quality::Finding;
 use crate::silver::SilverCommit;
 
 /// How records are written.
@@ -53,6 +56,8 @@ pub enum Event {
     Ingested(BronzeCommit),
     Merged(SilverCommit),
     Refreshed(GoldCommit),
+    /// What rules and audits found in a pass, of what was committed and of what was not.
+    Checked(Vec<Finding>),
 }
 
 /// Is told of every event, after it is durable.

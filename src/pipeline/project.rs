@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CommitTriggers, Dialect, Models, Route};
+use super::{Audit, CommitTriggers, Dialect, Models, Route};
 use crate::aws::AwsOptions;
 use crate::clock::Clock;
 use crate::config::{self, Brokers, CatalogConfig, Config, KafkaAuth, OnDelete, S3Config};
@@ -12,6 +12,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
 use crate::gold::GoldModel;
 use crate::ids::TableName;
+use crate::quality::FINDINGS_TABLE;
 use crate::silver::{self, SilverModel};
 use crate::source::{Assignment, FilePlace, FilesConfig, FilesSource, KafkaAdmin, KafkaConfig};
 use crate::table::Lake;
@@ -207,6 +208,7 @@ pub fn models(config: &Config) -> Result<Models> {
                 (true, columns) => silver::IgnoreNulls::In(columns.to_vec()),
             },
             sql: Some(model.sql.text.clone()),
+            expect: model.expect.iter().map(|expected| expected.rule.clone()).collect(),
         });
     }
     for table in config.tables.iter().filter(|table| table.shape.is_some()) {
@@ -227,15 +229,24 @@ pub fn models(config: &Config) -> Result<Models> {
             scd: silver::Scd::One,
             ignore_nulls: silver::IgnoreNulls::Nowhere,
             sql: None,
+            expect: Vec::new(),
         });
     }
     let gold = config.gold.iter().map(|model| GoldModel {
         table: model.table.clone(),
         sql: model.sql.text.clone(),
         group_by: model.group_by.clone(),
+        expect: model.expect.iter().map(|expected| expected.rule.clone()).collect(),
     });
     let gold = gold.collect();
-    Ok(Models { silver, gold, extent: silver::Extent::New })
+    let audits = config.audits.iter().map(|audit| Audit {
+        name: audit.name.clone(),
+        table: audit.table.clone(),
+        action: audit.action,
+        sql: audit.sql.text.clone(),
+    });
+    let quality = TableName::new(&config.namespaces.gold, FINDINGS_TABLE).map_err(crate::table::Error::from)?;
+    Ok(Models { silver, gold, audits: audits.collect(), quality: Some(quality), extent: silver::Extent::New })
 }
 
 /// When a batch is committed.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::offsets::{Log, PartitionPosition, State, marker_of, positions, routed_tables};
+use super::quality::{self, Latest};
 use super::{Models, rejected};
 use crate::bronze;
 use crate::config::Config;
@@ -29,6 +30,8 @@ pub struct Status {
     pub bronze: Vec<BronzeStatus>,
     pub silver: Vec<SilverStatus>,
     pub gold: Vec<GoldStatus>,
+    /// What each rule and audit found when it was last asked.
+    pub quality: Vec<Latest>,
 }
 
 /// What is the same for every table.
@@ -108,6 +111,15 @@ pub struct SilverStatus {
     /// Lookups that have moved since all rows were looked up in them: some rows may say what those said before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lookups_moved: Vec<String>,
+    pub quarantined: QuarantineStatus,
+}
+
+/// What a silver table keeps in quarantine.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct QuarantineStatus {
+    pub rows: u64,
+    /// Those of them that are events without a value for the key.
+    pub null_keys: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -199,6 +211,13 @@ impl Status {
                 commits_behind: behind.commits,
                 seconds_behind: behind.since_ms.map(|since| seconds(now_ms, since)),
                 lookups_moved: moved_lookups(silver, &tables)?,
+                quarantined: match tables.get(&model.quarantine()) {
+                    Some(quarantine) => QuarantineStatus {
+                        rows: table_status(quarantine.name(), Some(quarantine), now_ms).rows.unwrap_or(0),
+                        null_keys: quality::null_keys(engine, quarantine).await?,
+                    },
+                    None => QuarantineStatus::default(),
+                },
             });
         }
         for model in &models.gold {
@@ -210,6 +229,11 @@ impl Status {
                 moved,
                 seconds_behind: since.map(|since| seconds(now_ms, since)),
             });
+        }
+        if let Some(findings) = models.quality.as_ref().and_then(|name| tables.get(name)) {
+            status.quality = quality::latest(engine, findings).await?;
+            // What nobody asks any more says nothing of the tables.
+            status.quality.retain(|finding| models.asks(finding));
         }
         Ok(status)
     }
@@ -250,7 +274,7 @@ fn table_status(name: &TableName, table: Option<&Table>, now_ms: i64) -> TableSt
     }
 }
 
-fn time(ms: i64) -> Option<String> {
+pub(super) fn time(ms: i64) -> Option<String> {
     let time = chrono::DateTime::from_timestamp_millis(ms)?;
     Some(time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }

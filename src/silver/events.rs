@@ -14,10 +14,12 @@ use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type, Schema};
 use arrow::error::ArrowError;
 use datafusion::execution::memory_pool::MemoryReservation;
 
+use super::gate;
 use super::keys::{KeyColumn, KeySet, KeyShape};
 use super::order::{Frontier, PlaceRef, Truncation};
 use crate::engine::struct_with;
 use crate::layout;
+use crate::quality::Origin;
 
 /// Which columns of bronze are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,6 +246,18 @@ impl Events {
         let is_chosen = |row: usize| chosen.as_ref().is_none_or(|chosen| chosen.value(row));
         (0..self.len()).map(|row| Some(is_chosen(row) && is_later(row))).collect()
     }
+
+    /// Those of the chosen rows that are not about a row without a key.
+    pub(super) fn with_key(&self, chosen: BooleanArray) -> BooleanArray {
+        let is_keyless = |row: usize| self.is_change.value(row) && self.keys.is_null(row);
+        chosen.iter().enumerate().map(|(row, chosen)| Some(chosen == Some(true) && !is_keyless(row))).collect()
+    }
+}
+
+/// The rows whose event has no value for a key.
+pub(super) fn without_key(events: &Events) -> Option<BooleanArray> {
+    let keyless = (0..events.len()).map(|row| Some(events.is_change.value(row) && events.keys.is_null(row)));
+    Some(keyless.collect())
 }
 
 /// The rows that have an event of a range of keys, and what concerns all of them; `None` for every row.
@@ -306,6 +320,8 @@ pub(super) struct Newest {
     nulls: Vec<Vec<Option<NullBuffer>>>,
     range: KeyRange,
     pub(super) seen: Seen,
+    /// The events without a key.
+    keyless: Vec<EventRef>,
     /// What it takes from the memory budget.
     held: Option<MemoryReservation>,
 }
@@ -322,7 +338,7 @@ pub(super) struct Seen {
     pub(super) late: u64,
     pub(super) duplicates: u64,
     pub(super) null_keys: u64,
-    pub(super) first_null_key: Option<(String, i32, i64)>,
+    pub(super) first_null_key: Option<Origin>,
 }
 
 impl Newest {
@@ -337,6 +353,7 @@ impl Newest {
             nulls: Vec::new(),
             range,
             seen: Seen::default(),
+            keyless: Vec::new(),
             held: None,
         }
     }
@@ -406,11 +423,10 @@ impl Newest {
             }
             if events.keys.is_null(row) {
                 self.seen.null_keys += 1;
-                let at = (place.topic, place.partition, place.offset);
-                let first = self.seen.first_null_key.as_ref();
-                if first.is_none_or(|(topic, partition, offset)| at < (topic.as_str(), *partition, *offset)) {
-                    self.seen.first_null_key = Some((at.0.to_string(), at.1, at.2));
-                }
+                self.keyless.push(EventRef { batch, row: row as u32, leaves: false });
+                let at = Origin { topic: place.topic.to_string(), partition: place.partition, offset: place.offset };
+                self.seen.first_null_key =
+                    Some(self.seen.first_null_key.take().map_or(at.clone(), |first| first.min(at)));
             } else if self.range.holds(events.keys.hash(row)) {
                 self.seen.late += u64::from(!merged.is_behind(place));
                 let (number, is_new) = self.keys.insert(&events.keys, row);
@@ -541,13 +557,20 @@ impl Newest {
     }
 
     /// What the last events of some keys, none of them a delete, say their rows are.
-    pub(super) fn rows(&self, numbers: &[u32], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
+    pub(super) fn rows(&self, numbers: &[u32], images: &Images<'_>) -> Result<Rows, ArrowError> {
         let last = numbers.iter().map(|number| self.last[*number as usize]);
         let rows: Vec<(u32, u32)> = last.map(|event| (event.batch, event.row)).collect();
-        Ok(Rows { parts: self.parts(columns, keys)?, rows, kept: BTreeMap::new() })
+        Ok(Rows { parts: self.parts(images)?, rows, kept: BTreeMap::new() })
     }
 
-    fn parts(&self, columns: &[FieldRef], keys: &[String]) -> Result<Vec<Vec<ArrayRef>>, ArrowError> {
+    /// What the events without a key say.
+    pub(super) fn keyless_rows(&self, images: &Images<'_>) -> Result<Rows, ArrowError> {
+        let rows: Vec<(u32, u32)> = self.keyless.iter().map(|event| (event.batch, event.row)).collect();
+        Ok(Rows { parts: self.parts(images)?, rows, kept: BTreeMap::new() })
+    }
+
+    fn parts(&self, images: &Images<'_>) -> Result<Vec<Vec<ArrayRef>>, ArrowError> {
+        let Images { columns, keys, with_origin } = *images;
         let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
         for column in columns {
             let key = keys.iter().position(|key| key == column.name());
@@ -560,6 +583,12 @@ impl Newest {
         }
         parts.push(self.batches.iter().map(|batch| Arc::new(batch.position.clone()) as ArrayRef).collect());
         parts.push(self.batches.iter().filter_map(|batch| Some(batch.rest.as_ref()?.source_ts.clone())).collect());
+        if with_origin {
+            let origins = |batch: &Events| {
+                gate::origins(&batch.topic, Arc::new(batch.partition.clone()), Arc::new(batch.offset.clone()))
+            };
+            parts.push(self.batches.iter().map(origins).collect::<Result<_, _>>()?);
+        }
         Ok(parts)
     }
 
@@ -627,7 +656,8 @@ impl Newest {
 
     /// What the row steps say their rows are, one after the other: values that were not sent are those sent before, and so
     /// are nulls that say nothing.
-    pub(super) fn rows_of(&self, steps: &[Step], columns: &[FieldRef], keys: &[String]) -> Result<Rows, ArrowError> {
+    pub(super) fn rows_of(&self, steps: &[Step], images: &Images<'_>) -> Result<Rows, ArrowError> {
+        let columns = images.columns;
         let mut rows = Vec::new();
         let mut kept: BTreeMap<usize, Vec<(u32, u32)>> = BTreeMap::new();
         let mut ignored: BTreeMap<usize, usize> = BTreeMap::new();
@@ -667,12 +697,19 @@ impl Newest {
             }
             is_there = true;
         }
-        Ok(Rows { parts: self.parts(columns, keys)?, rows, kept })
+        Ok(Rows { parts: self.parts(images)?, rows, kept })
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.keys.bytes() + self.last.capacity() * size_of::<EventRef>()
     }
+}
+
+/// What rows are made of: the columns of row images and, where asked for, the places of the events.
+pub(super) struct Images<'a> {
+    pub(super) columns: &'a [FieldRef],
+    pub(super) keys: &'a [String],
+    pub(super) with_origin: bool,
 }
 
 /// Rows chosen from many batches, in an order of their own; made when they are asked for.

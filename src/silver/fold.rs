@@ -8,8 +8,11 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::gate::ORIGIN;
 use super::lookup::{Sources, folded};
 use super::order::Truncation;
+use crate::layout;
+use crate::quality::{literal, quote};
 
 /// A key's events in stream order, newest first.
 const NEWEST_FIRST: &str = "_epoch DESC NULLS LAST, _position DESC NULLS LAST, _offset DESC, _topic DESC, \
@@ -40,6 +43,8 @@ pub(super) struct Fold<'a> {
     pub(super) ignores: &'a [String],
     pub(super) marks_deletes: bool,
     pub(super) truncation: Option<&'a Truncation>,
+    /// Whether a row says where the event that made it stands.
+    pub(super) with_origin: bool,
 }
 
 impl Fold<'_> {
@@ -105,6 +110,11 @@ impl Fold<'_> {
         if self.marks_deletes {
             let _ = write!(sql, ", last._op = 'd' AS {DELETED_COLUMN}");
         }
+        if self.with_origin {
+            let parts = [layout::TOPIC, layout::PARTITION, layout::OFFSET];
+            let parts: Vec<String> = parts.iter().map(|part| format!("'{part}', last.{part}")).collect();
+            let _ = write!(sql, ", named_struct({}) AS {ORIGIN}", parts.join(", "));
+        }
         sql.push_str("\nFROM last");
         if self.marks_deletes {
             let _ = write!(sql, "\nJOIN image ON {}", equal(&self.keys, "last", "image"));
@@ -138,12 +148,12 @@ pub(super) enum Unfit {
     Key(String),
 }
 
-/// Adds the columns every silver row carries to a model's SELECT.
+/// Adds the columns every silver row carries to a model's SELECT, and hidden ones that go along until rows are written.
 pub(super) fn with_system_columns(
     sql: &str,
     keys: &[String],
     marks_deletes: bool,
-    counts: bool,
+    hidden: &[&str],
 ) -> Result<String, Unfit> {
     let (mut query, sources) = plain_select(sql).map_err(Unfit::Shape)?;
     let SetExpr::Select(select) = query.body.as_mut() else {
@@ -177,8 +187,7 @@ pub(super) fn with_system_columns(
         return Err(Unfit::Key(key.clone()));
     }
     let deleted = marks_deletes.then_some(DELETED_COLUMN);
-    let counted = counts.then_some("_event");
-    for column in SYSTEM_COLUMNS.into_iter().chain(deleted).chain(counted) {
+    for column in SYSTEM_COLUMNS.into_iter().chain(deleted).chain(hidden.iter().copied()) {
         let is_there = select.projection.iter().any(|item| match item {
             SelectItem::UnnamedExpr(of) => column_name(of).as_deref() == Some(column),
             SelectItem::ExprWithAlias { alias, .. } => alias.value == column,
@@ -267,14 +276,6 @@ pub(super) fn list(names: &[&str], show: impl Fn(&str) -> String) -> String {
     names.iter().map(|name| show(name)).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +283,7 @@ mod tests {
     #[test]
     fn a_model_gets_the_system_columns() {
         let keys = ["id".to_string()];
-        let check = |sql: &str, marks: bool| match with_system_columns(sql, &keys, marks, false) {
+        let check = |sql: &str, marks: bool| match with_system_columns(sql, &keys, marks, &[]) {
             Ok(sql) => sql,
             Err(unfit) => format!("{unfit:?}"),
         };

@@ -355,6 +355,7 @@ mod tests {
             ignore_nulls: IgnoreNulls::Nowhere,
             scd,
             sql: Some(sql.to_string()),
+            expect: Vec::new(),
         }
     }
 

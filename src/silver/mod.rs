@@ -4,12 +4,14 @@
 //!
 //! **A silver table is a function of its bronze table**: late, repeated and re-read events give the same rows as events
 //! that came once and in order. A run reads the new files only (`events`), and the last event of each key decides; what
-//! was merged before comes in where it could make a difference (`run`). **Deletes, inserts and the marker are one
+//! was merged before comes in where it could make a difference (`run`). Rows that break a rule go to a table of their own
+//! (`gate`). **Deletes, inserts and the marker are one
 //! commit**, guarded by the marker it started from: of two builders at once, one wins and the other throws its files
 //! away.
 
 mod events;
 mod fold;
+mod gate;
 mod keys;
 mod lookup;
 mod order;
@@ -35,10 +37,12 @@ use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
+use crate::quality::{Broken, Finding, QUARANTINE_SUFFIX, Rule, ask_whole, failures, listed};
 use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
+use gate::Side;
 pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
 use order::{Frontier, Truncation};
-use run::{Base, Run};
+use run::{Base, Run, Staged};
 pub use statement::Statement;
 
 /// The marker's key in snapshot summaries and table properties.
@@ -56,11 +60,18 @@ pub struct SilverModel {
     pub ignore_nulls: IgnoreNulls,
     /// A SELECT over `changes`; `None` for all columns as they are.
     pub sql: Option<String>,
+    /// What its rows must be.
+    pub expect: Vec<Rule>,
 }
 
 impl SilverModel {
+    /// Where rows are kept that break one of its rules, and events that have no value for a key.
+    pub fn quarantine(&self) -> TableName {
+        self.table.with_suffix(QUARANTINE_SUFFIX)
+    }
+
     /// Tells whether rows were made by this very model.
-    fn fingerprint(&self) -> String {
+    fn fingerprint(&self, side: Side) -> String {
         let scd = match &self.scd {
             Scd::One => None,
             Scd::Two { track_history } => Some(format!("2 {}", track_history.join(","))),
@@ -74,10 +85,12 @@ impl SilverModel {
             IgnoreNulls::In(columns) => Some(format!("nulls ignored in {}", columns.join(","))),
         };
         let parts = [from.as_str(), &keys, &on_delete, sql].into_iter();
-        fingerprint(parts.chain(scd.as_deref()).chain(ignored.as_deref()))
+        let rules = side.fingerprint(self);
+        let rules = rules.iter().map(String::as_str);
+        fingerprint(parts.chain(scd.as_deref()).chain(ignored.as_deref()).chain(rules))
     }
 
-    fn definition(&self) -> Definition {
+    fn definition(&self, side: Side) -> Definition {
         let mut parts = vec![
             ("from", self.from.to_string()),
             ("on_delete", if self.on_delete == OnDelete::Mark { "mark" } else { "remove" }.to_string()),
@@ -93,12 +106,13 @@ impl SilverModel {
         if let Scd::Two { track_history } = &self.scd {
             list("track_history", track_history);
         }
+        list("expect", &side.fingerprint(self));
         match &self.ignore_nulls {
             IgnoreNulls::Nowhere => {}
             IgnoreNulls::Everywhere => list("ignore_null_updates", &["true".to_string()]),
             IgnoreNulls::In(columns) => list("ignore_null_updates", columns),
         }
-        Definition::new(self.fingerprint(), parts)
+        Definition::new(self.fingerprint(side), parts)
     }
 }
 
@@ -156,6 +170,13 @@ pub struct SilverCommit {
     pub bronze_snapshot_id: i64,
     pub rows_written: u64,
     pub rows_deleted: u64,
+    /// What each rule says of the rows that the run made.
+    pub findings: Vec<Finding>,
+    /// Rows that went into quarantine, and that were dropped.
+    pub rows_quarantined: u64,
+    pub rows_dropped: u64,
+    /// Events that have no value for a key.
+    pub null_keys: u64,
 }
 
 /// What became of a run.
@@ -188,10 +209,8 @@ pub enum Error {
     #[error("silver table `{table}`: the model does not select its key `{key}` as it is")]
     KeyNotSelected { table: TableName, key: String },
 
-    #[error(
-        "silver table `{table}`: {count} changes have no value for the key; the first is {topic}/{partition} at offset {offset}"
-    )]
-    NullKey { table: TableName, count: i64, topic: String, partition: i64, offset: i64 },
+    #[error("silver table `{table}` was not merged: its rows would break {}", listed(broken))]
+    Broken { table: TableName, broken: Vec<Broken>, findings: Vec<Finding> },
 
     #[error("silver table `{table}`: {problem}")]
     Model { table: TableName, problem: String },
@@ -237,7 +256,7 @@ impl Situation for Error {
             | Error::LookupMissing { .. }
             | Error::ModelChanged { .. }
             | Error::Foreign { .. } => Kind::Config,
-            Error::NullKey { .. } => Kind::Input,
+            Error::Broken { .. } => Kind::Quality,
             Error::Marker { .. } => Kind::Corrupt,
             Error::Query { source, .. } => source.kind(),
             Error::Table(error) => error.kind(),
@@ -266,7 +285,10 @@ impl Situation for Error {
                 )
             }
             Error::Foreign { .. } => "give the model another table name, or drop that table".to_string(),
-            Error::NullKey { .. } => "key a table by columns that every row has".to_string(),
+            Error::Broken { .. } => {
+                "mend the source, or change what the rule does by its `else` in the model; the next build asks again"
+                    .to_string()
+            }
             Error::Query { source, .. } => return source.hint(),
             Error::Table(error) => return error.hint(),
             Error::Model { .. } | Error::Marker { .. } => return None,
@@ -417,6 +439,7 @@ pub enum Stand {
 impl Stand {
     fn of(
         model: &SilverModel,
+        side: Side,
         silver: Option<&Table>,
         known: Option<&Marker>,
         bronze: &Table,
@@ -426,7 +449,7 @@ impl Stand {
             (None, _) => Stand::New,
             (Some(silver), None) if silver.summary().records == Some(0) => Stand::New,
             (Some(_), None) => Stand::Foreign,
-            (_, Some(known)) if known.model != model.fingerprint() => Stand::OtherModel,
+            (_, Some(known)) if known.model != model.fingerprint(side) => Stand::OtherModel,
             (_, Some(known)) if known.bronze == bronze.uuid() && Some(known.snapshot) == view.snapshot_id() => {
                 Stand::UpToDate
             }
@@ -455,14 +478,14 @@ pub async fn preview(lake: &Lake, model: &SilverModel) -> Result<Option<Preview>
     let view = bronze.view(At::Head)?;
     let table = lake.table_if_exists(&model.table).await?;
     let known = table.as_ref().map(Marker::of).transpose()?.flatten().map(|(_, marker)| marker);
-    let stand = Stand::of(model, table.as_ref(), known.as_ref(), &bronze, &view);
+    let stand = Stand::of(model, Side::Table, table.as_ref(), known.as_ref(), &bronze, &view);
     let built_by = table.as_ref().zip(known.as_ref()).and_then(|(table, known)| Definition::of(table, &known.model));
     let reads = match (stand, &known) {
         (Stand::UpToDate | Stand::Foreign, _) => Amount::default(),
         (Stand::Behind, Some(Marker { sequence, merged: Some(_), .. })) => view.added_since(*sequence).amount().await?,
         _ => view.amount().await?,
     };
-    let differences = built_by.map(|before| before.differences(&model.definition())).unwrap_or_default();
+    let differences = built_by.map(|before| before.differences(&model.definition(Side::Table))).unwrap_or_default();
     Ok(Some(Preview { stand, differences, reads, table }))
 }
 
@@ -474,21 +497,139 @@ pub async fn build(
     lookups: &Lookups,
     extent: Extent,
 ) -> Result<Outcome> {
+    let started = tokio::time::Instant::now();
     let Some(bronze) = lake.table_if_exists(&model.from).await? else { return Ok(Outcome::Nothing) };
     let view = bronze.view(At::Head)?;
     let lookups = lookups.of(model)?;
-    let Some(bronze_snapshot_id) = view.snapshot_id() else {
+    if view.snapshot_id().is_none() {
         ensure_empty(lake, engine, model, &view, &lookups).await?;
         return Ok(Outcome::Nothing);
+    }
+    let quarantine = SilverModel { table: model.quarantine(), ..model.clone() };
+    let stage = |model, side| stage(lake, engine, model, side, &bronze, &lookups, extent);
+    let table = stage(model, Side::Table).await?;
+    // The quarantine is committed first, so that it is never behind the table: nothing has to be looked at where the
+    // table has nothing new.
+    if table.is_none() && extent == Extent::New {
+        return Ok(Outcome::Nothing);
+    }
+    let null_keys = table.as_ref().map_or(0, |table| table.staged.null_keys);
+    let before = async {
+        let findings = match &table {
+            Some(table) => ask(lake, engine, model, &table.staged).await?,
+            None => Vec::new(),
+        };
+        let is_wanted =
+            model.quarantines() || null_keys > 0 || lake.table_if_exists(&quarantine.table).await?.is_some();
+        let staged = if is_wanted { stage(&quarantine, Side::Quarantine).await? } else { None };
+        let outcome = match staged {
+            Some(staged) => staged.commit(Vec::new()).await?,
+            None => Outcome::Nothing,
+        };
+        Ok::<_, Error>((findings, outcome))
     };
+    let (findings, table) = match (before.await, table) {
+        // Whoever committed the quarantine commits the table as well, or has died and left it to the next run.
+        (Ok((_, Outcome::Yielded)), Some(table)) => {
+            table.discard().await;
+            return Ok(Outcome::Yielded);
+        }
+        (Ok((findings, _)), Some(table)) => (findings, table),
+        (Ok((_, outcome)), None) => return Ok(outcome),
+        (Err(error), table) => {
+            if let Some(table) = table {
+                table.discard().await;
+            }
+            return Err(error);
+        }
+    };
+    let first_null_key = table.staged.first_null_key.clone();
+    let outcome = table.commit(findings).await?;
+    if let Outcome::Merged(commit) = &outcome {
+        tracing::info!(
+            table = %model.table, layer = "silver", snapshot_id = commit.snapshot_id, rows = commit.rows_written,
+            rows_deleted = commit.rows_deleted, rows_quarantined = commit.rows_quarantined,
+            rows_dropped = commit.rows_dropped, elapsed_ms = started.elapsed().as_millis() as u64, "merged"
+        );
+        if let Some(first) = first_null_key {
+            tracing::warn!(
+                table = %model.table, layer = "silver", rows = commit.null_keys, topic = first.topic,
+                partition = first.partition, offset_first = first.offset, quarantine = %quarantine.table,
+                "events without a value for the key are in quarantine"
+            );
+        }
+        for finding in commit.findings.iter().filter(|finding| finding.rows_failed > 0) {
+            tracing::warn!(
+                table = %model.table, layer = "silver", rule = finding.rule, severity = finding.severity,
+                rows = finding.rows_failed, "rows break a rule"
+            );
+        }
+    }
+    Ok(outcome)
+}
+
+/// Asks the rules of what is about to be committed. One that must hold and does not is an error.
+async fn ask(lake: &Lake, engine: &Engine, model: &SilverModel, staged: &Staged) -> Result<Vec<Finding>> {
+    let mut findings = staged.passed.tally.findings(&model.table, &model.expect);
+    if model.expect.iter().any(Rule::is_of_stored_rows) {
+        // Rows that are there for their source: neither of the past nor deleted.
+        let live = match (&model.scd, model.on_delete) {
+            (Scd::Two { .. }, _) => "_is_current",
+            (Scd::One, OnDelete::Mark) => "NOT _is_deleted",
+            (Scd::One, OnDelete::Remove) => "",
+        };
+        let rows = staged.view_of_all().await?;
+        let asked = ask_whole(lake, engine, &model.table, &model.expect, &rows, live).await;
+        findings.extend(asked.map_err(|source| Error::Query { table: model.table.clone(), source })?);
+    }
+    let mut broken = failures(&findings);
+    if broken.is_empty() {
+        return Ok(findings);
+    }
+    staged.passed.tally.name_firsts(&mut broken, &model.expect);
+    Err(Error::Broken { table: model.table.clone(), broken, findings })
+}
+
+/// What a run made of one of a model's tables, before it is committed.
+struct Prepared<'a> {
+    run: Run<'a>,
+    staged: Staged,
+    known: Option<String>,
+    next: Marker,
+}
+
+impl Prepared<'_> {
+    async fn commit(self, findings: Vec<Finding>) -> Result<Outcome> {
+        self.run.commit(self.staged, self.known, &self.next, findings).await
+    }
+
+    async fn discard(self) {
+        self.staged.silver.discard(&self.staged.written).await;
+    }
+}
+
+/// Writes what one of a model's tables lacks; `None` when that is nothing.
+async fn stage<'a>(
+    lake: &'a Lake,
+    engine: &'a Engine,
+    model: &'a SilverModel,
+    side: Side,
+    bronze: &Table,
+    lookups: &BTreeMap<TableName, TableView>,
+    extent: Extent,
+) -> Result<Option<Prepared<'a>>> {
+    let view = bronze.view(At::Head)?;
+    let Some(bronze_snapshot_id) = view.snapshot_id() else { return Ok(None) };
     let silver = lake.table_if_exists(&model.table).await?;
     let (old_text, known) = silver.as_ref().map(Marker::of).transpose()?.flatten().unzip();
-    let stand = Stand::of(model, silver.as_ref(), known.as_ref(), &bronze, &view);
+    let stand = Stand::of(model, side, silver.as_ref(), known.as_ref(), bronze, &view);
+    // Where the table's own model is the same, it is the names of rules that changed.
+    let extent = if stand == Stand::OtherModel && side == Side::Quarantine { Extent::Everything } else { extent };
     let anew = extent == Extent::Everything;
     match stand {
         Stand::Foreign => return Err(Error::Foreign { table: model.table.clone() }),
         Stand::OtherModel if !anew => return Err(Error::ModelChanged { table: model.table.clone() }),
-        Stand::UpToDate if extent == Extent::New => return Ok(Outcome::Nothing),
+        Stand::UpToDate if extent == Extent::New => return Ok(None),
         Stand::CutOff if !anew => tracing::warn!(
             table = %model.table, bronze = %model.from, layer = "silver",
             "bronze was made anew, rolled back or rewound: folding all of it"
@@ -498,34 +639,25 @@ pub async fn build(
     let known = known.filter(|_| !anew);
     let base = known.as_ref().filter(|_| matches!(stand, Stand::Behind | Stand::UpToDate));
     let keys = known.as_ref().map(|known| known.keys.clone());
-    let seen = lookup::seen(base.map(|base| &base.lookups), &lookups);
+    let seen = lookup::seen(base.map(|base| &base.lookups), lookups);
     let base = base.and_then(|base| Some(Base { sequence: base.sequence, merged: base.merged.clone()? }));
-    let (sequence, started) = (view.sequence_number(), tokio::time::Instant::now());
-    let Some(run) = Run::new(lake, engine, model, view, keys, extent, &lookups).await? else {
-        return Ok(Outcome::Nothing);
-    };
+    let sequence = view.sequence_number();
+    let Some(run) = Run::new(lake, engine, (model, side), view, keys, extent, lookups).await? else { return Ok(None) };
     let staged = run.stage(silver, base).await?;
     if stand == Stand::UpToDate && staged.changes_nothing() {
-        return Ok(Outcome::Nothing);
+        return Ok(None);
     }
     let next = Marker {
         bronze: bronze.uuid(),
         snapshot: bronze_snapshot_id,
         sequence,
-        model: model.fingerprint(),
+        model: model.fingerprint(side),
         keys: run.keys.clone(),
-        rewinds: Amendments::of(&bronze).rewinds,
+        rewinds: Amendments::of(bronze).rewinds,
         merged: Some(staged.merged.clone()),
         lookups: seen,
     };
-    let outcome = run.commit(staged, old_text, &next).await?;
-    if let Outcome::Merged(commit) = &outcome {
-        tracing::info!(
-            table = %model.table, layer = "silver", snapshot_id = commit.snapshot_id, rows = commit.rows_written,
-            rows_deleted = commit.rows_deleted, elapsed_ms = started.elapsed().as_millis() as u64, "merged"
-        );
-    }
-    Ok(outcome)
+    Ok(Some(Prepared { run, staged, known: old_text, next }))
 }
 
 /// The statement that the next run over a table stands for. `None` while bronze, or a table it looks rows up in, has
@@ -536,7 +668,7 @@ pub async fn statement(lake: &Lake, engine: &Engine, model: &SilverModel) -> Res
     let Some(to) = view.snapshot_id() else { return Ok(None) };
     let silver = lake.table_if_exists(&model.table).await?;
     let known = silver.as_ref().map(Marker::of).transpose()?.flatten().map(|(_, marker)| marker);
-    let stand = Stand::of(model, silver.as_ref(), known.as_ref(), &bronze, &view);
+    let stand = Stand::of(model, Side::Table, silver.as_ref(), known.as_ref(), &bronze, &view);
     let merged = known.as_ref().filter(|_| matches!(stand, Stand::Behind | Stand::UpToDate));
     let from = merged.map(|known| known.snapshot).filter(|snapshot| view.knows(*snapshot));
     let mut notes = Vec::new();
@@ -553,12 +685,15 @@ pub async fn statement(lake: &Lake, engine: &Engine, model: &SilverModel) -> Res
     if !lookups.is_empty() {
         notes.push("rows look up others as these are now; rows merged before show what those were then".to_string());
     }
-    let Some(run) = Run::new(lake, engine, model, view, keys, Extent::New, &lookups).await? else { return Ok(None) };
+    let Some(run) = Run::new(lake, engine, (model, Side::Table), view, keys, Extent::New, &lookups).await? else {
+        return Ok(None);
+    };
     let schemas = lookups.iter().map(|(name, view)| (name.clone(), view.arrow_schema())).collect();
     let schema = plan(engine, model, &run.columns.iter().cloned().collect(), &schemas).await?;
     let pins = lookups.iter().filter_map(|(name, view)| Some((name.clone(), view.snapshot_id()?))).collect();
     let versions = matches!(model.scd, Scd::Two { .. });
-    let translated = engine::trino::to_trino(&select(model, &run.keys, versions)?, &pins);
+    let translated =
+        engine::trino::to_trino(&select(model, &run.keys, if versions { &[versioned::EVENT] } else { &[] })?, &pins);
     notes.extend(translated.notes);
     let names = |fields: &[usize]| fields.iter().map(|at| schema.field(*at).name().clone()).collect::<Vec<_>>();
     let tracked = names(&versioned::tracked(model, &run.keys, &schema)?);
@@ -599,7 +734,7 @@ pub async fn plan(
     for (name, schema) in lookups {
         engine::register_empty(&session, name, schema.clone()).map_err(failed)?;
     }
-    let rows = engine::plan(&session, &select(model, &model.keys, false)?).await.map_err(failed)?;
+    let rows = engine::plan(&session, &select(model, &model.keys, &[])?).await.map_err(failed)?;
     // Types are only made to meet when the plan is laid out for running.
     rows.clone().create_physical_plan().await.map_err(|error| failed(error.into()))?;
     check_names(model, &rows)?;
@@ -611,6 +746,17 @@ pub async fn plan(
             versioned::versions_schema(&schema)
         }
     })
+}
+
+/// The rules of a model that cannot be asked of its rows, by their index, and why; `table` has the columns that
+/// [`plan`] says.
+pub async fn unfit_rules(engine: &Engine, model: &SilverModel, table: &Schema) -> Vec<(usize, engine::Error)> {
+    crate::quality::unfit_rules(engine, &model.expect, &gate::rule_columns(table)).await
+}
+
+/// The columns of a model's quarantine; `table` has those that [`plan`] says.
+pub fn quarantine_schema(table: &Schema) -> Schema {
+    gate::quarantine_schema(table)
 }
 
 /// Makes the table of a captured table that had no rows yet, so that gold models can read it. Without known keys it has
@@ -640,10 +786,10 @@ fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
     }
 }
 
-/// The model's SELECT with the columns every silver row carries.
-fn select(model: &SilverModel, keys: &[String], counts: bool) -> Result<String> {
+/// The model's SELECT with the columns every silver row carries, and hidden ones.
+fn select(model: &SilverModel, keys: &[String], hidden: &[&str]) -> Result<String> {
     let Some(sql) = &model.sql else { return Ok(DEFAULT_SQL.to_string()) };
-    fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark, counts).map_err(|unfit| match unfit {
+    fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark, hidden).map_err(|unfit| match unfit {
         fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
         fold::Unfit::Key(key) => Error::KeyNotSelected { table: model.table.clone(), key },
     })

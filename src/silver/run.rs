@@ -30,10 +30,14 @@ use datafusion::prelude::{SessionContext, ident, lit};
 use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
-use super::events::{Depth, EventRef, Events, KeyRange, Newest, Rows, Seen, columns_to_read, key_types, of_range};
+use super::events::{
+    Depth, EventRef, Events, Images, KeyRange, Newest, Rows, Seen, columns_to_read, key_types, of_range, without_key,
+};
 use super::fold::{self, Fold};
+use super::gate::{Gate, ORIGIN, Passed, Side, origin_type};
 use super::keys::{KeySet, KeyShape};
 use super::order::{Place, Truncation};
+use super::versioned::EVENT;
 use super::{
     Error, Extent, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel,
     check_columns_known, check_names, definition as table_definition, row_columns, row_schema, select, upkeep,
@@ -42,6 +46,7 @@ use crate::definition;
 use crate::engine::{self, Engine, Piece, RowReader, in_parallel, pieces};
 use crate::ids::TableName;
 use crate::layout;
+use crate::quality::{Finding, Origin};
 use crate::table::{
     ColumnStatistics, EvolvedSchema, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile,
 };
@@ -70,6 +75,7 @@ pub(super) struct Run<'a> {
     pub(super) lake: &'a Lake,
     pub(super) engine: &'a Engine,
     pub(super) model: &'a SilverModel,
+    pub(super) side: Side,
     pub(super) session: SessionContext,
     pub(super) view: TableView,
     pub(super) columns: Vec<FieldRef>,
@@ -134,6 +140,10 @@ pub(super) struct Staged {
     /// The columns that the commit gives the table, where they are others.
     pub(super) evolved: Option<EvolvedSchema>,
     counts: Counts,
+    pub(super) passed: Passed,
+    /// Events that have no value for a key, and the first of them.
+    pub(super) null_keys: u64,
+    pub(super) first_null_key: Option<Origin>,
     pub(super) merged: Merged,
 }
 
@@ -142,7 +152,7 @@ impl<'a> Run<'a> {
     pub(super) async fn new(
         lake: &'a Lake,
         engine: &'a Engine,
-        model: &'a SilverModel,
+        (model, side): (&'a SilverModel, Side),
         view: TableView,
         keys: Option<Vec<String>>,
         extent: Extent,
@@ -173,7 +183,7 @@ impl<'a> Run<'a> {
         };
         let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
         let has_lookups = !lookups.is_empty();
-        Ok(Some(Run { lake, engine, model, session, view, columns, keys, ignores, extent, shape, has_lookups }))
+        Ok(Some(Run { lake, engine, model, side, session, view, columns, keys, ignores, extent, shape, has_lookups }))
     }
 
     pub(super) fn ignores(&self) -> &[String] {
@@ -239,7 +249,6 @@ impl<'a> Run<'a> {
                 }
                 Err(error) => return Err(error),
             };
-            self.check_null_keys(&newest.seen)?;
             if let Some(base) = base {
                 let known = &base.merged;
                 let knows = |of: &Truncation| known.truncations.iter().any(|(truncation, _)| truncation == of);
@@ -249,8 +258,15 @@ impl<'a> Run<'a> {
                 }
             }
             let merged = self.merged(base, &newest.seen);
+            let keyless = match number == 0 && self.side == Side::Quarantine {
+                true => Some(newest.keyless_rows(&self.images()).map_err(|error| self.failed_arrow(error))?),
+                false => None,
+            };
+            // Every pass sees them.
+            let null_keys = (newest.seen.null_keys, newest.seen.first_null_key.clone());
             if versions {
                 self.stage_versions(newest, &files, base, merged, silver.take(), staged).await?;
+                self.stage_keyless(keyless, null_keys, staged).await?;
                 continue;
             }
             let newest = Arc::new(newest);
@@ -262,20 +278,19 @@ impl<'a> Run<'a> {
             let mut rows: Vec<u32> = of_fate(Fate::Row).collect();
             newest.keys.sort(&mut rows);
             let frame = self.latest(&newest, &rows).await?;
-            let schema = row_schema(&frame, &self.keys);
-            let staged = self.staged(staged, silver.take(), &schema, base, &merged).await?;
+            let gate = self.gate(&frame).await?;
+            let schema = gate.table_schema(&row_schema(&frame, &self.keys));
+            let whole = &mut *staged;
+            let staged = self.staged(whole, silver.take(), &schema, base, &merged).await?;
             staged.merged.join(merged.clone());
             let mut written = Vec::new();
             if !rows.is_empty() {
-                written = self.write(staged, frame).await?;
-                staged.written.extend(written.iter().cloned());
+                written = self.write(staged, frame, &gate).await?;
             }
             let folded: Vec<u32> = of_fate(Fate::Fold).collect();
             if !folded.is_empty() {
                 let frame = self.fold(&newest, &folded, &merged).await?;
-                let files = self.write(staged, frame).await?;
-                staged.written.extend(files.iter().cloned());
-                written.extend(files);
+                written.extend(self.write(staged, frame, &gate).await?);
             }
             staged.counts.late += newest.seen.late;
             staged.counts.duplicates += newest.seen.duplicates;
@@ -292,13 +307,20 @@ impl<'a> Run<'a> {
                 folded = folded.len(), late = newest.seen.late, duplicates = newest.seen.duplicates, read_ms, judged_ms,
                 written_ms, found_ms = started.elapsed().as_millis() as u64, "went through the changes"
             );
+            self.stage_keyless(keyless, null_keys, whole).await?;
         }
         Ok(Reach::Whole)
     }
 
     /// Commits what was staged, and discards it when that is not to be.
-    pub(super) async fn commit(&self, staged: Staged, from: Option<String>, next: &Marker) -> Result<Outcome> {
-        let Staged { silver, view, written, doomed, replaces_all, evolved, counts, .. } = staged;
+    pub(super) async fn commit(
+        &self,
+        staged: Staged,
+        from: Option<String>,
+        next: &Marker,
+        mut findings: Vec<Finding>,
+    ) -> Result<Outcome> {
+        let Staged { silver, view, written, doomed, replaces_all, evolved, counts, passed, null_keys, .. } = staged;
         let rows_deleted = doomed.iter().map(|(_, positions)| positions.len()).sum();
         let rows_written = written.iter().map(WrittenFile::rows).sum();
         let mut all = written.clone();
@@ -325,24 +347,32 @@ impl<'a> Run<'a> {
         };
         // Versions are not rows that come, change and go.
         let notes = counts.notes().filter(|_| self.model.scd == Scd::One);
+        let notes = notes.chain(quality_notes(&findings, &passed, null_keys));
         let change = notes.fold(change, |change, (name, count)| change.note(name, count));
         let change = match evolved {
             Some(evolved) => change.schema(evolved),
             None => change,
         };
-        let definition = self.model.definition();
+        let definition = self.model.definition(self.side);
         let change = match definition.is_of(&silver) {
             true => change,
             false => change.set_property(definition::PROPERTY, definition.text()),
         };
         match change.premise(premise).commit().await {
-            Ok(committed) => Ok(Outcome::Merged(SilverCommit {
-                table: silver.name().clone(),
-                snapshot_id: committed.snapshot_id,
-                bronze_snapshot_id: next.snapshot,
-                rows_written,
-                rows_deleted,
-            })),
+            Ok(committed) => {
+                findings.iter_mut().for_each(|finding| finding.snapshot_id = committed.snapshot_id);
+                Ok(Outcome::Merged(SilverCommit {
+                    table: silver.name().clone(),
+                    snapshot_id: committed.snapshot_id,
+                    bronze_snapshot_id: next.snapshot,
+                    rows_written,
+                    rows_deleted,
+                    findings,
+                    rows_quarantined: passed.quarantined + null_keys,
+                    rows_dropped: passed.dropped,
+                    null_keys,
+                }))
+            }
             Err(error) if error.is_premise_broken() => {
                 silver.discard(&all).await;
                 tracing::info!(table = %silver.name(), layer = "silver", %error, "yielded to another builder");
@@ -365,10 +395,34 @@ impl<'a> Run<'a> {
         self.failed(DataFusionError::from(error).into())
     }
 
-    fn check_null_keys(&self, seen: &Seen) -> Result<()> {
-        let Some((topic, partition, offset)) = seen.first_null_key.clone() else { return Ok(()) };
-        let table = self.model.table.clone();
-        Err(Error::NullKey { table, count: seen.null_keys as i64, topic, partition: i64::from(partition), offset })
+    pub(super) fn images(&self) -> Images<'_> {
+        let with_origin = self.side.wants_origin(self.model);
+        Images { columns: &self.columns, keys: &self.keys, with_origin }
+    }
+
+    /// Lets those rows through that belong into the table.
+    pub(super) async fn gate(&self, rows: &DataFrame) -> Result<Arc<Gate>> {
+        let gate = Gate::plan(self.engine, self.model, self.side, rows.schema().as_arrow()).await;
+        Ok(Arc::new(gate.map_err(|source| self.failed(source))?))
+    }
+
+    /// Notes the events without a key and, for a quarantine, writes what they say.
+    async fn stage_keyless(
+        &self,
+        rows: Option<Rows>,
+        (count, first): (u64, Option<Origin>),
+        staged: &mut Option<Staged>,
+    ) -> Result<()> {
+        let Some(staged) = staged else { return Ok(()) };
+        (staged.null_keys, staged.first_null_key) = (count, first);
+        let Some(rows) = rows.filter(|rows| rows.len() > 0) else { return Ok(()) };
+        let frame = self.model_over(rows, false).await?;
+        let gate = self.gate(&frame).await?;
+        let written = self.write_with(staged, frame, move |batch| Ok((gate.keyless(&batch)?, Passed::default())));
+        let (files, _) = written.await?;
+        staged.counts.inserted += files.iter().map(WrittenFile::rows).sum::<u64>();
+        staged.written.extend(files);
+        Ok(())
     }
 
     fn merged(&self, base: Option<&Base>, seen: &Seen) -> Merged {
@@ -473,11 +527,15 @@ impl<'a> Run<'a> {
                 newest.add(events, frontier);
             }
         };
-        let in_range = move |events: &Events| of_range(events, range);
-        self.each_batch_of(new, files, depth, in_range, |events| events, &mut take).await?;
-        if !again.files.is_empty() {
+        // Without a rule that says otherwise, nothing but what has no key comes into quarantine.
+        let only_keyless = self.side == Side::Quarantine && !self.model.quarantines();
+        let keep = move |events: &Events| if only_keyless { without_key(events) } else { of_range(events, range) };
+        self.each_batch_of(new, files, depth, keep, |events| events, &mut take).await?;
+        if !again.files.is_empty() && !only_keyless {
             let since = again.since;
-            let keep = move |events: &Events| Some(events.ingested_since(since, of_range(events, range)));
+            // What has no key stays where it is.
+            let keep =
+                move |events: &Events| Some(events.with_key(events.ingested_since(since, of_range(events, range))));
             self.each_batch_of(&self.view, &again.files, Depth::Versions, keep, |events| events, &mut take).await?;
         }
         outcome.map_err(|error| self.failed(error.into()))?;
@@ -607,7 +665,7 @@ impl<'a> Run<'a> {
 
     /// The model over what the last events say.
     async fn latest(&self, newest: &Newest, numbers: &[u32]) -> Result<DataFrame> {
-        let rows = newest.rows(numbers, &self.columns, &self.keys).map_err(|error| self.failed_arrow(error))?;
+        let rows = newest.rows(numbers, &self.images()).map_err(|error| self.failed_arrow(error))?;
         let frame = self.model_over(rows, false).await?;
         match self.has_lookups {
             true => self.by_key(frame),
@@ -631,11 +689,15 @@ impl<'a> Run<'a> {
             .collect();
         fields.push(Arc::new(Field::new(layout::POSITION, DataType::Utf8, true)));
         fields.push(Arc::new(Field::new(layout::SOURCE_TS, layout::instant(), true)));
+        let with_origin = self.side.wants_origin(self.model);
+        if with_origin {
+            fields.push(Arc::new(Field::new(ORIGIN, origin_type(), true)));
+        }
         if marks {
             fields.push(Arc::new(Field::new("_is_deleted", DataType::Boolean, true)));
         }
         if counts {
-            fields.push(Arc::new(Field::new("_event", DataType::Int64, true)));
+            fields.push(Arc::new(Field::new(EVENT, DataType::Int64, true)));
         }
         let schema = Arc::new(Schema::new(fields));
         let rows = Arc::new(rows);
@@ -654,7 +716,9 @@ impl<'a> Run<'a> {
 
     /// The model's SELECT over `changes`.
     async fn selected(&self, counts: bool) -> Result<DataFrame> {
-        let frame = self.frame(&select(self.model, &self.keys, counts)?).await?;
+        let hidden = counts.then_some(EVENT).into_iter();
+        let hidden = hidden.chain(self.side.wants_origin(self.model).then_some(ORIGIN));
+        let frame = self.frame(&select(self.model, &self.keys, &hidden.collect::<Vec<_>>())?).await?;
         check_names(self.model, &frame)?;
         Ok(frame)
     }
@@ -678,6 +742,7 @@ impl<'a> Run<'a> {
             ignores: &self.ignores,
             marks_deletes: self.model.on_delete == OnDelete::Mark,
             truncation: merged.truncation.as_ref(),
+            with_origin: self.side.wants_origin(self.model),
         };
         let changes = self.frame(&fold.sql()).await?;
         self.session.deregister_table("changes").map_err(failed)?;
@@ -686,28 +751,46 @@ impl<'a> Run<'a> {
         self.by_key(frame)
     }
 
-    /// Writes rows, on as many cores as they are spread over.
-    async fn write(&self, staged: &Staged, frame: DataFrame) -> Result<Vec<WrittenFile>> {
+    /// Writes those of the rows that belong into the table.
+    async fn write(&self, staged: &mut Staged, frame: DataFrame, gate: &Arc<Gate>) -> Result<Vec<WrittenFile>> {
+        let gate = gate.clone();
+        let (files, passed) = self.write_with(staged, frame, move |batch| gate.pass(&batch)).await?;
+        staged.passed.join(passed);
+        staged.written.extend(files.iter().cloned());
+        Ok(files)
+    }
+
+    /// Writes what `pass` makes of rows, on as many cores as they are spread over.
+    async fn write_with(
+        &self,
+        staged: &Staged,
+        frame: DataFrame,
+        pass: impl Fn(RecordBatch) -> Result<(RecordBatch, Passed), engine::Error> + Clone + Send + 'static,
+    ) -> Result<(Vec<WrittenFile>, Passed)> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let failed = |error: DataFusionError| self.failed(error.into());
         let now = ScalarValue::TimestampMicrosecond(Some(self.lake.clock().now_us()), Some(layout::UTC.into()));
         let frame = frame.with_column("_merged_at", lit(now)).map_err(failed)?;
         let streams = frame.execute_stream_partitioned().await.map_err(failed)?;
-        let mut written = Vec::new();
+        let (mut written, mut passed) = (Vec::new(), Passed::default());
         let work = |stream| {
             let (silver, evolved, table) = (silver.clone(), evolved.cloned(), self.model.table.clone());
+            let pass = pass.clone();
             // A failure must not end the others before they have said what they wrote.
-            async move { Ok(write_stream(&silver, evolved.as_ref(), &table, stream).await) }
+            async move { Ok(write_stream(&silver, evolved.as_ref(), &table, stream, pass).await) }
         };
         let mut failure = None;
-        in_parallel(streams.len(), streams, work, |outcome: Result<Vec<WrittenFile>>| match outcome {
-            Ok(files) => written.extend(files),
+        in_parallel(streams.len(), streams, work, |outcome: Result<(Vec<WrittenFile>, Passed)>| match outcome {
+            Ok((files, of_stream)) => {
+                written.extend(files);
+                passed.join(of_stream);
+            }
             Err(error) => drop(failure.get_or_insert(error)),
         })
         .await
         .map_err(|error| self.failed(error))?;
         match failure {
-            None => Ok(written),
+            None => Ok((written, passed)),
             Some(error) => {
                 silver.discard(&written).await;
                 Err(error)
@@ -839,6 +922,16 @@ enum Reach {
     },
 }
 
+/// What the rules said, for the snapshot's summary. Where none said anything, nothing is noted.
+fn quality_notes(findings: &[Finding], passed: &Passed, null_keys: u64) -> impl Iterator<Item = (String, String)> {
+    let counts =
+        [("quarantined", passed.quarantined + null_keys), ("dropped", passed.dropped), ("null-key", null_keys)];
+    let rows = counts.into_iter().filter(|(_, count)| *count > 0);
+    let rows = rows.map(|(name, count)| (format!("icestream.rows-{name}"), count.to_string()));
+    let rules = findings.iter().map(|of| (format!("icestream.rule.{}", of.rule), of.rows_failed.to_string()));
+    rows.chain(rules.collect::<Vec<_>>())
+}
+
 fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {
     fates[number as usize] == fate
 }
@@ -863,11 +956,18 @@ async fn write_stream(
     evolved: Option<&EvolvedSchema>,
     table: &TableName,
     mut stream: SendableRecordBatchStream,
-) -> Result<Vec<WrittenFile>> {
-    let mut writer = silver.writer(evolved)?;
+    pass: impl Fn(RecordBatch) -> Result<(RecordBatch, Passed), engine::Error>,
+) -> Result<(Vec<WrittenFile>, Passed)> {
+    let (mut writer, mut passed) = (silver.writer(evolved)?, Passed::default());
     loop {
         let outcome = match stream.try_next().await {
-            Ok(Some(batch)) => writer.write(&batch).await.map_err(Error::from),
+            Ok(Some(batch)) => match pass(batch) {
+                Ok((batch, of_batch)) => {
+                    passed.join(of_batch);
+                    writer.write(&batch).await.map_err(Error::from)
+                }
+                Err(source) => Err(Error::Query { table: table.clone(), source }),
+            },
             Ok(None) => break,
             Err(error) => Err(Error::Query { table: table.clone(), source: error.into() }),
         };
@@ -876,7 +976,7 @@ async fn write_stream(
             return Err(error);
         }
     }
-    Ok(writer.finish().await?)
+    Ok((writer.finish().await?, passed))
 }
 
 /// The rows of a part of the keys.
@@ -979,6 +1079,9 @@ impl Staged {
             replaces_all,
             evolved: None,
             counts: Counts::default(),
+            passed: Passed::default(),
+            null_keys: 0,
+            first_null_key: None,
             merged,
         })
     }
@@ -993,6 +1096,14 @@ impl Staged {
             Some(evolved) => evolved.arrow(self.silver.name())?,
             None => self.silver.schema()?,
         })
+    }
+
+    /// The table as it would be.
+    pub(super) async fn view_of_all(&self) -> Result<TableView> {
+        if self.replaces_all {
+            return Ok(self.view.of_staged(&self.written, self.evolved.as_ref())?);
+        }
+        Ok(self.view.with_staged(&self.doomed, &self.written, self.evolved.as_ref()).await?)
     }
 
     pub(super) fn doom(&mut self, file: ScanFile, positions: RoaringTreemap) {

@@ -6,9 +6,10 @@
 
 use std::fmt::Write;
 
-use super::fold::{equal, list, literal, quote};
+use super::fold::{equal, list};
 use super::{OnDelete, Scd, SilverModel};
 use crate::ids::TableName;
+use crate::quality::{literal, quote};
 
 /// What one run over one table would do.
 #[derive(Debug, Clone)]

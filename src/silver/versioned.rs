@@ -27,7 +27,7 @@ use crate::layout;
 use crate::table::{EvolvedSchema, ScanFile, Table, WrittenFile};
 
 /// Says which step a row that the model gives is of.
-const EVENT: &str = "_event";
+pub(super) const EVENT: &str = "_event";
 
 /// Rows that are compared or written at a time.
 const CHUNK_ROWS: usize = 8192;
@@ -121,13 +121,19 @@ impl Run<'_> {
         let mut sorted: Vec<u32> = (0..newest.keys.len() as u32).collect();
         newest.keys.sort(&mut sorted);
         let steps = newest.steps(&sorted, &truncations);
-        let rows = newest.rows_of(&steps, &self.columns, &self.keys).map_err(failed)?;
+        let rows = newest.rows_of(&steps, &self.images()).map_err(failed)?;
         let made = rows.len();
         let frame = self.model_over(rows, true).await?;
-        let schema = versions_schema(&row_schema(&frame, &self.keys));
+        let gate = self.gate(&frame).await?;
+        let schema = versions_schema(&gate.table_schema(&row_schema(&frame, &self.keys)));
         let staged = self.staged(staged, silver, &schema, base, &merged).await?;
         staged.merged.join(merged);
-        let output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+        let mut output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+        for batch in &mut output {
+            let (rows, passed) = gate.pass(batch).map_err(|source| self.failed(source))?;
+            *batch = rows;
+            staged.passed.join(passed);
+        }
         // What the rows were made from is not needed any more.
         self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
 

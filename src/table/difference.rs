@@ -44,7 +44,8 @@ impl TableView {
         let added = rows_only_in((self, &new), (&then, &old)).await?;
         let removed = rows_only_in((&then, &old), (self, &new)).await?;
         let rows = [&added, &removed].into_iter().map(rows_of).sum();
-        Ok(Since::Rows(Difference { added: self.selecting(added), removed: then.selecting(removed), rows, rows_now }))
+        let (added, removed) = (self.selecting(added, None)?, then.selecting(removed, None)?);
+        Ok(Since::Rows(Difference { added, removed, rows, rows_now }))
     }
 
     /// Whether the table's metadata, as of this view, has the snapshot.

@@ -27,6 +27,7 @@ mod orphans;
 mod partition;
 mod scan;
 mod schema;
+mod staged;
 mod statistics;
 pub mod storage;
 mod writer;

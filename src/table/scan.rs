@@ -182,14 +182,23 @@ impl TableView {
         self.only(Some(sequence_number), None)
     }
 
-    /// Only some rows, under the same schema.
-    pub(super) fn selecting(&self, selection: Selection) -> TableView {
-        self.only(None, Some(selection))
+    /// Only some rows, under the same schema or another one.
+    pub(super) fn selecting(&self, selection: Selection, schema: Option<SchemaRef>) -> Result<TableView> {
+        let mut inner = self.inner(None, Some(selection));
+        if let Some(schema) = schema {
+            inner.arrow_schema = schema::to_arrow(&inner.table, &schema)?;
+            inner.schema = schema;
+        }
+        Ok(TableView(Arc::new(inner)))
     }
 
     fn only(&self, after: Option<i64>, selection: Option<Selection>) -> TableView {
+        TableView(Arc::new(self.inner(after, selection)))
+    }
+
+    fn inner(&self, after: Option<i64>, selection: Option<Selection>) -> Inner {
         let inner = &self.0;
-        TableView(Arc::new(Inner {
+        Inner {
             table: inner.table.clone(),
             storage: inner.storage.clone(),
             metadata: inner.metadata.clone(),
@@ -199,7 +208,7 @@ impl TableView {
             after,
             selection,
             loaded: Loaded::default(),
-        }))
+        }
     }
 
     pub fn name(&self) -> &TableName {
@@ -305,6 +314,12 @@ impl TableView {
     /// Statistics of chosen files, for an optimiser.
     pub fn statistics<'a>(&'a self, files: &'a [ScanFile]) -> Box<dyn ColumnStatistics + 'a> {
         Box::new(FileStatistics::new(self, files))
+    }
+
+    /// Whether rows of the file may be gone.
+    pub fn may_lack_rows(&self, file: &ScanFile) -> bool {
+        let left_out = self.0.selection.as_ref().is_some_and(|selection| selection.left_out.contains_key(&file.path));
+        left_out || !file.deletes.is_empty()
     }
 
     /// The positions deleted in each of the files, by data file path. Each delete file is read once.

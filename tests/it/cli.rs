@@ -10,6 +10,7 @@ mod discover;
 mod faults;
 mod models;
 mod plan;
+mod quality;
 mod query;
 mod sql;
 mod tables;

@@ -418,7 +418,7 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 
 fn model(table: &str, sql: &str, group_by: &[&str]) -> GoldModel {
     let group_by = group_by.iter().map(|column| column.to_string()).collect();
-    GoldModel { table: TableName::new("gold", table).unwrap(), sql: sql.to_string(), group_by }
+    GoldModel { table: TableName::new("gold", table).unwrap(), sql: sql.to_string(), group_by, expect: Vec::new() }
 }
 
 async fn check(steps: Vec<Step>, of: [usize; 2]) -> Result<(), TestCaseError> {

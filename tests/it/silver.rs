@@ -23,6 +23,7 @@ use icestream::engine::{self, Engine, EngineOptions};
 use icestream::evolution::Evolution;
 use icestream::ids::TableName;
 use icestream::offsets::TopicPartition;
+use icestream::quality::{Action, Rule, Test};
 use icestream::row::{Column, ColumnType, RowShape};
 use icestream::silver::{self, Extent, IgnoreNulls, OnDelete, Scd, SilverModel};
 use icestream::table::{At, Lake};
@@ -64,6 +65,8 @@ enum Kind {
     /// An update that says which key the row had before.
     MovedFrom(i32),
     Delete,
+    /// It says not of which key it is.
+    Keyless,
     /// Everything at an earlier position is gone.
     Truncate,
 }
@@ -82,7 +85,8 @@ impl Event {
     }
 
     fn payload(&self) -> String {
-        let row = |id: i32, note: &str| format!(r#"{{"id":{id},"name":"n{}","note":{note}}}"#, self.name);
+        let id_of = |id: i32| if self.kind == Kind::Keyless { "null".to_string() } else { id.to_string() };
+        let row = |id: i32, note: &str| format!(r#"{{"id":{},"name":"n{}","note":{note}}}"#, id_of(id), self.name);
         let note = match (self.kind, self.note) {
             (_, Some(note)) => format!("\"long {note}\""),
             (Kind::Update, None) if !self.nulls => "\"__debezium_unavailable_value\"".to_string(),
@@ -92,7 +96,7 @@ impl Event {
         let before = |id: i32| format!(r#"{{"id":{id},"name":"","note":null}}"#);
         let nothing = || "null".to_string();
         let (op, before, after) = match self.kind {
-            Kind::Create => ("c", nothing(), row(self.key, &note)),
+            Kind::Create | Kind::Keyless => ("c", nothing(), row(self.key, &note)),
             Kind::Update => ("u", nothing(), row(self.key, &note)),
             Kind::MovedFrom(old) => ("u", before(old), row(self.key, &note)),
             Kind::Delete => ("d", before(self.key), nothing()),
@@ -120,6 +124,7 @@ struct World {
     on_delete: OnDelete,
     scd: Scd,
     ignore_nulls: IgnoreNulls,
+    expect: Vec<Rule>,
     memory: u64,
     properties: Vec<(&'static str, &'static str)>,
 }
@@ -140,6 +145,7 @@ impl World {
             2 => key as usize % 3,
             _ => random.random_range(0..3),
         };
+        let has_keyless = random.random_range(0..3) == 0;
         let placeholders = random.random_range(0..3) > 0;
         let nulls = random.random_range(0..3) > 0;
         let mut events = Vec::new();
@@ -193,6 +199,7 @@ impl World {
                         own.push(Event { key: other, lane, ..of_kind(Kind::Create) });
                     }
                     7 if other != key => own.push(of_kind(Kind::MovedFrom(other))),
+                    8 if has_keyless => own.push(of_kind(Kind::Keyless)),
                     _ => own.push(of_kind(Kind::Update)),
                 }
             }
@@ -248,7 +255,31 @@ impl World {
         // Too little for one pass. Only what needs no sort can do with so little.
         let fits_little = on_delete == OnDelete::Remove && !placeholders && (!nulls || !ignores_notes(&ignore_nulls));
         let memory = if fits_little && random.random_range(0..2) == 0 { 1 << 20 } else { 256 << 20 };
-        World { events, batches, merges, new_epoch, on_delete, scd, ignore_nulls, memory, properties }
+        let expect = match random.random_range(0..3) {
+            0 => Vec::new(),
+            _ => rules(random),
+        };
+        World { events, batches, merges, new_epoch, on_delete, scd, ignore_nulls, expect, memory, properties }
+    }
+
+    /// Whether a row with these values is in the table, or in its quarantine and why.
+    fn place_of_row(&self, name: &str, note: Option<&str>) -> InTable {
+        let broken = |rule: &&Rule| match rule.name.as_str() {
+            "not_n3" => name == "n3",
+            "no_long_5" => note == Some("long 5"),
+            "not_n1" => name == "n1",
+            "has_note" => note.is_none(),
+            other => panic!("unknown rule `{other}`"),
+        };
+        let broken: Vec<&Rule> = self.expect.iter().filter(broken).collect();
+        if broken.iter().any(|rule| rule.action == Action::Drop) {
+            return InTable::Dropped;
+        }
+        let names = broken.iter().filter(|rule| rule.action == Action::Quarantine).map(|rule| rule.name.clone());
+        match names.collect::<Vec<_>>() {
+            names if names.is_empty() => InTable::Yes,
+            names => InTable::Quarantined(names),
+        }
     }
 
     /// The events in order, but for those that a truncation took; an update that moves a row is for the key it leaves
@@ -256,7 +287,7 @@ impl World {
     fn in_order(&self) -> Vec<(Place, i32, &Event, bool)> {
         let truncations = self.events.iter().filter(|event| event.kind == Kind::Truncate);
         let truncated = truncations.map(|event| (event.epoch, event.position)).max();
-        let changes = self.events.iter().filter(|event| event.kind != Kind::Truncate);
+        let changes = self.events.iter().filter(|event| !matches!(event.kind, Kind::Truncate | Kind::Keyless));
         let live = changes.filter(|event| truncated.is_none_or(|at| (event.epoch, event.position) > at));
         let mut order = Vec::new();
         for event in live {
@@ -303,8 +334,35 @@ impl World {
         rows
     }
 
-    /// The versions of each key's row, in plain Rust.
-    fn versions(&self) -> Versions {
+    /// The rows of the table, and those of its quarantine.
+    fn sides(&self) -> (Rows, Rows) {
+        let (mut table, mut quarantine) = (Rows::new(), Rows::new());
+        for (key, row) in self.truth() {
+            match self.place_of_row(&row.0, row.1.as_deref()) {
+                InTable::Yes => drop(table.insert(key, row)),
+                InTable::Quarantined(_) => drop(quarantine.insert(key, row)),
+                InTable::Dropped => {}
+            }
+        }
+        (table, quarantine)
+    }
+
+    /// Where the events without a key stand, and why each row of the quarantine is there.
+    fn reasons(&self) -> Reasons {
+        let keyless = self.events.iter().filter(|event| event.kind == Kind::Keyless);
+        let mut reasons: Reasons = keyless
+            .map(|event| (None, format!("{:?} {}", LANES[event.lane], event.offset), vec!["null_key".to_string()]))
+            .collect();
+        for (key, row) in self.truth() {
+            if let InTable::Quarantined(names) = self.place_of_row(&row.0, row.1.as_deref()) {
+                reasons.insert((Some(key), String::new(), names));
+            }
+        }
+        reasons
+    }
+
+    /// The versions of each key's row, in plain Rust; or those of them that are in quarantine.
+    fn versions(&self, in_quarantine: bool) -> Versions {
         let Scd::Two { track_history } = &self.scd else { panic!("a table without versions") };
         let mut versions: Versions = BTreeMap::new();
         // A truncation comes behind everything of its position.
@@ -313,6 +371,9 @@ impl World {
         let keys: BTreeSet<i32> = self.events.iter().map(|event| event.key).filter(|key| *key >= 0).collect();
         for event in &self.events {
             let (place, at) = (event.place(), (event.epoch, event.position));
+            if event.kind == Kind::Keyless {
+                continue;
+            }
             if event.kind == Kind::Truncate {
                 steps.extend(keys.iter().map(|key| (*key, at, true, place, Some(event), true)));
                 continue;
@@ -339,6 +400,13 @@ impl World {
                 notes.insert(key, sent);
             }
             let (name, note) = (format!("n{}", event.name), notes.get(&key).cloned().flatten());
+            let deletes = ends;
+            let ends = ends
+                || match self.place_of_row(&name, note.as_deref()) {
+                    InTable::Yes => in_quarantine,
+                    InTable::Quarantined(_) => !in_quarantine,
+                    InTable::Dropped => true,
+                };
             match current {
                 None if ends => {}
                 Some(version)
@@ -351,7 +419,7 @@ impl World {
                     let mut marker = None;
                     if let Some(version) = current {
                         version.to = Some(*until);
-                        let marks = ends && !truncates && self.on_delete == OnDelete::Mark;
+                        let marks = deletes && !truncates && self.on_delete == OnDelete::Mark;
                         marker = marks.then(|| Version { from: *until, is_deleted: true, ..version.clone() });
                     }
                     of_key.extend(marker);
@@ -377,6 +445,7 @@ impl World {
         let of = |table: &str| SilverModel {
             scd: scd.clone(),
             ignore_nulls: ignore_nulls.clone(),
+            expect: self.expect.clone(),
             ..model(table, self.on_delete)
         };
         let merged = of("merged");
@@ -413,11 +482,15 @@ impl World {
             self.compare_table(seed, how, &parts, model).await;
         }
         // Running again changes nothing.
-        let before = parts.lake.table(&merged.table).await.unwrap().snapshot_id();
+        let heads = async || {
+            let quarantine = parts.lake.table_if_exists(&merged.quarantine()).await.unwrap();
+            (parts.lake.table(&merged.table).await.unwrap().snapshot_id(), quarantine.and_then(|of| of.snapshot_id()))
+        };
+        let before = heads().await;
         parts.merge(&merged).await;
-        assert_eq!(parts.lake.table(&merged.table).await.unwrap().snapshot_id(), before);
+        assert_eq!(heads().await, before);
         // Whatever somebody does to the rows, what bronze says of their keys can be had again.
-        if self.memory > 1 << 20 && before.is_some() {
+        if self.memory > 1 << 20 && before.0.is_some() {
             parts.damage(&merged).await;
             parts.mend(&merged, 0).await;
             self.compare_table(seed, "mended", &parts, &merged).await;
@@ -428,9 +501,19 @@ impl World {
     }
 
     async fn compare_table(&self, seed: u64, how: &str, parts: &Parts, model: &SilverModel) {
+        let quarantine = SilverModel { table: model.quarantine(), ..model.clone() };
         match self.scd {
-            Scd::One => self.compare(seed, how, &parts.rows(model).await, &self.truth()),
-            Scd::Two { .. } => self.compare(seed, how, &parts.versions(model).await, &self.versions()),
+            Scd::One => {
+                let (table, kept_apart) = self.sides();
+                self.compare(seed, how, &parts.rows(model).await, &table);
+                self.compare(seed, &format!("{how}, quarantine"), &parts.rows(&quarantine).await, &kept_apart);
+                assert_eq!(parts.reasons(&quarantine).await, self.reasons(), "{how}\nICESTREAM_SEED={seed}");
+            }
+            Scd::Two { .. } => {
+                self.compare(seed, how, &parts.versions(model).await, &self.versions(false));
+                let found = parts.versions(&quarantine).await;
+                self.compare(seed, &format!("{how}, quarantine"), &found, &self.versions(true));
+            }
         }
     }
 
@@ -461,6 +544,35 @@ impl World {
             events.join("\n")
         );
     }
+}
+
+/// Where the row of a key is.
+enum InTable {
+    Yes,
+    Quarantined(Vec<String>),
+    Dropped,
+}
+
+/// Why rows are in quarantine: their key or, where they have none, their event; and the rules.
+type Reasons = BTreeSet<(Option<i32>, String, Vec<String>)>;
+
+fn rule(name: &str, condition: &str, action: Action) -> Rule {
+    Rule { name: name.to_string(), test: Test::That(condition.to_string()), action }
+}
+
+/// Some rules, with actions that leave rows out, or only look.
+fn rules(random: &mut StdRng) -> Vec<Rule> {
+    let mut action = || match random.random_range(0..4) {
+        0 => Action::Drop,
+        1 => Action::Warn,
+        _ => Action::Quarantine,
+    };
+    vec![
+        rule("not_n3", "name <> 'n3'", action()),
+        rule("no_long_5", "note <> 'long 5'", action()),
+        rule("not_n1", "name NOT IN ('n1')", action()),
+        Rule { name: "has_note".to_string(), test: Test::NotNull { column: "note".to_string() }, action: action() },
+    ]
 }
 
 /// `id -> (name, note, is_deleted)`.
@@ -623,7 +735,7 @@ impl Parts {
         let deleted = if model.on_delete == OnDelete::Mark { "_is_deleted" } else { "false" };
         let sql = format!(
             "SELECT id, name, note, {deleted} AS gone, cast(_valid_from AS bigint) AS since, \
-             cast(_valid_to AS bigint) AS until, _is_current FROM {}",
+             cast(_valid_to AS bigint) AS until, _is_current FROM {} WHERE id IS NOT NULL",
             model.table
         );
         let mut versions = Versions::new();
@@ -659,7 +771,7 @@ impl Parts {
         let session = self.engine.session();
         engine::register(&session, &model.table, table.view(At::Head).unwrap()).unwrap();
         let deleted = if model.on_delete == OnDelete::Mark { "_is_deleted" } else { "false" };
-        let sql = format!("SELECT id, name, note, {deleted} AS gone FROM {}", model.table);
+        let sql = format!("SELECT id, name, note, {deleted} AS gone FROM {} WHERE id IS NOT NULL", model.table);
         let mut rows = Rows::new();
         for batch in engine::plan(&session, &sql).await.unwrap().collect().await.unwrap() {
             let any = |index: usize| batch.column(index).as_any();
@@ -716,6 +828,34 @@ fn ignores_notes(ignore_nulls: &IgnoreNulls) -> bool {
     }
 }
 
+impl Parts {
+    async fn reasons(&self, quarantine: &SilverModel) -> Reasons {
+        let Some(table) = self.lake.table_if_exists(&quarantine.table).await.unwrap() else { return Reasons::new() };
+        let session = self.engine.session();
+        engine::register(&session, &quarantine.table, table.view(At::Head).unwrap()).unwrap();
+        let sql =
+            format!("SELECT id, _topic, _topic_partition, _offset, _rules FROM {} ORDER BY 1, 4", quarantine.table);
+        let mut reasons = Reasons::new();
+        for batch in engine::plan(&session, &sql).await.unwrap().collect().await.unwrap() {
+            for row in 0..batch.num_rows() {
+                let ids = batch.column(0).as_primitive::<Int32Type>();
+                let key = ids.is_valid(row).then(|| ids.value(row));
+                let lane = (batch.column(1).as_string::<i32>().value(row), batch.column(2).as_primitive::<Int32Type>());
+                let event = format!(
+                    "{:?} {}",
+                    (lane.0, lane.1.value(row)),
+                    batch.column(3).as_primitive::<Int64Type>().value(row)
+                );
+                let names = batch.column(4).as_list::<i32>().value(row);
+                let names = names.as_string::<i32>().iter().flatten().map(str::to_string).collect();
+                let event = if key.is_none() { event } else { String::new() };
+                assert!(reasons.insert((key, event, names)), "a row of the quarantine is there twice");
+            }
+        }
+        reasons
+    }
+}
+
 fn model(table: &str, on_delete: OnDelete) -> SilverModel {
     SilverModel {
         table: TableName::new("silver", table).unwrap(),
@@ -725,6 +865,7 @@ fn model(table: &str, on_delete: OnDelete) -> SilverModel {
         scd: Scd::One,
         ignore_nulls: IgnoreNulls::Nowhere,
         sql: None,
+        expect: Vec::new(),
     }
 }
 
@@ -766,6 +907,84 @@ async fn a_bronze_table_made_anew_is_folded_from_its_start() {
     parts.commit().await;
     parts.merge(&merged).await;
     assert_eq!(parts.rows(&merged).await.into_keys().collect::<Vec<_>>(), [9]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_must_hold_leaves_the_table_as_it_was() {
+    for scd in [Scd::One, Scd::Two { track_history: Vec::new() }] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parts = Parts::open(folder.path()).await;
+        let expect =
+            vec![rule("not_n1", "name <> 'n1'", Action::Quarantine), rule("not_n3", "name <> 'n3'", Action::Fail)];
+        let merged = SilverModel { scd, expect, ..model("merged", OnDelete::Remove) };
+        for (offset, name) in [(0, 0), (1, 1)] {
+            parts.push(&create(offset, i64::from(offset), 10 + offset as u32, name));
+        }
+        parts.commit().await;
+        let Ok(silver::Outcome::Merged(commit)) =
+            silver::merge(&parts.lake, &parts.engine, &merged, &silver::Lookups::default()).await
+        else {
+            panic!("not merged")
+        };
+        let found: Vec<_> =
+            commit.findings.iter().map(|of| (of.rule.as_str(), of.rows_checked, of.rows_failed)).collect();
+        assert_eq!(found, [("not_n1", Some(2), 1), ("not_n3", Some(2), 0)]);
+        let summary = parts.lake.table(&merged.table).await.unwrap().snapshots().pop().unwrap().summary;
+        let noted: Vec<String> = summary
+            .iter()
+            .filter(|(key, _)| key.starts_with("icestream.rule") || key.ends_with("quarantined"))
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect();
+        assert_eq!(
+            noted,
+            ["icestream.rows-quarantined 1", "icestream.rule.not_n1 1", "icestream.rule.not_n3 0"],
+            "{summary:?}"
+        );
+        let heads = async |parts: &Parts| {
+            let mut heads = Vec::new();
+            for table in [merged.table.clone(), merged.quarantine()] {
+                heads.push(parts.lake.table(&table).await.unwrap().snapshot_id());
+            }
+            heads
+        };
+        let before = heads(&parts).await;
+        for (offset, name) in [(2, 1), (3, 3), (4, 3)] {
+            parts.push(&create(offset, i64::from(offset), 10 + offset as u32, name));
+        }
+        parts.commit().await;
+        for _ in 0..2 {
+            let error =
+                silver::merge(&parts.lake, &parts.engine, &merged, &silver::Lookups::default()).await.unwrap_err();
+            let error = icestream::error::Error::from(error);
+            assert_eq!(error.kind().exit_code(), 4);
+            insta::allow_duplicates!(insta::assert_snapshot!(error.render(), @"
+            error: silver table `silver.merged` was not merged: its rows would break `not_n3` by 2 rows, the first from shop.public.parts/0 at offset 3
+              the table is as it was; safe to run again
+              hint: mend the source, or change what the rule does by its `else` in the model; the next build asks again
+            "));
+        }
+        assert_eq!(heads(&parts).await, before);
+        let table = parts.lake.table(&merged.table).await.unwrap();
+        assert_eq!(table.orphans(i64::MAX).await.unwrap().len(), 0, "files were left behind");
+        // The source mends it.
+        for (offset, name) in [(5, 5), (6, 1)] {
+            parts.push(&create(offset - 2, i64::from(offset), 10 + offset as u32, name));
+        }
+        parts.commit().await;
+        match &merged.scd {
+            // The row as it is now is right.
+            Scd::One => {
+                parts.merge(&merged).await;
+                assert_eq!(parts.rows(&merged).await.into_keys().collect::<Vec<_>>(), [0, 3]);
+                let quarantine = SilverModel { table: merged.quarantine(), ..merged.clone() };
+                assert_eq!(parts.rows(&quarantine).await.into_keys().collect::<Vec<_>>(), [1, 2, 4]);
+            }
+            // It was not.
+            Scd::Two { .. } => {
+                silver::merge(&parts.lake, &parts.engine, &merged, &silver::Lookups::default()).await.unwrap_err();
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

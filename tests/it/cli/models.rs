@@ -68,6 +68,42 @@ fn every_problem_of_every_model_is_found_at_its_line() {
 }
 
 #[test]
+fn every_rule_that_cannot_be_asked_is_found_at_its_line() {
+    let project = project(&[
+        (
+            "transforms/orders.sql",
+            "/* icestream\nexpect:\n  - { name: a, that: \"totl >= 0\", else: quarantine }\n  - { name: b, that: total }\n  \
+             - { name: c, that: \"sum(total) > 0\" }\n  - { name: d, that: \"total >\" }\n  - not_null: [status, statu]\n    \
+             else: drop\n  - { unique: [id, stat] }\n  - { relationship: { id: shop_silver.order.id } }\n  \
+             - { name: good, that: \"created_at > '2020-01-01'\" }\n  - { name: e, that: \"_is_current\" }\n  \
+             - { freshness: 1h, column: created }\n*/\nSELECT id, total, status FROM changes\n",
+        ),
+        (
+            "sql/gold/g.sql",
+            "/* icestream\nexpect:\n  - { name: a, that: \"orders > 0\" }\n  - { name: b, that: \"order > 0\" }\n  \
+             - { relationship: { status: shop_silver.orders.state } }\n*/\nSELECT status, count(*) AS orders FROM \
+             shop_silver.orders GROUP BY status\n",
+        ),
+        ("sql/gold/held.sql", "SELECT _rules, _offset FROM shop_silver.orders__quarantine\n"),
+    ]);
+    insta::assert_snapshot!(run(project.path(), "check --offline").error(2), @"
+    error: the models have 12 problems
+      transforms/orders.sql:3:22 expect[0].that: there is no column `totl`; did you mean `total`?
+      transforms/orders.sql:4:22 expect[1].that: the query cannot be planned: a rule is true or false, and this is a value of type Decimal128(10, 2)
+      transforms/orders.sql:5:22 expect[2].that: the query cannot be planned: a rule looks at one row: aggregates, window functions and subqueries have no meaning in it
+      transforms/orders.sql:6:22 expect[3].that: the SQL has a mistake: expected an expression, found the end
+      transforms/orders.sql:7:15 expect[4].not_null: there is no column `statu`; did you mean `status`?
+      transforms/orders.sql:9:15 expect[5].unique: there is no column `stat`; the columns are `id`, `total`, `status`, `_position`, `_source_ts`
+      transforms/orders.sql:11:25 expect[7].that: there is no column `created_at`; the columns are `id`, `total`, `status`, `_position`, `_source_ts`
+      transforms/orders.sql:12:22 expect[8].that: there is no column `_is_current`; the columns are `id`, `total`, `status`, `_position`, `_source_ts`
+      transforms/orders.sql:13:18 expect[9].freshness: there is no column `created`; the columns are `id`, `total`, `status`, `_position`, `_source_ts`
+      sql/gold/g.sql:4:22 expect[1].that: there is no column `order`; did you mean `orders`?
+      transforms/orders.sql:10:21 expect[6].relationship: there is no table `shop_silver.order`; did you mean `shop_silver.orders`?
+      sql/gold/g.sql:5:21 expect[2].relationship: there is no column `state`; the columns are `id`, `total`, `status`, `_position`, `_source_ts`, `_merged_at`
+    ");
+}
+
+#[test]
 fn models_that_read_each_other_in_a_circle() {
     let project = project(&[
         ("sql/gold/a.sql", "SELECT 1 AS x FROM shop_gold.b"),

@@ -27,7 +27,7 @@ const TOPIC: &str = "shop.public.parts";
 const SETTINGS: &str =
     "name: shop\nevolution: strict\nsource: { kafka: { brokers: \"127.0.0.1:1\", topics: [\"shop.public.*\"] } }\n";
 
-const RIGHT: &str = "key: [id]\ncolumns:\n  - { name: id, type: int }\n  - { name: name, type: string }\n  \
+pub(super) const RIGHT: &str = "key: [id]\ncolumns:\n  - { name: id, type: int }\n  - { name: name, type: string }\n  \
                      - { name: price, type: \"decimal(10,2)\", encoding: native }\n  - { name: note, type: string }\n";
 
 /// The price has room for too few digits, and nobody declared the note.
@@ -35,19 +35,19 @@ const WRONG: &str = "key: [id]\ncolumns:\n  - { name: id, type: int }\n  - { nam
                      - { name: price, type: \"decimal(5,2)\", encoding: native }\n";
 
 /// A project over a bronze table that its catalog of then was given some records for.
-struct Parts {
+pub(super) struct Parts {
     folder: TempDir,
 }
 
 impl Parts {
-    async fn new(catalog: &str, records: &[RawRecord]) -> Self {
+    pub(super) async fn new(catalog: &str, records: &[RawRecord]) -> Self {
         let folder = folder_with(&[("icestream.yaml", SETTINGS), ("catalog/parts.yaml", catalog)]);
         let parts = Parts { folder };
         parts.ingest(records, 0).await;
         parts
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -60,7 +60,7 @@ impl Parts {
     }
 
     /// What ingestion does, without a broker. A later epoch starts at the beginning again.
-    async fn ingest(&self, records: &[RawRecord], epoch: i32) {
+    pub(super) async fn ingest(&self, records: &[RawRecord], epoch: i32) {
         let config = self.config();
         let lake = pipeline::open_lake(&config, Clock::system()).await.unwrap();
         let route = pipeline::route(&config, TOPIC).unwrap();
@@ -89,12 +89,12 @@ impl Parts {
         }
     }
 
-    fn run(&self, args: &str) -> Ended {
+    pub(super) fn run(&self, args: &str) -> Ended {
         run(self.path(), args)
     }
 
     /// The rows of a query, as canonical text.
-    async fn rows(&self, table: &str, columns: &str) -> Vec<Vec<String>> {
+    pub(super) async fn rows(&self, table: &str, columns: &str) -> Vec<Vec<String>> {
         let config = self.config();
         let lake = pipeline::open_lake(&config, Clock::system()).await.unwrap();
         let table: TableName = table.parse().unwrap();
@@ -131,7 +131,7 @@ fn row_columns() -> String {
     own.into_iter().map(str::to_string).chain(images).chain([unavailable]).collect::<Vec<_>>().join(", ")
 }
 
-fn record(partition: i32, offset: i64, key: Option<&str>, payload: &str) -> RawRecord {
+pub(super) fn record(partition: i32, offset: i64, key: Option<&str>, payload: &str) -> RawRecord {
     RawRecord {
         topic: TOPIC.into(),
         partition,
@@ -142,7 +142,7 @@ fn record(partition: i32, offset: i64, key: Option<&str>, payload: &str) -> RawR
     }
 }
 
-fn event(op: &str, before: &str, after: &str, position: i64) -> String {
+pub(super) fn event(op: &str, before: &str, after: &str, position: i64) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"connector":"postgresql","db":"shop","schema":"public","table":"parts","ts_ms":1767225600000,"sequence":"[\"{position}\",\"{position}\"]","lsn":{position},"txId":{position}}},"op":"{op}"}}"#
     )
@@ -404,9 +404,9 @@ fn a_table_that_was_never_made_says_so() {
     -------------------+------+-------+------+-----------+--------------+-----+---------+-------+----------+-----------------
      shop_bronze.parts |      |       |      |           | not made yet |   ? |       ? |       |        0 |               0
 
-     silver            | rows | files | size | snapshots |  last commit | behind
-    -------------------+------+-------+------+-----------+--------------+--------------
-     shop_silver.parts |      |       |      |           | not made yet | not made yet
+     silver            | rows | files | size | snapshots |  last commit | behind       | quarantined
+    -------------------+------+-------+------+-----------+--------------+--------------+-------------
+     shop_silver.parts |      |       |      |           | not made yet | not made yet |           0
     ");
     let status = run(folder.path(), "status --no-source --json").json();
     let told = |layer: &str| json!([status[layer][0]["is_made"], status[layer][0]["rows"]]);
