@@ -196,6 +196,10 @@ struct Built {
     silver_merges: u64,
     silver_rows_written: u64,
     silver_rows_deleted: u64,
+    /// Rows that went into quarantine, and events without a value for the key among them.
+    silver_rows_quarantined: u64,
+    silver_null_keys: u64,
+    silver_rows_dropped: u64,
     gold_refreshes: u64,
     /// Gold tables that go by groups and were computed in full all the same, and why.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
@@ -203,10 +207,6 @@ struct Built {
     /// Gold tables of which only changed groups were refreshed.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     gold_groups: std::collections::BTreeMap<String, Groups>,
-    /// Rows that went into quarantine, and events without a value for the key among them.
-    silver_rows_quarantined: u64,
-    silver_null_keys: u64,
-    silver_rows_dropped: u64,
     /// What rules and audits found, of what was committed and of what was not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     quality: Vec<Finding>,
@@ -477,6 +477,9 @@ mod tests {
           "silver_merges": 0,
           "silver_rows_written": 0,
           "silver_rows_deleted": 0,
+          "silver_rows_quarantined": 0,
+          "silver_null_keys": 0,
+          "silver_rows_dropped": 0,
           "gold_refreshes": 4,
           "gold_in_full": {
             "gold.first": "it is built for the first time"
