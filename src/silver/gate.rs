@@ -41,6 +41,17 @@ impl SilverModel {
         self.expect.iter().filter_map(|rule| Some((rule, rule.condition()?)))
     }
 
+    /// The rows of a SELECT that a run lets into the table, as SQL.
+    pub(super) fn rows_that_pass(&self, select: String) -> String {
+        // A null breaks nothing, and not every dialect has IS NOT FALSE. A comment must not swallow the parenthesis.
+        let removing = self.row_rules().filter(|(rule, _)| rule.action.removes());
+        let passes: Vec<String> = removing.map(|(_, condition)| format!("coalesce(({condition}\n), true)")).collect();
+        match passes.is_empty() {
+            true => select,
+            false => format!("SELECT * FROM ({select}\n) AS rows WHERE {}", passes.join(" AND ")),
+        }
+    }
+
     /// Whether rows that break a rule are kept apart.
     pub(super) fn quarantines(&self) -> bool {
         self.row_rules().any(|(rule, _)| rule.action == Action::Quarantine)

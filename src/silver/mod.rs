@@ -692,9 +692,13 @@ pub async fn statement(lake: &Lake, engine: &Engine, model: &SilverModel) -> Res
     let schema = plan(engine, model, &run.columns.iter().cloned().collect(), &schemas).await?;
     let pins = lookups.iter().filter_map(|(name, view)| Some((name.clone(), view.snapshot_id()?))).collect();
     let versions = matches!(model.scd, Scd::Two { .. });
-    let translated =
-        engine::trino::to_trino(&select(model, &run.keys, if versions { &[versioned::EVENT] } else { &[] })?, &pins);
+    let hidden: &[&str] = if versions { &[versioned::EVENT] } else { &[] };
+    let rows = model.rows_that_pass(select(model, &run.keys, hidden)?);
+    let translated = engine::trino::to_trino(&rows, &pins);
     notes.extend(translated.notes);
+    if !model.expect.is_empty() {
+        notes.push("rules that only `warn` or `fail`, and the quarantine, are not part of it".to_string());
+    }
     let names = |fields: &[usize]| fields.iter().map(|at| schema.field(*at).name().clone()).collect::<Vec<_>>();
     let tracked = names(&versioned::tracked(model, &run.keys, &schema)?);
     let output = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != "_merged_at");
