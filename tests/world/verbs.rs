@@ -222,7 +222,7 @@ async fn lag_and_positions_are_shown() {
     let text = parts.done("status");
     let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert!(lines[2].starts_with("shop_bronze.parts | | | | | not made yet | 5 | "), "{text}");
-    assert_eq!(lines[6], "shop_silver.parts | | | | | not made yet | not made yet; 5 records wait", "{text}");
+    assert_eq!(lines[6], "shop_silver.parts | | | | | not made yet | not made yet; 5 records wait | 0", "{text}");
     parts.done("ingest --drain");
     let status = parts.json("status --json");
     assert_eq!((&status["bronze"][0]["is_made"], of_silver(&status)), (&true.into(), json!([false, true, 5])));
