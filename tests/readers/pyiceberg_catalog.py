@@ -10,6 +10,7 @@ COMMAND is one of
     create NS.TABLE FILE        {"columns": [{"name", "type", "required"}], and optionally
                                 "partition": [{"column", "transform"}], "properties", "location"}
     read NS.TABLE               prints what read.py prints for one table
+    locate NS.TABLE
     append NS.TABLE FILE        [{column: canonical value, ...}, ...]; missing columns are null
     delete NS.TABLE FILTER      copy-on-write delete, such as "id = 3"
     set-property NS.TABLE KEY VALUE
@@ -216,7 +217,7 @@ def main():
     parser.add_argument("--properties")
     parser.add_argument("--services")
     parser.add_argument("--type", choices=["glue", "rest"])
-    parser.add_argument("command", choices=["create", "read", "session", *CHANGES])
+    parser.add_argument("command", choices=["create", "read", "locate", "session", *CHANGES])
     parser.add_argument("table", nargs="?")
     parser.add_argument("argument", nargs="*")
     arguments = parser.parse_args()

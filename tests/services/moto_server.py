@@ -1,9 +1,12 @@
-"""moto's AWS server, made atomic where real AWS is: Glue checks VersionId, S3 checks If-Match."""
+"""moto's AWS server, made atomic where real AWS is: Glue checks VersionId, S3 checks If-Match. What it was asked for is
+kept in --calls."""
 
 import argparse
 import functools
 import threading
+from pathlib import Path
 
+from aws_calls import Recorder
 from moto.glue.exceptions import GlueClientError
 from moto.glue.responses import GlueResponse
 from moto.moto_server.werkzeug_app import (
@@ -57,10 +60,11 @@ class Handler(MotoRequestHandler):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
+    parser.add_argument("--calls", type=Path, required=True)
+    arguments = parser.parse_args()
     patch()
-    application = DomainDispatcherApplication(create_backend_app)
-    make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler).serve_forever()
+    application = Recorder(DomainDispatcherApplication(create_backend_app), arguments.calls)
+    make_server("127.0.0.1", arguments.port, application, threaded=True, request_handler=Handler).serve_forever()
 
 
 if __name__ == "__main__":

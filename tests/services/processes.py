@@ -1,5 +1,7 @@
-"""Starting, finding and ending the processes of one run, which carry the run's folder in their environment."""
+"""Starting, finding and ending the processes of one run, which carry the run's folder in their environment: by a name that
+icestream does not take for a setting misspelt."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +13,7 @@ from pathlib import Path
 
 READY_SECONDS = 120
 GRACE_SECONDS = 20
+PATIENCE_SECONDS = 180
 
 
 def free_port():
@@ -19,7 +22,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(run_dir, name, command, **options):
+def start(run_dir, name, command, environment={}, **options):
     with open(run_dir / f"{name}.log", "ab") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -27,7 +30,7 @@ def start(run_dir, name, command, **options):
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "ICESTREAM_RUN": str(run_dir)},
+            env={**os.environ, **environment, "TEST_RUN_DIR": str(run_dir)},
             **options,
         )
     process.name, process.log = name, run_dir / f"{name}.log"
@@ -43,6 +46,16 @@ def wait_ready(process, is_ready):
             return
         time.sleep(0.1)
     sys.exit(f"error: {process.name} was not ready after {READY_SECONDS} s; see {process.log}")
+
+
+def until(what, is_true, seconds=PATIENCE_SECONDS):
+    """Waits until something is true, and returns what that was."""
+    deadline = time.monotonic() + seconds
+    while not (answer := is_true()):
+        if time.monotonic() > deadline:
+            sys.exit(f"error: {what}: not after {seconds} s")
+        time.sleep(0.2)
+    return answer
 
 
 def answers(url):
@@ -62,7 +75,7 @@ def is_ours(pid, run_dir):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return state != "Z" and f"ICESTREAM_RUN={run_dir}".encode() in environment
+    return state != "Z" and f"TEST_RUN_DIR={run_dir}".encode() in environment
 
 
 def end(pid, run_dir, number=signal.SIGTERM):
@@ -78,3 +91,28 @@ def end(pid, run_dir, number=signal.SIGTERM):
         while is_ours(pid, run_dir) and time.monotonic() < deadline:
             time.sleep(0.02)
     return not is_ours(pid, run_dir)
+
+
+def bring_down(file):
+    """Ends the processes that a run's file names, the last one first."""
+    if not file.exists():
+        return
+    services = json.loads(file.read_text())
+    started = list(zip(services["pids"], services["signals"]))
+    if left := [pid for pid, number in reversed(started) if not end(pid, file.parent, number)]:
+        sys.exit(f"error: processes {left} do not end")
+    file.unlink()
+
+
+def sweep(folder):
+    """Kills whatever belongs to a run in this folder or below, however it was started."""
+    mark = f"TEST_RUN_DIR={folder}"
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            if any(name == mark or name.startswith(f"{mark}/") for name in environment):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except OSError:
+            continue

@@ -1,0 +1,208 @@
+"""The programs of the chain: what starts them, stops them, hurts them, and tells when nothing is on its way any more."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ROOT / "tests/services"
+sys.path += [str(SERVICES), str(SERVICES / "kafka")]
+
+import shop  # noqa: E402
+from connect import Connect, postgres_connector  # noqa: E402
+from processes import answers, end, is_ours, start, sweep, until  # noqa: E402
+
+INSTALLED = Path(os.environ.get("ICESTREAM_SERVICES") or ROOT / ".services").resolve()
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/icestream"
+DATABASE = "shop"
+# Whoever asks AWS with this key is icestream; everybody else has the services' own.
+ACCESS_KEY = "icestream"
+BROKERS = 2
+PARTITIONS = 3
+QUIET_SECONDS = 120
+
+
+class World:
+    def __init__(self, run_dir):
+        self.run_dir = run_dir
+        self.processes = []
+
+    def start(self):
+        """Everything, but it does not wait for Trino."""
+        ups = [
+            [SERVICES / "up", self.run_dir / "aws"],
+            [SERVICES / "kafka/up", self.run_dir / "kafka", "--brokers", str(BROKERS), "--connect", "--postgres"],
+        ]
+        # A group of their own: Ctrl-C is for us to pass on, as what they started has to end with them.
+        started = [subprocess.Popen([str(part) for part in up], start_new_session=True) for up in ups]
+        try:
+            if codes := [process.wait() for process in started if process.wait() != 0]:
+                sys.exit(f"error: the services did not start: {codes}")
+        except BaseException:
+            for process in started:
+                process.terminate()
+                process.wait()
+            raise
+        self.aws = json.loads((self.run_dir / "aws/services.json").read_text())
+        self.kafka = json.loads((self.run_dir / "kafka/kafka.json").read_text())
+        self.connect = Connect(self.kafka["connect_uri"])
+        self.connectors = {}
+        self.trino_up = self.begin_trino()
+        shop.create(self.kafka["postgres"], DATABASE)
+        self.db = shop.connect(self.kafka["postgres"], DATABASE)
+
+    def begin_trino(self):
+        if not (INSTALLED / "trino/stamp").exists():
+            print("no Trino is installed (it needs Java 24): Spark reads in its place", flush=True)
+            return None
+        up = [SERVICES / "trino/up", self.run_dir / "trino", self.run_dir / "aws/services.json"]
+        return subprocess.Popen([str(part) for part in up], start_new_session=True)
+
+    def engines(self):
+        """Who reads: the more patient ones once."""
+        if self.trino_up is None:
+            return ("pyiceberg", "duckdb", "spark")
+        if self.trino_up.wait() != 0:
+            sys.exit("error: Trino did not start")
+        self.trino = json.loads((self.run_dir / "trino/trino.json").read_text())
+        return ("pyiceberg", "duckdb", "trino")
+
+    def stop(self):
+        if getattr(self, "trino_up", None):
+            self.trino_up.terminate()
+            self.trino_up.wait()
+        for process in self.processes:
+            end(process.pid, self.run_dir, signal.SIGTERM)
+        for down, folder in (("trino/down", "trino"), ("kafka/down", "kafka"), ("down", "aws")):
+            subprocess.run([SERVICES / down, self.run_dir / folder], check=False)
+        sweep(self.run_dir)
+
+    def spawn(self, name, command, environment={}, **options):
+        process = start(self.run_dir, name, command, environment, **options)
+        self.processes.append(process)
+        return process
+
+    # Debezium
+
+    def capture(self, name, config={}):
+        """Adds a connector whose topics are `<name>.public.<table>`."""
+        config = postgres_connector(
+            name,
+            {**self.kafka["postgres"], "database": DATABASE},
+            ",".join(f"public.{table}" for table in shop.TABLES),
+            {
+                "publication.name": "shop",
+                "publication.autocreate.mode": "disabled",
+                "topic.creation.default.replication.factor": str(BROKERS),
+                "topic.creation.default.partitions": str(PARTITIONS),
+                **config,
+            },
+        )
+        self.connectors[name] = config
+        self.connect.create(name, config)
+
+    def quiet(self):
+        """Waits until Kafka has what PostgreSQL has committed: a slot's position moves once that is so."""
+        (target,) = self.db.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+
+        def is_quiet():
+            # A slot moves past a transaction when later ones have been sent.
+            self.db.execute("SELECT pg_logical_emit_message(true, 'quiet', '')")
+            if why := next(filter(None, map(self.connect.failure, self.connectors)), None):
+                sys.exit(f"error: a connector failed: {why}")
+            slots = self.db.execute(
+                "SELECT slot_name FROM pg_replication_slots WHERE confirmed_flush_lsn >= %s::pg_lsn", [target]
+            )
+            return {name for (name,) in slots} >= set(self.connectors)
+
+        until("Kafka has everything", is_quiet, QUIET_SECONDS)
+
+    # Kafka
+
+    def client(self):
+        from confluent_kafka import Consumer
+
+        settings = {"bootstrap.servers": self.kafka["brokers"], "group.id": "e2e", "enable.auto.commit": False, "log_level": 0}
+        return Consumer(settings | {"enable.partition.eof": True})
+
+    def records(self, topic):
+        """How many records with a value a topic holds: one row of bronze each."""
+        from confluent_kafka import TopicPartition
+
+        client = self.client()
+        partitions = client.list_topics(topic, timeout=30).topics[topic].partitions
+        client.assign([TopicPartition(topic, number, 0) for number in partitions])
+        count, unread = 0, len(partitions)
+        while unread:
+            message = client.poll(30)
+            if message is None:
+                sys.exit(f"error: {unread} partitions of {topic} do not end")
+            if message.error():
+                unread -= 1
+            elif message.value() is not None:
+                count += 1
+        client.close()
+        return count
+
+
+class Project:
+    """A project folder: the sample project with one of projects/ for its icestream.yaml."""
+
+    def __init__(self, world, name, namespaces):
+        self.world, self.name = world, name
+        self.folder = world.run_dir / name
+        self.bronze, self.silver, self.gold = namespaces
+        self.folder.mkdir()
+        for part in ("catalog", "transforms", "sql/gold"):
+            shutil.copytree(ROOT / part, self.folder / part)
+        shutil.copy(ROOT / f"tests/e2e/projects/{name}.yaml", self.folder / "icestream.yaml")
+        aws = world.aws
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": ACCESS_KEY,
+            "AWS_REGION": aws["region"],
+            "AWS_ENDPOINT": aws["s3_endpoint"],
+            "BUCKET": aws["bucket"],
+            "CATALOG_URI": aws["rest_uri"],
+            "CATALOG_WAREHOUSE": aws["rest_warehouse"],
+            "CATALOG_CREDENTIAL": aws["rest_credential"],
+            "KAFKA_BROKERS": world.kafka["brokers"],
+        }
+
+    def command(self, *words):
+        return [str(BINARY), "--project", str(self.folder), "--log-format", "json", *words]
+
+    def icestream(self, *words, expect=(0,)):
+        """Runs a verb to its end; any other exit code than those expected ends everything."""
+        ended = subprocess.run(
+            self.command(*words),
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        with open(self.world.run_dir / f"{self.name}.log", "a") as log:
+            log.write(f"$ icestream {' '.join(words)}\n{ended.stdout}{ended.stderr}= {ended.returncode}\n")
+        if ended.returncode not in expect:
+            sys.exit(f"error: `icestream {' '.join(words)}` ended with {ended.returncode}:\n{ended.stderr[-4000:]}")
+        return ended
+
+    def begin(self, *words):
+        """Starts a verb that goes on."""
+        return self.world.spawn(f"{self.name}-{words[0]}", self.command(*words), self.environment)
+
+    def finish(self, process):
+        """Ends a verb as a scheduler does."""
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+        if code != 0:
+            sys.exit(f"error: `icestream` ended with {code} after SIGTERM; see {process.log}")
+
+    def catch_up(self):
+        """Everything that is in the topics now, through to gold."""
+        self.icestream("ingest", "--drain")
+        self.icestream("build")
