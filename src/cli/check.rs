@@ -14,14 +14,14 @@ Examples:
   icestream check                  everything
   icestream check --offline        files and SQL only, as in a pull request's checks";
 
-/// Find every problem of the project: files, SQL, types, catalog and warehouse
+/// Find every problem of the project: files, SQL, types, catalog, warehouse and brokers
 ///
 /// All problems are reported at once. The SQL of every model is planned over the columns it will meet; no row is read.
 /// Nothing is written to the lake but a probe file that is removed again.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct CheckArgs {
-    /// Look at the files only; ask no catalog and no storage
+    /// Look at the files only; ask no catalog, no storage and no brokers
     #[arg(long)]
     pub offline: bool,
 }

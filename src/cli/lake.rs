@@ -1,8 +1,9 @@
 //! What the verbs that work on the lake share.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::future::join;
+use futures::future::join3;
 use uuid::Uuid;
 
 use super::Context;
@@ -16,7 +17,7 @@ use crate::table::{self, Lake, Table};
 
 /// A catalog that takes longer over one question is as good as none to somebody who waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// `check` only wants to know whether somebody is there.
+/// `check` only wants to know whether somebody is there. Brokers are given longer, so that their client can tell why not.
 const PATIENCE_OF_CHECK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +126,7 @@ pub(super) async fn known_tables(config: &Config, lake: &Lake) -> Result<Vec<Tab
     Ok(names)
 }
 
-/// Looks at the catalog and the warehouse a project points to, both at once.
+/// Looks at the catalog, the warehouse and the brokers a project points to, all at once.
 pub(super) async fn reach(config: &Config, context: &Context) -> Reached {
     let (catalog, warehouse) = (named(config), format!("the warehouse `{}`", config.warehouse));
     let asked = within(PATIENCE_OF_CHECK, &catalog, async {
@@ -133,7 +134,8 @@ pub(super) async fn reach(config: &Config, context: &Context) -> Reached {
         let names = lake.catalog().namespaces().await?;
         Ok((lake, names))
     });
-    let (asked, written) = join(asked, within(PATIENCE_OF_CHECK, &warehouse, probe(config))).await;
+    let written = within(PATIENCE_OF_CHECK, &warehouse, probe(config));
+    let (asked, written, brokers) = join3(asked, written, within(PATIENCE, "kafka", topics(config))).await;
     let written = written.map(|()| format!("`{}` can be written to", config.warehouse));
     let (found, lake) = match asked {
         Ok((lake, names)) => {
@@ -142,7 +144,22 @@ pub(super) async fn reach(config: &Config, context: &Context) -> Reached {
         }
         Err(error) => (Err(error), None),
     };
-    Reached { findings: vec![Finding::new("catalog", found), Finding::new("warehouse", written)], lake }
+    let mut findings = vec![Finding::new("catalog", found), Finding::new("warehouse", written)];
+    findings.extend(brokers.transpose().map(|found| Finding::new("brokers", found)));
+    Reached { findings, lake }
+}
+
+/// What the brokers have for the project; `None` where it reads from none.
+async fn topics(config: &Config) -> Result<Option<String>> {
+    if config.source_files.is_some() {
+        return Ok(None);
+    }
+    let Some(kafka) = pipeline::kafka_admin(config, None)? else { return Ok(None) };
+    let partitions = kafka.partitions().await?;
+    let is_read = |topic: &str| config.kafka.topics.iter().any(|pattern| pattern.matches(topic));
+    let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).filter(|topic| is_read(topic)).collect();
+    let plural = if topics.len() == 1 { "" } else { "s" };
+    Ok(Some(format!("kafka at `{}`, {} topic{plural} to read", kafka.brokers(), topics.len())))
 }
 
 async fn probe(config: &Config) -> Result<()> {

@@ -79,7 +79,7 @@ fn help_is_what_it_was() {
                 against the shop's own truth
       init      Make a project folder: settings, one declared table, one transform, one gold model
       discover  Sample topics, read CREATE TABLE files, and draft `catalog/<table>.yaml` for review
-      check     Find every problem of the project: files, SQL, types, catalog and warehouse
+      check     Find every problem of the project: files, SQL, types, catalog, warehouse and brokers
       plan      Show what a run would create, change, rebuild and read, without doing it
       run       Ingest and build, again and again
       ingest    Read Kafka into bronze tables

@@ -54,6 +54,11 @@ impl KafkaAdmin {
         Ok(KafkaAdmin { brokers: config.brokers.clone(), consumer: Arc::new(consumer) })
     }
 
+    /// The addresses it was set up with.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
     /// Every partition of every topic.
     pub async fn partitions(&self) -> Result<Vec<TopicPartition>> {
         self.ask(None, list_partitions).await

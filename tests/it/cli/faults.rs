@@ -180,6 +180,21 @@ async fn who_never_answers_is_not_waited_for() {
 }
 
 #[test]
+fn brokers_that_do_not_answer_are_told_before_a_run() {
+    let address = closed().replace("http://", "");
+    let project = project(&format!(
+        "name: shop\nsource: {{ kafka: {{ brokers: \"{address}\", topics: [\"shop.public.*\"] }} }}\n"
+    ));
+    let told = told(&project, "check", 3);
+    let lines: Vec<&str> = told.lines().filter(|line| !line.contains("caused by")).collect();
+    insta::assert_snapshot!(lines.join("\n"), @"
+    error: kafka at `127.0.0.1:PORT` does not answer
+      hint: check `source.kafka.brokers`, the network, and whether the brokers expect TLS
+    ");
+    run(project.path(), "check --offline").done();
+}
+
+#[test]
 fn everything_that_is_wrong_outside_is_told_at_once() {
     let address = answering("404 Not Found", "<Error><Code>NoSuchBucket</Code><Message>x</Message></Error>");
     let project = project(&format!(
