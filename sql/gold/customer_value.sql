@@ -1,6 +1,8 @@
 /* icestream
 refresh: incremental
 group_by: [customer_id]
+expect:
+  - { unique: [customer_id], else: fail }
 */
 -- What each customer has bought so far, and what kind of customer that makes them.
 SELECT

@@ -85,6 +85,7 @@ pub(super) struct Connector {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Turn {
     Status(i32, Status),
+    Total(Cents),
     Price(i32, Cents),
     Gone(Table, i32),
 }
@@ -225,7 +226,9 @@ impl Connector {
     ) -> usize {
         let Some(table) = after.or(before).map(Image::table) else { return 0 };
         match after {
-            Some(Image::Order(order)) => self.turns.push(Turn::Status(id, order.status)),
+            Some(Image::Order(order)) => {
+                self.turns.extend([Turn::Status(id, order.status), Turn::Total(order.total_amount)]);
+            }
             Some(Image::Product(product)) => self.turns.push(Turn::Price(id, product.price)),
             None => self.turns.push(Turn::Gone(table, id)),
             Some(_) => {}

@@ -83,6 +83,7 @@ pub(super) struct Product {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Order {
     pub(super) customer_id: i32,
+    /// What its items cost; less than nothing after a credit note was booked with the wrong sign.
     pub(super) total_amount: Cents,
     pub(super) status: Status,
     /// Which of the shop's applications wrote the status last, 0 to 2: they never agreed on a spelling.
@@ -106,6 +107,7 @@ impl Order {
             Status::Shipped => ["shipped", "SHIPPED", "Shipped "],
             Status::Delivered => ["delivered", "DELIVERED", "Delivered "],
             Status::Cancelled => ["cancelled", "CANCELLED", "Cancelled "],
+            Status::Refunded => ["refunded", "REFUNDED", "Refunded "],
         };
         spellings[usize::from(self.spelling)]
     }
@@ -118,12 +120,14 @@ pub(super) enum Status {
     Shipped,
     Delivered,
     Cancelled,
+    /// What the shop has begun to do, and nobody told those who made the sample project's models.
+    Refunded,
 }
 
 impl Status {
     /// Nothing happens to such an order any more.
     pub(super) fn is_final(self) -> bool {
-        matches!(self, Status::Delivered | Status::Cancelled)
+        matches!(self, Status::Delivered | Status::Cancelled | Status::Refunded)
     }
 }
 

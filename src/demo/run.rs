@@ -18,6 +18,7 @@ use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::ids::TableName;
 use crate::offsets::{Positions, TopicPartition};
 use crate::pipeline::{self, CommitTriggers, Event, Ingest, Models, Observer, Until};
+use crate::quality::FINDINGS_TABLE;
 use crate::source::{Assignment, EmbeddedBroker, EmbeddedProducer, KafkaConfig, KafkaSource};
 use crate::table::{At, Lake};
 
@@ -32,7 +33,7 @@ const TRIGGERS: CommitTriggers =
 
 /// The sample project, for folders that have none. The settings make a folder a project, so they come last: what was cut
 /// short is taken up again.
-const SAMPLE: [(&str, &str); 18] = [
+const SAMPLE: [(&str, &str); 19] = [
     ("catalog/customers.yaml", include_str!("../../catalog/customers.yaml")),
     ("catalog/order_items.yaml", include_str!("../../catalog/order_items.yaml")),
     ("catalog/orders.yaml", include_str!("../../catalog/orders.yaml")),
@@ -43,6 +44,7 @@ const SAMPLE: [(&str, &str); 18] = [
     ("transforms/orders.sql", include_str!("../../transforms/orders.sql")),
     ("transforms/products.sql", include_str!("../../transforms/products.sql")),
     ("transforms/product_price_history.sql", include_str!("../../transforms/product_price_history.sql")),
+    ("sql/audits/revenue_adds_up.sql", include_str!("../../sql/audits/revenue_adds_up.sql")),
     ("sql/gold/customer_value.sql", include_str!("../../sql/gold/customer_value.sql")),
     ("sql/gold/daily_summary.sql", include_str!("../../sql/gold/daily_summary.sql")),
     ("sql/gold/inventory.sql", include_str!("../../sql/gold/inventory.sql")),
@@ -214,11 +216,14 @@ fn check_settings(config: &Config, lake: &Path) -> Result<()> {
         .iter()
         .map(|model| &model.table)
         .chain(models.gold.iter().map(|model| &model.table))
-        .map(ToString::to_string)
+        .cloned()
+        .chain(models.silver.iter().filter(|model| model.quarantines()).map(|model| model.quarantine()))
+        .map(|table| table.to_string())
         .collect();
     match Truth::TABLES
         .iter()
         .chain(&Truth::HISTORIES)
+        .chain(&Truth::QUARANTINES)
         .map(|(namespace, name)| format!("{namespace}.{name}"))
         .find(|table| !made.contains(table))
     {
@@ -395,7 +400,7 @@ async fn compare(lake: &Lake, engine: &Engine, config: &Config, truth: &Truth) -
     for table in Table::ALL {
         comparisons.push(compare_bronze(lake, engine, config, truth, table).await?);
     }
-    for (namespace, name) in Truth::TABLES.into_iter().chain(Truth::HISTORIES) {
+    for (namespace, name) in Truth::TABLES.into_iter().chain(Truth::HISTORIES).chain(Truth::QUARANTINES) {
         let Some(expected) = truth.table(namespace, name) else { continue };
         let columns: Vec<String> = expected.columns.iter().map(|column| format!("\"{column}\"")).collect();
         let table = TableName::new(namespace, name).map_err(crate::table::Error::from)?;
@@ -405,7 +410,26 @@ async fn compare(lake: &Lake, engine: &Engine, config: &Config, truth: &Truth) -
         let found = text_rows(&batches, &columns).map_err(|source| Error::Compare { table: table.clone(), source })?;
         comparisons.push(beside(table.to_string(), &found, &expected.rows));
     }
+    comparisons.push(compare_findings(lake, engine, config, truth).await?);
     Ok(comparisons)
+}
+
+/// Of every rule about single rows that some row breaks, the table of findings must say so, and of none that no row ever
+/// broke. What a merge never came by, because it was mended before, is not in it.
+async fn compare_findings(lake: &Lake, engine: &Engine, config: &Config, truth: &Truth) -> Result<Comparison> {
+    let name = TableName::new(&config.namespaces.gold, FINDINGS_TABLE).map_err(crate::table::Error::from)?;
+    let (broken, ever_broken) = (truth.broken_rules(), truth.rules_ever_broken());
+    let mut found = Vec::new();
+    // There is no such table where nothing was ever asked.
+    if lake.table_if_exists(&name).await?.is_some() {
+        let of_rows = "kind IN ('that', 'not_null', 'accepted_values')";
+        let sql = format!("SELECT DISTINCT table_name, rule FROM {name} WHERE NOT passed AND {of_rows}");
+        let batches = rows(lake, engine, &name, &sql).await?;
+        found = text_rows(&batches, &["table_name", "rule"])
+            .map_err(|source| Error::Compare { table: name.clone(), source })?;
+    }
+    found.retain(|rule| broken.contains(rule) || !ever_broken.contains(rule));
+    Ok(beside(name.to_string(), &found, &broken))
 }
 
 /// Bronze must hold a row for every offset that carries one, each once.

@@ -60,6 +60,8 @@ enum Action {
     PlaceOrder,
     AdvanceOrder,
     AmendOrder,
+    BookCredit,
+    RefundOrder,
     DeleteOrder,
     SendAgain,
     SendAgainBehindDelete,
@@ -77,10 +79,12 @@ impl Shop {
             Action::SignUpWithLongNotes,
             Action::ChangeAroundLongNotes,
             Action::PlaceOrder,
+            Action::BookCredit,
             Action::PlaceOrder,
             Action::PlaceOrder,
             Action::AdvanceOrder,
             Action::AdvanceOrder,
+            Action::RefundOrder,
             Action::AmendOrder,
             Action::ChangeCustomerKey,
             Action::SendAgain,
@@ -206,7 +210,9 @@ impl Shop {
     fn choose(&mut self) -> Action {
         match self.rng.random_range(0..1000) {
             0..180 => Action::PlaceOrder,
-            180..640 => Action::AdvanceOrder,
+            180..636 => Action::AdvanceOrder,
+            636..638 => Action::BookCredit,
+            638..640 => Action::RefundOrder,
             640..700 => Action::AmendOrder,
             700..720 => Action::DeleteOrder,
             720..800 => Action::SignUp,
@@ -256,6 +262,8 @@ impl Shop {
             Action::PlaceOrder => self.place_order(records),
             Action::AdvanceOrder => self.advance_order(records),
             Action::AmendOrder => self.amend_order(records),
+            Action::BookCredit => self.book_credit(records),
+            Action::RefundOrder => self.refund_order(records),
             Action::DeleteOrder => self.delete_order(records),
             Action::SendAgain => {
                 let start = self.rng.random_range(0..self.connector.recent().max(1));
@@ -454,7 +462,7 @@ impl Shop {
             Status::Paid if can_cancel && self.rng.random_ratio(5, 100) => Status::Cancelled,
             Status::Pending => Status::Paid,
             Status::Paid => Status::Shipped,
-            Status::Shipped | Status::Delivered | Status::Cancelled => Status::Delivered,
+            Status::Shipped | Status::Delivered | Status::Cancelled | Status::Refunded => Status::Delivered,
         };
         order.spelling = self.spelling();
         self.write_order(records, id, order);
@@ -485,6 +493,24 @@ impl Shop {
         let mut order = before;
         order.total_amount = self.total_of(&order);
         self.write_order(records, id, order);
+        true
+    }
+
+    /// A tool writes the total with the wrong sign. It stays so unless the order is amended.
+    fn book_credit(&mut self, records: &mut Vec<Record>) -> bool {
+        let Some(id) = self.open_order(|order| order.total_amount > 0) else { return false };
+        let Some(&before) = self.truth.orders.get(id) else { return false };
+        self.write_order(records, id, Order { total_amount: -before.total_amount, ..before });
+        true
+    }
+
+    fn refund_order(&mut self, records: &mut Vec<Record>) -> bool {
+        let start = self.rng.random_range(0..self.truth.orders.issued().max(1));
+        let is_paid = |order: &Order| matches!(order.status, Status::Paid | Status::Shipped | Status::Delivered);
+        let Some(id) = self.truth.orders.find(start, is_paid) else { return false };
+        let Some(&before) = self.truth.orders.get(id) else { return false };
+        let spelling = self.spelling();
+        self.write_order(records, id, Order { status: Status::Refunded, spelling, ..before });
         true
     }
 

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
@@ -35,6 +35,8 @@ pub struct Truth {
     produced: BTreeMap<(Table, i32), u64>,
     tombstones: u64,
     rejected: u64,
+    /// Rules that some row has broken, if only for a while.
+    ever_broken: BTreeSet<&'static str>,
 }
 
 /// What something was, one thing after the other.
@@ -96,9 +98,16 @@ impl Truth {
     pub const HISTORIES: [(&'static str, &'static str); 2] =
         [(SILVER, "order_status_history"), (SILVER, "product_price_history")];
 
+    /// Tables with the rows that break a rule.
+    pub const QUARANTINES: [(&'static str, &'static str); 1] = [(SILVER, "orders__quarantine")];
+
     pub(super) fn turn(&mut self, turn: Turn) {
         match turn {
-            Turn::Status(id, status) => self.statuses.entry(id).or_default().becomes(status),
+            Turn::Total(total) => self.ever_broken.extend((total < 0).then_some(TOTAL_NOT_NEGATIVE)),
+            Turn::Status(id, status) => {
+                self.ever_broken.extend((status == Status::Refunded).then_some(ACCEPTED_STATUS));
+                self.statuses.entry(id).or_default().becomes(status);
+            }
             Turn::Price(id, price) => self.prices.entry(id).or_default().becomes(price),
             Turn::Gone(Table::Orders, id) => self.statuses.entry(id).or_default().is_over = true,
             Turn::Gone(Table::Products, id) => self.prices.entry(id).or_default().is_over = true,
@@ -139,6 +148,34 @@ impl Truth {
         self.tombstones
     }
 
+    /// The rules about single rows that some row breaks now, as a table's name and the rule's.
+    pub fn broken_rules(&self) -> Vec<Vec<String>> {
+        let orders = || self.orders.iter().map(|(_, order)| order);
+        let broken = [
+            (TOTAL_NOT_NEGATIVE, orders().any(|order| !is_sound(order))),
+            (ACCEPTED_STATUS, orders().any(|order| is_sound(order) && order.status == Status::Refunded)),
+        ];
+        // In the order of their names.
+        let mut rules: Vec<_> =
+            broken.iter().filter(|(_, is_broken)| *is_broken).map(|(rule, _)| of_orders(rule)).collect();
+        rules.sort();
+        rules
+    }
+
+    /// Those that some row has broken at some time, which a merge may have come by or not.
+    pub fn rules_ever_broken(&self) -> Vec<Vec<String>> {
+        self.ever_broken.iter().map(|rule| of_orders(rule)).collect()
+    }
+
+    /// Orders that break no rule which keeps them out of silver.
+    fn sound_orders(&self) -> impl Iterator<Item = (i32, &Order)> {
+        self.orders.iter().filter(|(_, order)| is_sound(order))
+    }
+
+    fn sales(&self) -> impl Iterator<Item = (i32, &Order)> {
+        self.sound_orders().filter(|(_, order)| counts(order))
+    }
+
     /// Rows of bronze that hold a record nobody could decode.
     pub fn rejected(&self) -> u64 {
         self.rejected
@@ -151,6 +188,7 @@ impl Truth {
             (SILVER, "customers") => self.silver_customers(),
             (SILVER, "products") => self.silver_products(),
             (SILVER, "orders") => self.silver_orders(),
+            (SILVER, "orders__quarantine") => self.quarantined_orders(),
             (SILVER, "order_items") => self.silver_order_items(),
             (SILVER, "order_status_history") => {
                 versions("status", &self.statuses, |status| status_text(*status).to_string())
@@ -220,19 +258,17 @@ impl Truth {
     }
 
     fn silver_orders(&self) -> Unsorted {
-        let columns = vec!["id", "customer_id", "total_amount", "status", "is_sale", "created_at", "updated_at"];
-        let row = |(id, order): (i32, &Order)| {
-            vec![
-                id.to_string(),
-                order.customer_id.to_string(),
-                cents_text(order.total_amount.into()),
-                status_text(order.status).to_string(),
-                counts(order).to_string(),
-                timestamp_text(order.created_at_us),
-                timestamp_text(order.updated_at_us),
-            ]
+        (ORDER_COLUMNS.to_vec(), self.sound_orders().map(order_row).collect())
+    }
+
+    fn quarantined_orders(&self) -> Unsorted {
+        let with_reason = |(id, order): (i32, &Order)| {
+            let mut row = order_row((id, order));
+            row.push(TOTAL_NOT_NEGATIVE.to_string());
+            row
         };
-        (columns, self.orders.iter().map(row).collect())
+        let kept_apart = self.orders.iter().filter(|(_, order)| !is_sound(order));
+        (ORDER_COLUMNS.into_iter().chain(["_rules"]).collect(), kept_apart.map(with_reason).collect())
     }
 
     fn silver_order_items(&self) -> Unsorted {
@@ -259,7 +295,7 @@ impl Truth {
             revenue: i128,
         }
         let mut days: BTreeMap<i32, Day> = BTreeMap::new();
-        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+        for (_, order) in self.sales() {
             let day = days.entry(day_of(order.created_at_us)).or_default();
             day.orders += 1;
             day.customers.insert(order.customer_id);
@@ -286,7 +322,7 @@ impl Truth {
             first_and_last: Option<(i32, i32)>,
         }
         let mut values: BTreeMap<i32, Value> = BTreeMap::new();
-        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+        for (_, order) in self.sales() {
             let value = values.entry(order.customer_id).or_default();
             let day = day_of(order.created_at_us);
             value.orders += 1;
@@ -341,7 +377,7 @@ impl Truth {
         }
         let mut sales: BTreeMap<i32, Sales> = BTreeMap::new();
         for (_, item) in self.order_items.iter() {
-            if self.orders.get(item.order_id).is_some_and(counts) {
+            if self.orders.get(item.order_id).is_some_and(|order| is_sound(order) && counts(order)) {
                 let product = sales.entry(item.product_id).or_default();
                 product.orders.insert(item.order_id);
                 product.units += i64::from(item.quantity);
@@ -394,12 +430,12 @@ impl Truth {
                 or_null(customer, |customer| customer.is_active.to_string()),
             ]
         };
-        (columns, self.orders.iter().map(row).collect())
+        (columns, self.sound_orders().map(row).collect())
     }
 
     fn sales_trends(&self) -> Unsorted {
         let mut revenues: BTreeMap<i32, i128> = BTreeMap::new();
-        for (_, order) in self.orders.iter().filter(|(_, order)| counts(order)) {
+        for (_, order) in self.sales() {
             *revenues.entry(day_of(order.created_at_us)).or_default() += i128::from(order.total_amount);
         }
         let days: Vec<(i32, i128)> = revenues.into_iter().collect();
@@ -442,11 +478,11 @@ impl Truth {
             new_customers: i128,
         }
         let mut days: BTreeMap<i32, Day> = BTreeMap::new();
-        for (_, order) in self.orders.iter() {
+        for (_, order) in self.sound_orders() {
             let day = days.entry(day_of(order.created_at_us)).or_default();
             day.orders += 1;
             match order.status {
-                Status::Pending => {}
+                Status::Pending | Status::Refunded => {}
                 Status::Cancelled => day.cancelled += 1,
                 Status::Paid | Status::Shipped | Status::Delivered => {
                     day.sales += 1;
@@ -476,8 +512,8 @@ impl Truth {
 
     fn inventory(&self) -> Unsorted {
         let mut reserved: BTreeMap<i32, i64> = BTreeMap::new();
-        for (_, order) in self.orders.iter().filter(|(_, order)| matches!(order.status, Status::Pending | Status::Paid))
-        {
+        let waits = |order: &Order| matches!(order.status, Status::Pending | Status::Paid);
+        for (_, order) in self.sound_orders().filter(|(_, order)| waits(order)) {
             for item in order.item_ids().filter_map(|id| self.order_items.get(id)) {
                 *reserved.entry(item.product_id).or_default() += i64::from(item.quantity);
             }
@@ -510,6 +546,32 @@ const VIP_CENTS: i128 = 500_000;
 
 type Unsorted = (Vec<&'static str>, Vec<Vec<String>>);
 
+const TOTAL_NOT_NEGATIVE: &str = "total_not_negative";
+const ACCEPTED_STATUS: &str = "accepted_values_status";
+
+fn of_orders(rule: &str) -> Vec<String> {
+    vec![format!("{SILVER}.orders"), rule.to_string()]
+}
+
+/// One that is not is in quarantine.
+fn is_sound(order: &Order) -> bool {
+    order.total_amount >= 0
+}
+
+const ORDER_COLUMNS: [&str; 7] = ["id", "customer_id", "total_amount", "status", "is_sale", "created_at", "updated_at"];
+
+fn order_row((id, order): (i32, &Order)) -> Vec<String> {
+    vec![
+        id.to_string(),
+        order.customer_id.to_string(),
+        cents_text(order.total_amount.into()),
+        status_text(order.status).to_string(),
+        counts(order).to_string(),
+        timestamp_text(order.created_at_us),
+        timestamp_text(order.updated_at_us),
+    ]
+}
+
 /// An order counts as a sale once it is paid.
 fn counts(order: &Order) -> bool {
     matches!(order.status, Status::Paid | Status::Shipped | Status::Delivered)
@@ -522,6 +584,7 @@ fn status_text(status: Status) -> &'static str {
         Status::Shipped => "shipped",
         Status::Delivered => "delivered",
         Status::Cancelled => "cancelled",
+        Status::Refunded => "refunded",
     }
 }
 
@@ -582,7 +645,7 @@ fn instant_text(us: i64) -> String {
 }
 
 /// The rows of some batches as the truth writes them, sorted: integers and booleans plain, decimals with their whole
-/// scale, dates and times as ISO 8601 with six digits (an instant with a `Z`), null as `null`.
+/// scale, dates and times as ISO 8601 with six digits (an instant with a `Z`), lists by commas, null as `null`.
 pub fn text_rows(batches: &[RecordBatch], columns: &[&str]) -> Result<Vec<Vec<String>>, TruthError> {
     let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     for batch in batches {
@@ -620,6 +683,11 @@ fn texts(column: &str, array: &dyn Array) -> Result<Vec<String>, TruthError> {
         }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
             each(cast_to(DataType::LargeUtf8)?.as_string::<i64>().iter(), str::to_string)
+        }
+        DataType::List(_) => {
+            let rows = array.as_list::<i32>();
+            let joined = |elements: ArrayRef| Ok(texts(column, &elements)?.join(", "));
+            rows.iter().map(|elements| elements.map_or(Ok(NULL.to_string()), joined)).collect::<Result<_, _>>()?
         }
         other => return Err(TruthError::Type { column: column.to_string(), data_type: other.clone() }),
     })

@@ -33,7 +33,7 @@ use crate::engine::{self, Engine};
 use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
-use crate::quality::{Broken, Finding, Rule, Tally, Watch, ask_whole, failures, listed};
+use crate::quality::{Broken, Finding, Rule, TARGET, Tally, Watch, ask_whole, failures, listed};
 use crate::table::{
     At, EvolvedSchema, Lake, Premise, ScanFile, SchemaChange, Table, TableDefinition, TableView, WrittenFile,
 };
@@ -530,6 +530,7 @@ impl<'a> Run<'a> {
             Ok(committed) => {
                 for finding in findings.iter().filter(|finding| finding.rows_failed > 0) {
                     tracing::warn!(
+                        target: TARGET,
                         table = %self.model.table, layer = "gold", rule = finding.rule, severity = finding.severity,
                         rows = finding.rows_failed, "rows break a rule"
                     );

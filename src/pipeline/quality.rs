@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
-use crate::quality::{Action, Finding, NULL_KEY, RULES_COLUMN, Rule, Test, quote};
+use crate::quality::{Action, Finding, NULL_KEY, RULES_COLUMN, Rule, TARGET, Test, quote};
 use crate::table::{At, Lake, Premise, Table, TableDefinition, TableView, WrittenFile};
 
 /// The marker's key.
@@ -192,7 +192,7 @@ impl Findings {
             };
             match rule.action {
                 Action::Fail => errors.push(error.into()),
-                _ => tracing::warn!(rule = rule.name, "{error}"),
+                _ => tracing::warn!(target: TARGET, rule = rule.name, "{error}"),
             }
         }
         Ok(errors)
@@ -255,7 +255,7 @@ impl Findings {
         match audit.action {
             Action::Fail => Ok(Some(error.into())),
             _ => {
-                tracing::warn!(audit = audit.name, rows = asked.rows, "an audit found rows");
+                tracing::warn!(target: TARGET, audit = audit.name, rows = asked.rows, "an audit found rows");
                 Ok(None)
             }
         }

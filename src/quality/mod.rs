@@ -14,6 +14,9 @@ pub(crate) use whole::ask_whole;
 
 use crate::ids::TableName;
 
+/// What logs say of data goes by this name, so that it can be turned up and down by itself.
+pub(crate) const TARGET: &str = "icestream::quality";
+
 /// Stands among the rules that a quarantined row broke when its event has no value for a key.
 pub const NULL_KEY: &str = "null_key";
 

@@ -53,7 +53,7 @@ impl SilverModel {
     }
 
     /// Whether rows that break a rule are kept apart.
-    pub(super) fn quarantines(&self) -> bool {
+    pub fn quarantines(&self) -> bool {
         self.row_rules().any(|(rule, _)| rule.action == Action::Quarantine)
     }
 }

@@ -37,7 +37,7 @@ use crate::error::{Kind, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
-use crate::quality::{Broken, Finding, QUARANTINE_SUFFIX, Rule, ask_whole, failures, listed};
+use crate::quality::{Broken, Finding, QUARANTINE_SUFFIX, Rule, TARGET, ask_whole, failures, listed};
 use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
 use gate::Side;
 pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
@@ -560,6 +560,7 @@ pub async fn build(
         }
         for finding in commit.findings.iter().filter(|finding| finding.rows_failed > 0) {
             tracing::warn!(
+                target: TARGET,
                 table = %model.table, layer = "silver", rule = finding.rule, severity = finding.severity,
                 rows = finding.rows_failed, "rows break a rule"
             );
@@ -763,7 +764,8 @@ pub fn quarantine_schema(table: &Schema) -> Schema {
     gate::quarantine_schema(table)
 }
 
-/// Makes the table of a captured table that had no rows yet, so that gold models can read it. Without known keys it has
+/// Makes the table of a captured table that had no rows yet, so that gold models can read it, and
+/// its quarantine's, which audits may read. Without known keys it has
 /// to wait for the first message.
 async fn ensure_empty(
     lake: &Lake,
@@ -776,7 +778,11 @@ async fn ensure_empty(
     if !model.keys.is_empty() {
         let lookups = lookups.iter().map(|(name, view)| (name.clone(), view.arrow_schema())).collect();
         let schema = plan(engine, model, &columns.into_iter().collect(), &lookups).await?;
-        lake.ensure(&definition(model, schema)).await?;
+        lake.ensure(&definition(model, schema.clone())).await?;
+        if model.quarantines() {
+            let quarantine = SilverModel { table: model.quarantine(), ..model.clone() };
+            lake.ensure(&definition(&quarantine, quarantine_schema(&schema))).await?;
+        }
     }
     Ok(())
 }

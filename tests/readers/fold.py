@@ -55,7 +55,12 @@ CAST(after.quantity * after.price AS decimal(18, 2)) AS line_total, after.create
 VERSION = "id, {value} AS value, _valid_from AS valid_from, _valid_to AS valid_to, _is_current AS is_current"
 
 FOLDS = {
-    "orders": (LATEST.format(bronze="bronze_orders", columns=ORDERS), None),
+    # Those with a negative total are in quarantine.
+    "orders": (LATEST.format(bronze="bronze_orders", columns=ORDERS) + " AND after.total_amount >= 0", None),
+    "orders__quarantine": (
+        LATEST.format(bronze="bronze_orders", columns=f"{ORDERS}, _topic_partition, _offset") + " AND after.total_amount < 0",
+        None,
+    ),
     "products": (LATEST.format(bronze="bronze_products", columns=PRODUCTS), None),
     "order_items": (LATEST.format(bronze="bronze_order_items", columns=ITEMS), None),
     "order_status_history": (

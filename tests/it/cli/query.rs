@@ -209,7 +209,7 @@ fn mistakes_in_sql_are_explained() {
       hint: tables change through `icestream` commands only
     "#);
     // Nothing of it had an effect.
-    assert_eq!(run(demo_lake(), "tables --json").json().as_array().unwrap().len(), 17);
+    assert_eq!(run(demo_lake(), "tables --json").json().as_array().unwrap().len(), 19);
 }
 
 #[tokio::test]
