@@ -1,5 +1,7 @@
 //! Events as they stand in bronze's files, and the last one of each key among them.
 
+mod carry;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ use super::order::{Frontier, PlaceRef, Truncation};
 use crate::engine::struct_with;
 use crate::layout;
 use crate::quality::Origin;
+
+pub(super) use carry::{Had, Otherwise};
 
 /// Which columns of bronze are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,7 +315,7 @@ pub(super) struct Newest {
     pub(super) keys: KeySet,
     /// The last event of each key, by the key's number.
     last: Vec<EventRef>,
-    /// Every event, with its key's number, where versions are made of them.
+    /// Every event, with its key's number, where versions are made of them; else those that were recalled.
     all: Vec<(u32, EventRef)>,
     keeps_all: bool,
     batches: Vec<Events>,
@@ -560,13 +564,13 @@ impl Newest {
     pub(super) fn rows(&self, numbers: &[u32], images: &Images<'_>) -> Result<Rows, ArrowError> {
         let last = numbers.iter().map(|number| self.last[*number as usize]);
         let rows: Vec<(u32, u32)> = last.map(|event| (event.batch, event.row)).collect();
-        Ok(Rows { parts: self.parts(images)?, rows, kept: BTreeMap::new() })
+        Ok(Rows { parts: self.parts(images)?, rows, ..Rows::default() })
     }
 
     /// What the events without a key say.
     pub(super) fn keyless_rows(&self, images: &Images<'_>) -> Result<Rows, ArrowError> {
         let rows: Vec<(u32, u32)> = self.keyless.iter().map(|event| (event.batch, event.row)).collect();
-        Ok(Rows { parts: self.parts(images)?, rows, kept: BTreeMap::new() })
+        Ok(Rows { parts: self.parts(images)?, rows, ..Rows::default() })
     }
 
     fn parts(&self, images: &Images<'_>) -> Result<Vec<Vec<ArrayRef>>, ArrowError> {
@@ -697,7 +701,7 @@ impl Newest {
             }
             is_there = true;
         }
-        Ok(Rows { parts: self.parts(images)?, rows, kept })
+        Ok(Rows { parts: self.parts(images)?, rows, kept, gone: Vec::new() })
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -713,13 +717,15 @@ pub(super) struct Images<'a> {
 }
 
 /// Rows chosen from many batches, in an order of their own; made when they are asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rows {
     /// For each column, its array in each batch.
     parts: Vec<Vec<ArrayRef>>,
     rows: Vec<(u32, u32)>,
     /// Columns whose values come from other rows.
     kept: BTreeMap<usize, Vec<(u32, u32)>>,
+    /// Which of them are rows that stay after they were deleted; empty when none is.
+    gone: Vec<bool>,
 }
 
 /// What happens to a key.
@@ -740,6 +746,11 @@ pub(super) enum What {
 impl Rows {
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    pub(super) fn gone(&self, from: usize, until: usize) -> BooleanArray {
+        let gone = |row: usize| Some(self.gone.get(row).copied().unwrap_or(false));
+        (from..until).map(gone).collect()
     }
 
     pub(super) fn gather(&self, from: usize, until: usize) -> Result<Vec<ArrayRef>, ArrowError> {

@@ -1,9 +1,12 @@
 //! The SQL of a fold: from a table of events to the latest row of each key.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, Ident, Query, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement,
+    WildcardAdditionalOptions, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -204,6 +207,92 @@ pub(super) fn with_system_columns(
     Ok(query.to_string())
 }
 
+/// What a model does with the columns of the changes, as far as its SELECT shows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Columns that it gives as they are, and what it calls them.
+    given: Vec<(String, String)>,
+    gives_all: bool,
+    /// What its columns are called, where it says so.
+    names: BTreeSet<String>,
+    /// Names that may be those of columns it reads.
+    read: BTreeSet<String>,
+    reads_all: bool,
+    /// Whether a change may have no row.
+    pub(super) filters: bool,
+}
+
+impl Usage {
+    pub(super) fn of_everything() -> Self {
+        Usage { gives_all: true, reads_all: true, ..Usage::default() }
+    }
+
+    /// What it calls a column that it gives as it is.
+    pub(super) fn given_as(&self, column: &str) -> Option<String> {
+        let given = self.given.iter().find(|(of, _)| of == column).map(|(_, name)| name.clone());
+        given.or_else(|| self.gives_all.then(|| column.to_string()))
+    }
+
+    /// Whether one of its columns has this name.
+    pub(super) fn gives(&self, name: &str) -> bool {
+        self.reads_all || self.names.contains(name)
+    }
+
+    /// Whether it may read a column. Rather one too many than one too few.
+    pub(super) fn reads(&self, column: &str) -> bool {
+        self.reads_all || self.read.contains(column)
+    }
+}
+
+pub(super) fn usage(sql: &str) -> Result<Usage, String> {
+    let (query, sources) = plain_select(sql)?;
+    let mut usage = Usage::default();
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(usage) };
+    for item in &select.projection {
+        match item {
+            SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
+                usage.reads_all = true;
+                usage.gives_all |= *options == WildcardAdditionalOptions::default();
+            }
+            SelectItem::UnnamedExpr(expr) => {
+                if let Some(name) = folded_column(expr, &sources) {
+                    usage.names.insert(name.clone());
+                    usage.given.push((name.clone(), name));
+                }
+            }
+            SelectItem::ExprWithAlias { expr, alias } => {
+                usage.names.insert(folded(alias));
+                if let Some(name) = folded_column(expr, &sources) {
+                    usage.given.push((name, folded(alias)));
+                }
+            }
+        }
+    }
+    let _ = visit_expressions(&query, |expr| {
+        let parts = match expr {
+            Expr::Identifier(name) => std::slice::from_ref(name),
+            Expr::CompoundIdentifier(parts) => parts,
+            _ => &[],
+        };
+        usage.read.extend(parts.iter().flat_map(|part| [folded(part), part.value.clone()]));
+        ControlFlow::<()>::Continue(())
+    });
+    usage.filters = select.selection.is_some() || select.qualify.is_some() || select.top.is_some();
+    Ok(usage)
+}
+
+/// The column of the changes that an expression is, by the name that SQL knows it by.
+fn folded_column(expr: &Expr, sources: &Sources) -> Option<String> {
+    match expr {
+        Expr::Identifier(name) => Some(folded(name)),
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [relation, name] if folded(relation) == sources.changes => Some(folded(name)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// What a model reads.
 pub(super) fn sources(sql: &str) -> Result<Sources, String> {
     plain_select(sql).map(|(_, sources)| sources)
@@ -317,6 +406,39 @@ mod tests {
             check(&format!("SELECT c.id, cu.* FROM changes AS c {lookup}"), false),
             @r#"Shape("with lookups, name their columns; `c.*` is all of the changes")"#
         );
+    }
+
+    #[test]
+    fn what_a_model_does_with_columns_is_seen() {
+        let check = |sql: &str| {
+            let usage = usage(sql).unwrap();
+            let of = |column: &str| match (usage.reads(column), usage.given_as(column)) {
+                (false, _) => "-".to_string(),
+                (true, None) => "?".to_string(),
+                (true, Some(name)) => name,
+            };
+            let filters = if usage.filters { " filters" } else { "" };
+            format!("{} {} {}{filters}", of("id"), of("note"), of("Odd"))
+        };
+        let lookup = "LEFT JOIN silver.customers AS cu ON cu.id = c.note";
+        let all = [
+            check("SELECT * FROM changes"),
+            check("SELECT * EXCEPT (note) FROM changes"),
+            check("SELECT id, lower(note) AS note FROM changes"),
+            check("SELECT ID, note AS Text, \"Odd\" FROM changes WHERE id > 5"),
+            check("SELECT id, Odd FROM changes WHERE note <> ''"),
+            check(&format!("SELECT c.*, cu.country FROM changes AS c {lookup}")),
+            check(&format!("SELECT c.id, cu.note AS country, cu.\"Odd\" FROM changes AS c {lookup}")),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @r"
+        id note Odd
+        ? ? ?
+        id ? -
+        id text Odd filters
+        id ? ? filters
+        id note Odd
+        id ? ?
+        ");
     }
 
     #[test]

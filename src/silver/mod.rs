@@ -9,6 +9,7 @@
 //! commit**, guarded by the marker it started from: of two builders at once, one wins and the other throws its files
 //! away.
 
+mod before;
 mod events;
 mod fold;
 mod gate;
@@ -44,6 +45,7 @@ pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
 use order::{Frontier, Truncation};
 use run::{Base, Run, Staged};
 pub use statement::Statement;
+use versions::IS_DELETED;
 
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.bronze";

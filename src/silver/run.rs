@@ -6,7 +6,8 @@
 //!   between partitions when partitions are added. Whether it was is looked up in the bronze files that reach that far.
 //!   A key that was overtaken has its row already, unless values can come from events in between; then it is folded anew.
 //! - An event that lacks values (a placeholder, or a null that the model ignores), or deletes a row that stays as it last
-//!   was, needs older events. Its key is folded anew from bronze's history.
+//!   was, goes on from the row that the key has (`before`). Where that does not tell, or where one of the key's new events
+//!   may be before one that was merged, the key is folded anew from bronze's history.
 //! - A truncation that is new folds everything that is past it.
 //!
 //! A run that mends goes by none of this: every key that has an event since the time it is given is folded anew.
@@ -36,7 +37,7 @@ use super::events::{
 use super::fold::{self, Fold};
 use super::gate::{Gate, ORIGIN, Passed, Side, origin_type};
 use super::keys::{KeySet, KeyShape};
-use super::order::{Place, Truncation};
+use super::order::{Place, PlaceRef, Truncation};
 use super::versioned::EVENT;
 use super::{
     Error, Extent, MARKER, Marker, Merged, OnDelete, Outcome, Result, Scd, SilverCommit, SilverModel,
@@ -48,7 +49,7 @@ use crate::ids::TableName;
 use crate::layout;
 use crate::quality::{Finding, Origin};
 use crate::table::{
-    ColumnStatistics, EvolvedSchema, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile,
+    At, ColumnStatistics, EvolvedSchema, Lake, Premise, Prune, ScanFile, SchemaChange, Table, TableView, WrittenFile,
 };
 
 /// How many bytes of events a byte of a bronze file becomes in memory, about. When it is more, a run is divided once it
@@ -97,6 +98,8 @@ pub(super) enum Fate {
     Row,
     /// It goes.
     Gone,
+    /// It is what it was, but for what the new events say.
+    Carry,
     /// Only all its events together say what it is.
     Fold,
     /// It is right as it is.
@@ -111,6 +114,9 @@ struct Counts {
     deleted: u64,
     late: u64,
     duplicates: u64,
+    /// Keys that went on from their rows, and that were folded from history.
+    carried: u64,
+    folded: u64,
 }
 
 impl Counts {
@@ -123,10 +129,13 @@ impl Counts {
     }
 
     fn notes(self) -> impl Iterator<Item = (String, String)> {
-        let Counts { inserted, updated, deleted, late, duplicates } = self;
+        let Counts { inserted, updated, deleted, late, duplicates, carried, folded } = self;
+        let keys = [("carried", carried), ("folded", folded)].into_iter().filter(|(_, count)| *count > 0);
+        let keys = keys.map(|(name, count)| (format!("icestream.keys-{name}"), count.to_string()));
         [("inserted", inserted), ("updated", updated), ("deleted", deleted), ("late", late), ("duplicates", duplicates)]
             .into_iter()
             .map(|(name, count)| (format!("icestream.rows-{name}"), count.to_string()))
+            .chain(keys)
     }
 }
 
@@ -242,7 +251,7 @@ impl<'a> Run<'a> {
             let range = KeyRange { number, of: passes };
             let depth = if versions { Depth::Versions } else { Depth::Rows };
             let started = tokio::time::Instant::now();
-            let newest = match self.newest(&new, &files, &again, range, depth, base).await {
+            let mut newest = match self.newest(&new, &files, &again, range, depth, base).await {
                 Ok(newest) => newest,
                 Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
                     return Ok(Reach::OutOfMemory { passes, source });
@@ -269,9 +278,27 @@ impl<'a> Run<'a> {
                 self.stage_keyless(keyless, null_keys, staged).await?;
                 continue;
             }
+            let mut wanting = self.wanting(&newest, !merged.unavailable.is_empty());
+            if self.mends(base) || !wanting.contains(&true) {
+                wanting.fill(false);
+            } else {
+                newest.recall(&wanting);
+                // Too many to remember: history has them all.
+                if newest.hold_more(newest.bytes_of_all()).is_err() {
+                    newest.forget_events();
+                    wanting.fill(false);
+                }
+            }
             let newest = Arc::new(newest);
             let read_ms = started.elapsed().as_millis() as u64;
-            let fates = Arc::new(self.fates(&newest, &files, base, &merged).await?);
+            let mut fates = self.fates(&newest, &wanting, &files, base, &merged).await?;
+            let target = match (base, staged.as_ref(), silver.as_ref()) {
+                (None, ..) => None,
+                (Some(_), Some(staged), _) => Some(staged.view.clone()),
+                (Some(_), None, silver) => silver.map(|silver| silver.view(At::Head)).transpose()?,
+            };
+            let carried = self.carry(&newest, &mut fates, target.as_ref(), merged.truncation.as_ref()).await?;
+            let fates = Arc::new(fates);
             let judged_ms = started.elapsed().as_millis() as u64;
             let all = fates.as_slice();
             let of_fate = |fate: Fate| (0..fates.len() as u32).filter(move |number| fates_is(all, *number, fate));
@@ -287,7 +314,14 @@ impl<'a> Run<'a> {
             if !rows.is_empty() {
                 written = self.write(staged, frame, &gate).await?;
             }
+            if let Some(rows) = carried {
+                staged.counts.carried += rows.len() as u64;
+                let frame = self.model_over(rows, false).await?;
+                let frame = if self.has_lookups { self.by_key(frame)? } else { frame };
+                written.extend(self.write(staged, frame, &gate).await?);
+            }
             let folded: Vec<u32> = of_fate(Fate::Fold).collect();
+            staged.counts.folded += folded.len() as u64;
             if !folded.is_empty() {
                 let frame = self.fold(&newest, &folded, &merged).await?;
                 written.extend(self.write(staged, frame, &gate).await?);
@@ -391,7 +425,7 @@ impl<'a> Run<'a> {
         Error::Query { table: self.model.table.clone(), source }
     }
 
-    fn failed_arrow(&self, error: arrow::error::ArrowError) -> Error {
+    pub(super) fn failed_arrow(&self, error: arrow::error::ArrowError) -> Error {
         self.failed(DataFusionError::from(error).into())
     }
 
@@ -587,6 +621,7 @@ impl<'a> Run<'a> {
     async fn fates(
         &self,
         newest: &Arc<Newest>,
+        wanting: &[bool],
         new_files: &[ScanFile],
         base: Option<&Base>,
         merged: &Merged,
@@ -598,10 +633,18 @@ impl<'a> Run<'a> {
         let mut doubtful = vec![None; newest.keys.len()];
         let mut earliest: Option<Place> = None;
         if let Some(furthest) = furthest {
+            let takes = |place: &PlaceRef<'_>| merged.truncation.as_ref().is_some_and(|of| of.takes(place));
+            let firsts = if wanting.contains(&true) { newest.firsts(&[]) } else { Vec::new() };
             for (number, doubtful) in doubtful.iter_mut().enumerate() {
-                let place = newest.place(number);
-                if !place.is_past(furthest) && !merged.truncation.as_ref().is_some_and(|of| of.takes(&place)) {
-                    *doubtful = Some(newest.last_of(number));
+                if takes(&newest.place(number)) {
+                    continue;
+                }
+                // A key that goes on from its row must not have been overtaken by any of its new events.
+                let first = firsts.get(number).and_then(|(first, _)| *first).filter(|_| wanting[number]);
+                let event = first.unwrap_or_else(|| newest.last_of(number));
+                let place = newest.place_of(event);
+                if !place.is_past(furthest) {
+                    *doubtful = Some(event);
                     if earliest.as_ref().is_none_or(|earliest| !place.reaches(earliest)) {
                         earliest = Some(place.to_place());
                     }
@@ -619,6 +662,8 @@ impl<'a> Run<'a> {
                 Fate::Leave
             } else if overtaken.contains(&(number as u32)) {
                 if values_from_before { Fate::Fold } else { Fate::Leave }
+            } else if wanting[number] {
+                Fate::Carry
             } else if newest.is_delete(number) {
                 if self.model.on_delete == OnDelete::Mark { Fate::Fold } else { Fate::Gone }
             } else if !merged.unavailable.is_empty() && newest.lacks_any(number, &self.columns)
@@ -1002,7 +1047,7 @@ impl PartitionStream for Chosen {
             let end = until.min(from + CHUNK_ROWS);
             let mut columns = rows.gather(from, end)?;
             if marks {
-                columns.push(Arc::new(BooleanArray::from(vec![false; end - from])));
+                columns.push(Arc::new(rows.gone(from, end)));
             }
             if counts {
                 columns.push(Arc::new(Int64Array::from_iter_values(from as i64..end as i64)));
@@ -1070,7 +1115,7 @@ impl Prune for Reaches {
 
 impl Staged {
     pub(super) fn new(silver: Table, replaces_all: bool, merged: Merged) -> Result<Self> {
-        let view = silver.view(crate::table::At::Head)?;
+        let view = silver.view(At::Head)?;
         Ok(Staged {
             silver,
             view,
