@@ -1,7 +1,8 @@
 //! The rows in which two snapshots of a table differ.
 //!
 //! Rows are told apart by where they lie, so one that a rewrite moved both went and came. How the one snapshot led to
-//! the other does not matter: appends, position deletes, files replaced, a roll-back, another engine's commits.
+//! the other does not matter: appends, position deletes, files replaced, a roll-back, another engine's commits. Only a
+//! rewrite right behind the one or right before the other is seen through (`lineage`): it moved rows and changed none.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,16 +36,18 @@ pub struct Difference {
 impl TableView {
     /// The rows in which this snapshot differs from another one of the table.
     pub async fn since(&self, snapshot_id: i64) -> Result<Since> {
-        let Some(then) = self.earlier(snapshot_id)? else { return Ok(Since::SnapshotGone) };
-        if then.iceberg_schema().schema_id() != self.iceberg_schema().schema_id() {
+        let Some(named) = self.earlier(snapshot_id)? else { return Ok(Since::SnapshotGone) };
+        if named.iceberg_schema().schema_id() != self.iceberg_schema().schema_id() {
             return Ok(Since::OtherSchema);
         }
-        let (old, new) = (then.files(None).await?, self.files(None).await?);
+        let (then, now) = self.nearest(snapshot_id)?;
+        let then = then.unwrap_or(named);
+        let (old, new) = (then.files(None).await?, now.files(None).await?);
         let rows_now = new.iter().map(|file| file.record_count).sum();
-        let added = rows_only_in((self, &new), (&then, &old)).await?;
-        let removed = rows_only_in((&then, &old), (self, &new)).await?;
+        let added = rows_only_in((&now, &new), (&then, &old)).await?;
+        let removed = rows_only_in((&then, &old), (&now, &new)).await?;
         let rows = [&added, &removed].into_iter().map(rows_of).sum();
-        let (added, removed) = (self.selecting(added, None)?, then.selecting(removed, None)?);
+        let (added, removed) = (now.selecting(added, None)?, then.selecting(removed, None)?);
         Ok(Since::Rows(Difference { added, removed, rows, rows_now }))
     }
 

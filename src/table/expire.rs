@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{MAIN_BRANCH, ManifestFile, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 
@@ -14,13 +15,20 @@ use super::commit::{CommitPolicy, marker, marker_keys};
 use super::error::{Error, Result};
 use super::{Table, manifest};
 
+/// Manifest lists read at the same time.
+const LISTS_AT_ONCE: usize = 16;
+
 /// Which snapshots to keep.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Expiry {
     /// Snapshots made before this time may go, milliseconds since 1970.
     pub older_than_ms: i64,
     /// The newest so many of each branch stay, however old.
     pub retain_last: usize,
+    /// Of each branch, no more than so many stay, however young; 0 for all of them.
+    pub at_most: usize,
+    /// These stay, however old: somebody goes on from them.
+    pub keep: BTreeSet<i64>,
 }
 
 /// What an expiry did.
@@ -59,6 +67,7 @@ pub(super) async fn run(table: &Table, expiry: &Expiry) -> Result<Expired> {
         match table.lake.catalog().swap(&table.head, &requirements, &updates).await {
             Ok(head) => {
                 table.head = head;
+                fail::fail_point!("expire-before-files");
                 let deleted_files = delete_unneeded(&table, &before, &doomed).await?;
                 tracing::info!(table = %table.name(), snapshots = doomed.len(), deleted_files, "expired snapshots");
                 return Ok(Expired { snapshots: doomed, deleted_files });
@@ -87,8 +96,10 @@ pub(super) async fn run(table: &Table, expiry: &Expiry) -> Result<Expired> {
 
 /// The snapshots that may go: not kept by a branch's age or count, and not named by a branch or tag. What a branch asks
 /// for itself is kept besides what the expiry asks for.
-fn doomed(metadata: &TableMetadata, expiry: &Expiry, now_ms: i64) -> Vec<i64> {
-    let mut kept: HashSet<i64> = HashSet::new();
+pub(super) fn doomed(metadata: &TableMetadata, expiry: &Expiry, now_ms: i64) -> Vec<i64> {
+    let mut kept: HashSet<i64> = expiry.keep.iter().copied().collect();
+    let mut too_many: HashSet<i64> = HashSet::new();
+    let at_most = if expiry.at_most == 0 { usize::MAX } else { expiry.at_most };
     for reference in references(metadata).into_values() {
         kept.insert(reference.snapshot_id);
         let SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, .. } = reference.retention else {
@@ -100,8 +111,10 @@ fn doomed(metadata: &TableMetadata, expiry: &Expiry, now_ms: i64) -> Vec<i64> {
         let mut snapshot = metadata.snapshot_by_id(reference.snapshot_id);
         let mut position = 0;
         while let Some(current) = snapshot {
-            if position < least || current.timestamp_ms() >= cutoff {
+            if position < least || (current.timestamp_ms() >= cutoff && position < at_most) {
                 kept.insert(current.snapshot_id());
+            } else if position >= at_most {
+                too_many.insert(current.snapshot_id());
             }
             position += 1;
             snapshot = current.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
@@ -109,7 +122,8 @@ fn doomed(metadata: &TableMetadata, expiry: &Expiry, now_ms: i64) -> Vec<i64> {
     }
     let mut doomed: Vec<&SnapshotRef> = metadata
         .snapshots()
-        .filter(|snapshot| !kept.contains(&snapshot.snapshot_id()) && snapshot.timestamp_ms() < expiry.older_than_ms)
+        .filter(|snapshot| !kept.contains(&snapshot.snapshot_id()))
+        .filter(|snapshot| snapshot.timestamp_ms() < expiry.older_than_ms || too_many.contains(&snapshot.snapshot_id()))
         .collect();
     doomed.sort_by_key(|snapshot| snapshot.sequence_number());
     doomed.into_iter().map(|snapshot| snapshot.snapshot_id()).collect()
@@ -132,8 +146,19 @@ async fn delete_unneeded(table: &Table, before: &Arc<TableMetadata>, doomed: &[i
     let file_io = table.lake.storage().file_io();
     let mut kept_manifests: HashSet<String> = HashSet::new();
     let mut kept: Vec<ManifestFile> = Vec::new();
-    for snapshot in table.metadata().snapshots() {
-        for manifest_file in manifest::load_list(table.name(), file_io, snapshot, table.metadata()).await? {
+    let snapshots: Vec<SnapshotRef> = table.metadata().snapshots().cloned().collect();
+    let mut lists = stream::iter(snapshots)
+        .map(|snapshot| {
+            // Its own: with references in it the compiler cannot tell that the future may go to another thread.
+            let table = table.clone();
+            async move {
+                let file_io = table.lake.storage().file_io();
+                manifest::load_list(table.name(), file_io, &snapshot, table.metadata()).await
+            }
+        })
+        .buffered(LISTS_AT_ONCE);
+    while let Some(list) = lists.try_next().await? {
+        for manifest_file in list {
             if kept_manifests.insert(manifest_file.manifest_path.clone()) {
                 kept.push(manifest_file);
             }
@@ -168,8 +193,10 @@ async fn delete_unneeded(table: &Table, before: &Arc<TableMetadata>, doomed: &[i
         }
     }
     unneeded.extend(candidates);
-    for path in &unneeded {
-        table.lake.forget_file(path).await;
+    let deleted_files = unneeded.len();
+    // What cannot be deleted now is an orphan, which harms nobody.
+    if let Err(error) = table.lake.storage().delete_many(unneeded).await {
+        tracing::warn!(table = %table.name(), %error, "could not delete every file that is not needed any more");
     }
-    Ok(unneeded.len())
+    Ok(deleted_files)
 }

@@ -14,11 +14,13 @@
 
 pub mod catalog;
 pub mod commit;
+mod compact;
 mod deletes;
 mod difference;
 pub mod error;
 mod expire;
 mod inspect;
+mod lineage;
 #[cfg(test)]
 mod loose;
 mod manifest;
@@ -40,6 +42,7 @@ use iceberg::spec::{FormatVersion, PartitionSpecRef, SortOrder, TableMetadata};
 use roaring::RoaringTreemap;
 
 pub use commit::{Change, CommitPolicy, Committed, Premise};
+pub use compact::{Compaction, CompactionPolicy, FileGroup};
 pub use difference::{Difference, Since};
 pub use error::{Broken, Error, Result};
 pub use expire::{Expired, Expiry};
@@ -308,9 +311,24 @@ impl Table {
         expire::run(self, expiry).await
     }
 
+    /// The snapshots that an expiry would forget.
+    pub fn expirable(&self, expiry: &Expiry) -> Vec<i64> {
+        expire::doomed(self.metadata(), expiry, self.lake.clock().now_ms())
+    }
+
+    /// How many manifests the head has, and how many it would have once the small ones are put together.
+    pub async fn manifests_to_merge(&self) -> Result<(usize, usize)> {
+        commit::manifests_to_merge(self).await
+    }
+
     /// Files below the table's location that no snapshot names, older than `older_than_ms`.
     pub async fn orphans(&self, older_than_ms: i64) -> Result<Vec<Orphan>> {
         orphans::find(self, older_than_ms).await
+    }
+
+    /// Deletes the files that [`Table::orphans`] finds, and gives them. Nothing can bring them back.
+    pub async fn remove_orphans(&self, older_than_ms: i64) -> Result<Vec<Orphan>> {
+        orphans::remove(self, older_than_ms).await
     }
 
     /// The snapshots of the table, oldest first.

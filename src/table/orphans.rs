@@ -34,6 +34,18 @@ pub(super) async fn find(table: &Table, older_than_ms: i64) -> Result<Vec<Orphan
     Ok(orphans)
 }
 
+/// Deletes what [`find`] finds. A table that may share files with another keeps them.
+pub(super) async fn remove(table: &Table, older_than_ms: i64) -> Result<Vec<Orphan>> {
+    table.check_owns_files("delete files that none of its snapshots names")?;
+    let orphans = find(table, older_than_ms).await?;
+    table.lake.storage().delete_many(orphans.iter().map(|orphan| orphan.path.clone())).await?;
+    if !orphans.is_empty() {
+        let bytes: u64 = orphans.iter().map(|orphan| orphan.bytes).sum();
+        tracing::info!(table = %table.name(), files = orphans.len(), bytes, "deleted orphans");
+    }
+    Ok(orphans)
+}
+
 /// Every file any snapshot of the table names, with its metadata files.
 pub(super) async fn reachable_files(table: &Table) -> Result<BTreeSet<String>> {
     let metadata = table.metadata();

@@ -227,8 +227,12 @@ impl TableView {
             if current.snapshot_id() == snapshot_id {
                 return Some(true);
             }
-            let Some(parent) = current.parent_snapshot_id() else { return Some(false) };
-            snapshot = self.0.metadata.snapshot_by_id(parent);
+            snapshot = match current.parent_snapshot_id() {
+                Some(parent) => self.0.metadata.snapshot_by_id(parent),
+                // Only the first commit never had one: other engines' expiry takes it away.
+                None if current.sequence_number() > 1 => None,
+                None => return Some(false),
+            };
         }
         None
     }

@@ -123,6 +123,13 @@ impl DataWriter {
         })
     }
 
+    /// Closes files at this size, where the table's property `write.target-file-size-bytes` does not say another.
+    pub fn target_bytes(mut self, target_bytes: u64) -> Result<Self> {
+        let default = usize::try_from(target_bytes).unwrap_or(usize::MAX).max(1);
+        self.target_bytes = size_property(&self.target, "write.target-file-size-bytes", default)?;
+        Ok(self)
+    }
+
     /// The schema rows are stored under; batches that have it already are not copied.
     pub fn schema(&self) -> &ArrowSchemaRef {
         &self.arrow_schema

@@ -13,7 +13,9 @@ use iceberg::{TableRequirement, TableUpdate};
 use icestream::clock::Clock;
 use icestream::ids::TableName;
 use icestream::table::catalog::{Catalog, Head, NewTable, Swap};
-use icestream::table::{At, Broken, Error, Expiry, Lake, Premise, SchemaChange, Table, TableDefinition};
+use icestream::table::{
+    At, Broken, CompactionPolicy, Error, Expiry, Lake, Premise, SchemaChange, Table, TableDefinition,
+};
 
 use crate::support::*;
 
@@ -41,6 +43,12 @@ macro_rules! conformance {
             old_states_can_be_read,
             many_commits_leave_few_manifests_and_metadata_files,
             crash_leftovers_are_listed_as_orphans,
+            orphans_are_removed_past_their_grace,
+            rewritten_rows_keep_their_age,
+            delete_files_are_put_together_beside_new_deletes,
+            manifests_are_put_together_when_asked,
+            a_merge_outlives_a_rewrite_of_other_files,
+            an_expiry_keeps_what_others_go_on_from,
         );
     };
     ($world:expr; $($case:ident),* $(,)?) => {
@@ -315,7 +323,8 @@ pub async fn a_marker_moves_with_the_rows_and_survives_expiry(world: World) {
     let table = append(&table, [(2, 2)]).await.table;
     assert_eq!(total(&table, "icestream.offsets"), "10");
     let table = append(&table, [(3, 3)]).await.table;
-    let expired = table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    let expired =
+        table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     assert_eq!(expired.snapshots.len(), 2);
     let mut table = table;
     table.refresh().await.unwrap();
@@ -484,8 +493,16 @@ pub async fn expired_snapshots_take_their_files_along(world: World) {
     let table = table.change().overwrite(&view, old, added).commit().await.unwrap().table;
     let table = append(&table, [(50, 5)]).await.table;
     assert!(table.lake().storage().exists(&old_path).await.unwrap());
-    assert!(table.expire(&Expiry { older_than_ms: 0, retain_last: 1 }).await.unwrap().snapshots.is_empty());
-    let expired = table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    assert!(
+        table
+            .expire(&Expiry { older_than_ms: 0, retain_last: 1, ..Default::default() })
+            .await
+            .unwrap()
+            .snapshots
+            .is_empty()
+    );
+    let expired =
+        table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     assert_eq!(expired.snapshots.len(), 2);
     assert!(!table.lake().storage().exists(&old_path).await.unwrap());
     let mut table = table;
@@ -548,4 +565,159 @@ pub async fn crash_leftovers_are_listed_as_orphans(world: World) {
     // A file younger than asked for may belong to a commit on its way.
     assert_eq!(table.orphans(0).await.unwrap(), vec![]);
     assert_eq!(read(&table).await.len(), 1);
+}
+
+pub async fn orphans_are_removed_past_their_grace(world: World) {
+    let table = world.create("orders").await;
+    let table = append(&table, [(1, 1)]).await.table;
+    let leftover = write(&table, &rows([(9, 9)])).await;
+    let modified_ms = table.orphans(i64::MAX).await.unwrap()[0].modified_ms;
+    assert_eq!(table.remove_orphans(modified_ms).await.unwrap(), vec![]);
+    let kept = table.change().set_property("gc.enabled", "false").commit().await.unwrap().table;
+    let error = kept.remove_orphans(i64::MAX).await.unwrap_err();
+    assert!(error.to_string().contains("`gc.enabled` is false"), "{error}");
+    let table = kept.change().remove_property("gc.enabled").commit().await.unwrap().table;
+    assert!(world.lake.storage().exists(leftover[0].path()).await.unwrap());
+    let removed = table.remove_orphans(modified_ms + 1).await.unwrap();
+    assert_eq!(removed.iter().map(|orphan| orphan.path.as_str()).collect::<Vec<_>>(), [leftover[0].path()]);
+    assert!(!world.lake.storage().exists(leftover[0].path()).await.unwrap());
+    assert_eq!(table.remove_orphans(i64::MAX).await.unwrap(), vec![]);
+    assert_eq!(read(&table).await, BTreeMap::from([(1, 1)]));
+}
+
+pub async fn rewritten_rows_keep_their_age(world: World) {
+    let mut table = world.create("orders").await;
+    for batch in 0..6 {
+        table = append(&table, [(batch, 1)]).await.table;
+    }
+    // Somebody has read as far as the fifth commit.
+    let snapshots = table.snapshots();
+    let read_up_to = snapshots[4].sequence;
+    let policy = |read_up_to: &[i64]| CompactionPolicy { target_bytes: 1 << 20, read_up_to: read_up_to.to_vec() };
+    let view = table.view(At::Head).unwrap();
+    assert_eq!(view.compaction(&policy(&[])).await.unwrap().groups[0].files.len(), 6);
+    assert_eq!(view.compaction(&policy(&[snapshots[3].sequence])).await.unwrap().groups.len(), 0);
+    let plan = view.compaction(&policy(&[read_up_to])).await.unwrap();
+    assert_eq!((plan.groups.len(), plan.groups[0].files.len(), plan.files_waiting), (1, 5, 1));
+    let compacted = write(&table, &rows((0..5).map(|id| (id, 1)))).await;
+    let before = table.snapshot_id().unwrap();
+    let table = append(&table, [(6, 1)]).await.table;
+    let appended = table.snapshot_id().unwrap();
+    let table = table.change().rewrite(&view, plan.groups[0].files.clone(), compacted).commit().await.unwrap().table;
+    let new = table.view(At::Head).unwrap().added_since(read_up_to).files(None).await.unwrap();
+    assert_eq!(new.iter().map(|file| file.record_count).collect::<Vec<_>>(), [1, 1], "{new:?}");
+    assert_eq!(read(&table).await.len(), 7);
+
+    // The head has the rows of the snapshot before it, and of no other; also when that one is gone.
+    assert!(table.has_rows_of(appended) && !table.has_rows_of(before));
+    let again = table.change().rewrite_manifests().commit().await.unwrap().table;
+    assert!(again.has_rows_of(appended) && again.has_rows_of(table.snapshot_id().unwrap()));
+    again.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
+    let mut again = again;
+    again.refresh().await.unwrap();
+    assert_eq!(again.snapshots().len(), 1);
+    assert!(again.has_rows_of(appended) && !again.has_rows_of(before));
+    assert!(!append(&again, [(7, 1)]).await.table.has_rows_of(appended));
+}
+
+pub async fn delete_files_are_put_together_beside_new_deletes(world: World) {
+    let table = world.create("orders").await;
+    let mut table = append(&table, (0..1000).map(|id| (id, 1))).await.table;
+    for id in [5, 50, 500] {
+        table = delete(&table, &[id]).await.table;
+    }
+    let view = table.view(At::Head).unwrap();
+    let policy = CompactionPolicy { target_bytes: 1, read_up_to: vec![] };
+    let plan = view.compaction(&policy).await.unwrap();
+    assert_eq!((plan.groups.len(), plan.many_deletes.len()), (0, 1));
+    let positions = view.deleted_positions(&plan.many_deletes).await.unwrap();
+    let of: Vec<_> =
+        plan.many_deletes.iter().map(|file| (file.clone(), positions[&file.path].as_ref().clone())).collect();
+    let deletes = table.write_deletes_anew(&of).await.unwrap();
+    // A row that is deleted meanwhile stays deleted.
+    let raced = delete(&table, &[7]).await.table;
+    let before = raced.snapshot_id().unwrap();
+    let table = raced.change().rewrite_deletes(&view, deletes).commit().await.unwrap().table;
+    let expected: BTreeSet<i64> = (0..1000).filter(|id| ![5, 50, 500, 7].contains(id)).collect();
+    assert_eq!(read(&table).await.into_keys().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(total(&table, "total-delete-files"), "2");
+    assert_eq!(total(&table, "total-position-deletes"), "4");
+    assert!(table.has_rows_of(before));
+    let refused = table.change().rewrite(&view, vec![], vec![]).row_delta(
+        &view,
+        vec![],
+        table.write_deletes(&positions_of(&table, &[9]).await).await.unwrap(),
+    );
+    assert!(refused.commit().await.unwrap_err().to_string().contains("cannot delete any"));
+}
+
+pub async fn manifests_are_put_together_when_asked(world: World) {
+    let properties = [("commit.manifest.min-count-to-merge", "100")];
+    let mut table = world.create_with("orders", &[], &properties).await;
+    for id in 0..8 {
+        table = append(&table, [(id, 1)]).await.table;
+    }
+    table = delete(&table, &[3]).await.table;
+    let ages = |files: Vec<icestream::table::FileRow>| {
+        files.into_iter().map(|file| (file.path, file.sequence_number)).collect::<BTreeMap<_, _>>()
+    };
+    let before = ages(table.files().await.unwrap());
+    assert_eq!(table.manifests_to_merge().await.unwrap(), (9, 2));
+    let view = table.view(At::Head).unwrap();
+    let planned = view.files(None).await.unwrap();
+    let table = table.change().rewrite_manifests().commit().await.unwrap().table;
+    assert_eq!(table.view(At::Head).unwrap().manifest_counts().await.unwrap(), (1, 1));
+    assert_eq!(ages(table.files().await.unwrap()), before);
+    assert_eq!(read(&table).await.len(), 7);
+    assert_eq!(total(&table, "total-data-files"), "8");
+    // What was planned on the manifests of before finds its files in those of now.
+    let added = write(&table, &rows([(0, 5)])).await;
+    let first = planned.iter().find(|file| file.deletes.is_empty()).unwrap().clone();
+    let table = table.change().overwrite(&view, vec![first], added).commit().await.unwrap().table;
+    assert_eq!(total(&table, "total-data-files"), "8");
+}
+
+pub async fn a_merge_outlives_a_rewrite_of_other_files(world: World) {
+    let table = world.create("orders").await;
+    let table = append(&table, (0..10).map(|id| (id, 1))).await.table;
+    let table = append(&table, (10..20).map(|id| (id, 1))).await.table;
+    let view = table.view(At::Head).unwrap();
+    let deletes = async |table: &Table, id| table.write_deletes(&positions_of(table, &[id]).await).await.unwrap();
+    let (of_first, of_second) = (deletes(&table, 5).await, deletes(&table, 15).await);
+    let (new_first, new_second) = (write(&table, &rows([(5, 2)])).await, write(&table, &rows([(15, 2)])).await);
+    let planned_on = table.snapshot_id();
+
+    let second: Vec<_> = positions_of(&table, &[15]).await.into_iter().map(|(file, _)| file).collect();
+    let moved = write(&table, &rows((10..20).map(|id| (id, 1)))).await;
+    table.change().rewrite(&view, second, moved).commit().await.unwrap();
+
+    let premise = || Premise::new().rows_are_of(planned_on);
+    let merged = table.change().row_delta(&view, new_first, of_first).premise(premise()).commit().await.unwrap().table;
+    assert_eq!(read(&merged).await.get(&5), Some(&2));
+    // Rows of a file that was rewritten are somewhere else now.
+    let error = table.change().row_delta(&view, new_second.clone(), of_second.clone()).commit().await.unwrap_err();
+    assert!(matches!(error, Error::PremiseBroken { broken: Broken::FileGone { .. }, .. }), "{error:?}");
+    // After a commit that is no rewrite, the rows are others.
+    let error = table.change().row_delta(&view, new_second, of_second).premise(premise()).commit().await.unwrap_err();
+    assert!(matches!(error, Error::PremiseBroken { broken: Broken::Head { .. }, .. }), "{error:?}");
+    assert_eq!(read(&merged).await.len(), 20);
+}
+
+pub async fn an_expiry_keeps_what_others_go_on_from(world: World) {
+    let mut table = world.create("orders").await;
+    for id in 0..6 {
+        table = append(&table, [(id, 1)]).await.table;
+    }
+    let ids: Vec<i64> = table.snapshots().iter().map(|snapshot| snapshot.id).collect();
+    let keep = BTreeSet::from([ids[1]]);
+    // However young they are, no more than three stay, and the one that is in use.
+    let expiry = Expiry { older_than_ms: 0, retain_last: 1, at_most: 3, keep };
+    assert_eq!(table.expirable(&expiry), [ids[0], ids[2]]);
+    assert_eq!(table.expire(&expiry).await.unwrap().snapshots, [ids[0], ids[2]]);
+    table.refresh().await.unwrap();
+    let left: Vec<i64> = table.snapshots().iter().map(|snapshot| snapshot.id).collect();
+    assert_eq!(left, [ids[1], ids[3], ids[4], ids[5]]);
+    assert_eq!(read_at(&table, At::Snapshot(ids[1])).await.len(), 2);
+    assert_eq!(read(&table).await.len(), 6);
+    assert_eq!(table.orphans(i64::MAX).await.unwrap(), vec![]);
 }

@@ -85,7 +85,7 @@ async fn commit_everything(case: &str, lake: &Lake, direct: &Lake, proxy: &Proxy
     strike();
     let mut table = table;
     table.refresh().await.unwrap();
-    table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     struck("expiry");
     audit(1).await;
 }
@@ -283,7 +283,7 @@ async fn storage_that_stumbles_does_not_show() {
         let added = write(&table, &rows([(1, 1)])).await;
         let table = table.change().overwrite(&view, old, added).commit().await.unwrap().table;
         strike();
-        table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+        table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
         proxy.plan([]);
         let mut table = table;
         table.refresh().await.unwrap();

@@ -202,7 +202,7 @@ async fn pyiceberg_in_between(world: World, mut foreign: Pyiceberg) {
     let (tagged, at_tag) = (subject.table.snapshot_id().unwrap(), subject.rows.clone());
     ingest(&mut subject, json!([{"id": 15}]), Some("30"), "40").await;
     subject.append(json!([{"id": 16}])).await;
-    subject.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    subject.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     subject.table.refresh().await.unwrap();
     assert_eq!(subject.table.snapshots().iter().map(|snapshot| snapshot.id).collect::<Vec<_>>().len(), 2);
     assert_eq!(
@@ -630,7 +630,7 @@ async fn spark_in_between() {
     by_file.delete(&[100]).await;
     by_file.check_conditions(&[("qty > 5000000000", &[6]), ("qty <= 0", &[200]), ("note = 'theirs'", &[])]).await;
     // The branch keeps its snapshots.
-    by_file.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    by_file.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     by_file.table.refresh().await.unwrap();
     assert_eq!(by_file.table.snapshots().len(), 2);
     assert_eq!(select(&by_file.table, None).await, by_file.expected());

@@ -791,7 +791,8 @@ async fn expired(world: &World) -> Case {
     subject.delete(&[1]).await;
     subject.compact().await;
     subject.update(&[2, 3], |row| row["qty"] = json!(2)).await;
-    let expired = subject.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1 }).await.unwrap();
+    let expired =
+        subject.table.expire(&Expiry { older_than_ms: i64::MAX, retain_last: 1, ..Default::default() }).await.unwrap();
     assert_eq!(expired.snapshots.len(), 3);
     subject.table.refresh().await.unwrap();
     subject.append(json!([{"id": 20, "qty": 2}])).await;

@@ -16,6 +16,7 @@ use crate::table::Table;
 use crate::table::catalog::Head;
 use crate::table::error::{Broken, Error, Result};
 use crate::table::expire::references;
+use crate::table::lineage::{ROWS_OF, rows_of};
 use crate::table::manifest::{self, ManifestPlace};
 use crate::table::scan::ScanFile;
 use crate::table::writer::write_error;
@@ -168,6 +169,9 @@ async fn build_snapshot(
     fail::fail_point!("commit-after-manifest-list");
 
     let mut properties: HashMap<String, String> = change.notes.clone().into_iter().collect();
+    if let (Kind::Rewrite | Kind::Manifests, Some(parent)) = (change.kind, metadata.current_snapshot_id()) {
+        properties.insert(ROWS_OF.to_string(), rows_of(metadata, parent).to_string());
+    }
     // Markers this change does not move are stamped again, so that the newest snapshot always has them all.
     for key in marker_keys(metadata) {
         if let Some(value) = marker(metadata, key) {
@@ -202,7 +206,7 @@ fn operation(change: &Change, removed: &[(DataFile, i32)]) -> Operation {
     let adds_rows = change.add.iter().any(|file| !file.holds_deletes());
     let takes_rows = !removed.is_empty() || change.add.iter().any(|file| file.holds_deletes());
     match (change.kind, adds_rows, takes_rows) {
-        (Kind::Rewrite, _, _) => Operation::Replace,
+        (Kind::Rewrite | Kind::Manifests, _, _) => Operation::Replace,
         (Kind::ReplaceAll, true, _) => Operation::Overwrite,
         (_, true, true) => Operation::Overwrite,
         (_, false, true) => Operation::Delete,
@@ -230,15 +234,13 @@ async fn write_added(change: &Change, place: &ManifestPlace<'_>, schema: &Schema
     for file in &change.add {
         groups.entry((file.holds_deletes(), file.spec_id)).or_default().push(&file.file);
     }
-    // Rewritten rows keep the age of the snapshot they were read from; -1 lets the rest take the commit's own.
-    let sequence = match change.kind {
-        Kind::Rewrite => change.planned_sequence.unwrap_or(-1),
-        _ => -1,
-    };
+    // Rewritten rows keep their age; -1 lets the rest take the commit's own.
+    let age = change.remove.iter().map(|file| file.sequence).max().filter(|_| change.kind == Kind::Rewrite);
     let mut written = Vec::new();
     for ((holds_deletes, spec_id), files) in groups {
         let content = if holds_deletes { ManifestContentType::Deletes } else { ManifestContentType::Data };
         let (path, mut writer) = place.writer(content, schema, spec_of(change, place.metadata, spec_id)?.as_ref())?;
+        let sequence = age.filter(|_| !holds_deletes).unwrap_or(-1);
         for file in files {
             writer.add_file(file.clone(), sequence).map_err(|error| write_error(&path, error))?;
         }
@@ -402,6 +404,47 @@ impl Removal<'_> {
     }
 }
 
+/// The small manifests to put together: those of one content and partition spec, where there are many of them. Of the
+/// snapshot in the making, none: manifests that its attempt rewrote have no sequence number yet.
+fn small_manifests(
+    change: Option<&Change>,
+    metadata: &TableMetadata,
+    manifests: &[ManifestFile],
+    making: Option<i64>,
+) -> BTreeMap<(bool, i32), Vec<Vec<usize>>> {
+    let properties = metadata.properties();
+    let number = |key: &str, default: i64| properties.get(key).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let is_asked_for = change.is_none_or(|change| change.kind == Kind::Manifests);
+    if !is_asked_for && properties.get("commit.manifest-merge.enabled").is_some_and(|value| value == "false") {
+        return BTreeMap::new();
+    }
+    let target_bytes = number("commit.manifest.target-size-bytes", 8 << 20);
+    let least = match is_asked_for {
+        true => 2,
+        false => number("commit.manifest.min-count-to-merge", DEFAULT_MIN_COUNT_TO_MERGE).max(2) as usize,
+    };
+    let is_small =
+        |manifest: &ManifestFile| manifest.manifest_length < target_bytes && Some(manifest.added_snapshot_id) != making;
+    let mut groups: BTreeMap<(bool, i32), Vec<usize>> = BTreeMap::new();
+    for (index, manifest) in manifests.iter().enumerate().filter(|(_, manifest)| is_small(manifest)) {
+        let key = (manifest.content == ManifestContentType::Deletes, manifest.partition_spec_id);
+        groups.entry(key).or_default().push(index);
+    }
+    groups.retain(|_, members| members.len() >= least);
+    groups.into_iter().map(|(key, members)| (key, bins(manifests, &members, target_bytes))).collect()
+}
+
+/// How many manifests the head has, and how many there would be once the small ones are put together.
+pub(in crate::table) async fn manifests_to_merge(table: &Table) -> Result<(usize, usize)> {
+    let metadata = table.metadata();
+    let Some(snapshot) = metadata.current_snapshot() else { return Ok((0, 0)) };
+    let list = manifest::load_list(table.name(), table.lake.storage().file_io(), snapshot, metadata).await?;
+    let live: Vec<ManifestFile> = list.iter().filter(|file| manifest::may_hold_live_files(file)).cloned().collect();
+    let bins = small_manifests(None, metadata, &live, None);
+    let spared: usize = bins.values().flatten().map(|bin| bin.len() - 1).sum();
+    Ok((list.len(), live.len() - spared))
+}
+
 /// Merges small manifests once there are many, so that planning stays bounded however many commits there were.
 async fn merge(
     change: &Change,
@@ -411,31 +454,15 @@ async fn merge(
     manifests: Vec<ManifestFile>,
     files: &mut Vec<String>,
 ) -> Result<Vec<ManifestFile>> {
-    let properties = metadata.properties();
-    let number = |key: &str, default: i64| properties.get(key).and_then(|text| text.parse().ok()).unwrap_or(default);
-    if properties.get("commit.manifest-merge.enabled").is_some_and(|value| value == "false") {
-        return Ok(manifests);
-    }
-    let target_bytes = number("commit.manifest.target-size-bytes", 8 << 20);
-    let least = number("commit.manifest.min-count-to-merge", DEFAULT_MIN_COUNT_TO_MERGE).max(2) as usize;
-    let is_small = |manifest: &ManifestFile| {
-        // Manifests this very attempt rewrote have no sequence number yet.
-        manifest.manifest_length < target_bytes && manifest.added_snapshot_id != place.snapshot_id
-    };
-    let mut groups: BTreeMap<(bool, i32), Vec<usize>> = BTreeMap::new();
-    for (index, manifest) in manifests.iter().enumerate().filter(|(_, manifest)| is_small(manifest)) {
-        let key = (manifest.content == ManifestContentType::Deletes, manifest.partition_spec_id);
-        groups.entry(key).or_default().push(index);
-    }
-    groups.retain(|_, members| members.len() >= least);
+    let groups = small_manifests(Some(change), metadata, &manifests, Some(place.snapshot_id));
     if groups.is_empty() {
         return Ok(manifests);
     }
-    let merged_away: HashSet<usize> = groups.values().flatten().copied().collect();
+    let merged_away: HashSet<usize> = groups.values().flatten().flatten().copied().collect();
     let mut result: Vec<ManifestFile> = Vec::new();
-    for ((_, spec_id), members) in groups {
+    for ((_, spec_id), bins) in groups {
         let spec = spec_of(change, metadata, spec_id)?;
-        for bin in bins(&manifests, &members, target_bytes) {
+        for bin in bins {
             // Rewriting one alone would gain nothing, at every commit again.
             if let [alone] = bin.as_slice() {
                 result.push(manifests[*alone].clone());

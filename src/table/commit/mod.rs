@@ -20,6 +20,7 @@ use iceberg::spec::TableMetadata;
 use rand::Rng;
 use uuid::Uuid;
 
+pub(super) use attempt::manifests_to_merge;
 pub use premise::{Advance, Premise};
 pub(super) use premise::{marker, marker_keys};
 
@@ -79,6 +80,8 @@ pub struct Change {
     remove: Vec<ScanFile>,
     /// Data files that position deletes in `add` are about.
     touched: Vec<ScanFile>,
+    /// Whether those deletes are of rows that were there.
+    deletes_rows: bool,
     /// Delete files of these that go, because new ones say the same and more.
     outdone: Vec<Arc<DeleteFile>>,
     /// The sequence number of the snapshot that removals and rewrites were planned on.
@@ -97,6 +100,8 @@ enum Kind {
     Rows,
     /// The same rows in other files.
     Rewrite,
+    /// The same files in fewer manifests.
+    Manifests,
     /// Everything there is makes way.
     ReplaceAll,
 }
@@ -109,6 +114,7 @@ impl Change {
             add: Vec::new(),
             remove: Vec::new(),
             touched: Vec::new(),
+            deletes_rows: false,
             outdone: Vec::new(),
             planned_sequence: None,
             schema: None,
@@ -129,6 +135,7 @@ impl Change {
     /// Adds rows and deletes others by position. `view` is what the deletes were found in.
     pub fn row_delta(mut self, view: &TableView, add: Vec<WrittenFile>, deletes: WrittenDeletes) -> Self {
         self.plan_on(view);
+        self.deletes_rows |= !deletes.of.is_empty();
         self.add.extend(add);
         self.add.extend(deletes.files);
         self.touched.extend(deletes.of);
@@ -145,11 +152,28 @@ impl Change {
         self
     }
 
-    /// Stores the live rows of `remove` anew in `add` (compaction). The rows keep their age: what is deleted by key or
-    /// position after `view` still finds them, or stops the rewrite.
+    /// Stores the live rows of `remove` anew in `add` (compaction). The rows keep their age, that of the youngest file
+    /// among them: what is deleted by key or position after `view` still finds them, or stops the rewrite, and who reads
+    /// by age does not take them for new ones.
     pub fn rewrite(mut self, view: &TableView, remove: Vec<ScanFile>, add: Vec<WrittenFile>) -> Self {
         self.kind = Kind::Rewrite;
         self.overwrite(view, remove, add)
+    }
+
+    /// Puts delete files together: `deletes` say of their data files what those they stand in for say, and no more.
+    pub fn rewrite_deletes(mut self, view: &TableView, deletes: WrittenDeletes) -> Self {
+        self.kind = Kind::Rewrite;
+        self.plan_on(view);
+        self.add.extend(deletes.files);
+        self.touched.extend(deletes.of);
+        self.outdone.extend(deletes.instead_of);
+        self
+    }
+
+    /// Puts small manifests together. No file comes or goes.
+    pub fn rewrite_manifests(mut self) -> Self {
+        self.kind = Kind::Manifests;
+        self
     }
 
     /// Puts `add` in the place of everything that is in the table when the commit succeeds. Guard it with a premise
@@ -201,7 +225,7 @@ impl Change {
         // A schema alone makes one as well: readers that go by the snapshot's schema would not see it otherwise.
         !self.add.is_empty()
             || !self.remove.is_empty()
-            || self.kind == Kind::ReplaceAll
+            || matches!(self.kind, Kind::ReplaceAll | Kind::Manifests)
             || self.schema.is_some()
             || !self.notes.is_empty()
             || self.premise.has_markers()
@@ -210,8 +234,14 @@ impl Change {
     fn check(&self) -> Result<()> {
         let refuse =
             |problem: &str| Err(Error::Change { table: self.table.name().clone(), problem: problem.to_string() });
-        if self.kind == Kind::Rewrite && (!self.touched.is_empty() || self.add.iter().any(WrittenFile::holds_deletes)) {
+        if self.kind == Kind::Rewrite && self.deletes_rows {
             return refuse("a rewrite stores the same rows anew and cannot delete any");
+        }
+        if self.kind == Kind::Manifests && !(self.add.is_empty() && self.remove.is_empty() && self.touched.is_empty()) {
+            return refuse("a rewrite of manifests leaves every file where it is");
+        }
+        if matches!(self.kind, Kind::Rewrite | Kind::Manifests) && self.schema.is_some() {
+            return refuse("a rewrite keeps the rows as they are, and their columns");
         }
         if self.kind == Kind::ReplaceAll && (!self.remove.is_empty() || !self.touched.is_empty()) {
             return refuse("replacing everything leaves nothing to remove or delete besides");

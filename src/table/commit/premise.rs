@@ -7,6 +7,7 @@ use iceberg::spec::TableMetadata;
 
 use crate::ids::TableName;
 use crate::table::error::{Broken, Error, Result};
+use crate::table::lineage::have_same_rows;
 
 /// Computes a marker's next value from its present one, or says why the change may not be applied.
 pub type Advance = Arc<dyn Fn(Option<&str>) -> Result<String, Broken> + Send + Sync>;
@@ -15,6 +16,7 @@ pub type Advance = Arc<dyn Fn(Option<&str>) -> Result<String, Broken> + Send + S
 #[derive(Clone, Default)]
 pub struct Premise {
     head: Option<Option<i64>>,
+    rows: Option<Option<i64>>,
     schema: Option<i32>,
     markers: Vec<(String, Advance)>,
     held: Vec<(String, Option<String>)>,
@@ -28,6 +30,13 @@ impl Premise {
     /// The head is exactly this snapshot; `None`: nothing was ever committed.
     pub fn head_is(mut self, snapshot_id: Option<i64>) -> Self {
         self.head = Some(snapshot_id);
+        self
+    }
+
+    /// The head has the rows that this snapshot had; they may be in other files since. `None`: nothing was ever
+    /// committed.
+    pub fn rows_are_of(mut self, snapshot_id: Option<i64>) -> Self {
+        self.rows = Some(snapshot_id);
         self
     }
 
@@ -67,6 +76,7 @@ impl Premise {
 
     pub(super) fn and(mut self, other: Premise) -> Self {
         self.head = other.head.or(self.head);
+        self.rows = other.rows.or(self.rows);
         self.schema = other.schema.or(self.schema);
         self.markers.extend(other.markers);
         self.held.extend(other.held);
@@ -80,11 +90,15 @@ impl Premise {
     /// Checks everything against a head and returns the markers' next values.
     pub(super) fn check(&self, table: &TableName, metadata: &TableMetadata) -> Result<Vec<(String, String)>> {
         let found = metadata.current_snapshot_id();
-        if let Some(expected) = self.head
-            && expected != found
-        {
+        let other_head = |expected: Option<i64>| {
             let show = |id: Option<i64>| id.map_or("none".to_string(), |id| id.to_string());
-            return Err(broken(table, Broken::Head { expected: show(expected), found: show(found) }));
+            Err(broken(table, Broken::Head { expected: show(expected), found: show(found) }))
+        };
+        if let Some(expected) = self.head.filter(|expected| *expected != found) {
+            return other_head(expected);
+        }
+        if let Some(expected) = self.rows.filter(|expected| !have_same_rows(metadata, *expected, found)) {
+            return other_head(expected);
         }
         if let Some(expected) = self.schema
             && expected != metadata.current_schema_id()
@@ -110,6 +124,7 @@ impl fmt::Debug for Premise {
         let markers: Vec<&str> = self.markers.iter().map(|(key, _)| key.as_str()).collect();
         f.debug_struct("Premise")
             .field("head", &self.head)
+            .field("rows", &self.rows)
             .field("schema", &self.schema)
             .field("markers", &markers)
             .finish()
