@@ -21,7 +21,7 @@ use roaring::RoaringTreemap;
 
 use super::ledger::{Balance, Ledger};
 use super::reach::{Held, Reach, is_exact, replace_scans};
-use super::{Marker, NEVER_WRITTEN, WhyFull};
+use super::{Marker, NEVER_WRITTEN, WhyFull, is_at};
 use crate::engine::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, Result};
 use crate::ids::TableName;
 use crate::table::{Difference, ScanFile, Since, TableView};
@@ -145,7 +145,7 @@ pub(super) async fn find(
     let mut differences: Vec<(&TableName, Difference)> = Vec::new();
     for (name, view) in inputs {
         let difference = match known.inputs.get(&name.to_string()) {
-            Some(snapshot) if *snapshot == view.snapshot_id().unwrap_or(NEVER_WRITTEN) => continue,
+            Some(snapshot) if is_at(view, *snapshot) => continue,
             Some(&NEVER_WRITTEN) => return Ok(Err(WhyFull::WasEmpty { input: name.clone() })),
             Some(snapshot) => view.since(*snapshot).await?,
             None => Since::SnapshotGone,

@@ -322,8 +322,8 @@ impl Planning<'_> {
         let seen = table.map(silver::lookups_seen).transpose()?.unwrap_or_default();
         let mut moved = Vec::new();
         for (lookup, seen) in seen {
-            let head = self.lake.table_if_exists(&lookup).await?.and_then(|table| table.snapshot_id());
-            moved.extend((head != Some(seen.first)).then_some(lookup));
+            let table = self.lake.table_if_exists(&lookup).await?;
+            moved.extend((!table.is_some_and(|table| table.has_rows_of(seen.first))).then_some(lookup));
         }
         Ok(moved)
     }
@@ -344,7 +344,7 @@ impl Planning<'_> {
     async fn gold(&mut self, model: &GoldModel) -> Result<()> {
         let name = &model.table;
         let inputs = engine::referenced_tables(&model.sql)?;
-        let mut heads: BTreeMap<TableName, Option<i64>> = BTreeMap::new();
+        let mut heads: BTreeMap<TableName, Option<Table>> = BTreeMap::new();
         let (mut reads, mut missing) = (Amount::default(), Vec::new());
         for input in inputs {
             match self.lake.table_if_exists(&input).await? {
@@ -353,7 +353,7 @@ impl Planning<'_> {
                     reads.files += amount.files;
                     reads.rows += amount.rows;
                     reads.bytes += amount.bytes;
-                    heads.insert(input, table.snapshot_id());
+                    heads.insert(input, Some(table));
                 }
                 None if self.changing.contains(&input) => drop(heads.insert(input, None)),
                 None => missing.push(input),

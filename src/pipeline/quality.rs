@@ -217,14 +217,15 @@ impl Findings {
                 None => return Err(unasked(engine::Error::unknown_table(&name, may_be_missing)).into()),
             }
         }
-        let inputs = views.iter().map(|(name, view)| (name.to_string(), view.snapshot_id().unwrap_or(-1))).collect();
-        let mut asked = Asked { sql: fingerprint([audit.sql.as_str()]), inputs, rows: 0 };
-        let known = self
-            .known()
-            .await?
-            .audits
-            .get(&audit.name)
-            .filter(|known| **known == Asked { rows: known.rows, ..asked.clone() });
+        let known = self.known().await?.audits.get(&audit.name);
+        let inputs = views.iter().map(|(name, view)| {
+            // Of snapshots with the same rows, the one that was asked stands for the others.
+            let before = known.and_then(|known| known.inputs.get(&name.to_string()));
+            let before = before.filter(|snapshot| view.has_rows_of(**snapshot)).copied();
+            (name.to_string(), before.or(view.snapshot_id()).unwrap_or(-1))
+        });
+        let mut asked = Asked { sql: fingerprint([audit.sql.as_str()]), inputs: inputs.collect(), rows: 0 };
+        let known = known.filter(|known| **known == Asked { rows: known.rows, ..asked.clone() });
         if let Some(known) = known {
             asked.rows = known.rows;
         } else {

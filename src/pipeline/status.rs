@@ -364,34 +364,32 @@ impl Behind {
         };
         let merged =
             silver.map(silver::progress).transpose()?.flatten().filter(|merged| merged.bronze == bronze.uuid());
-        if merged.is_some_and(|merged| Some(merged.snapshot_id) == bronze.snapshot_id()) {
+        if merged.is_some_and(|merged| bronze.has_rows_of(merged.snapshot_id)) {
             return Ok(Behind { records: Some(0), commits: Some(0), ..Behind::default() });
         }
         let sequence = merged.map_or(0, |merged| merged.sequence);
         let waiting: Vec<_> = bronze.snapshots().into_iter().filter(|snapshot| snapshot.sequence > sequence).collect();
         // The first of them may have been expired.
         let is_whole = waiting.first().is_some_and(|first| first.sequence == sequence + 1);
-        let added = |snapshot: &SnapshotRow| match snapshot.summary.get("added-records") {
+        // Compaction brings nothing to merge.
+        let news: Vec<&SnapshotRow> = waiting.iter().filter(|snapshot| snapshot.operation != "replace").collect();
+        let added = |snapshot: &&SnapshotRow| match snapshot.summary.get("added-records") {
             Some(count) => count.parse::<i64>().ok(),
             None => Some(0),
         };
         Ok(Behind {
             is_behind: true,
-            records: waiting.iter().map(added).sum::<Option<i64>>().filter(|_| is_whole),
-            commits: is_whole.then_some(waiting.len()),
-            since_ms: waiting.first().map(|first| first.committed_ms),
+            records: news.iter().map(added).sum::<Option<i64>>().filter(|_| is_whole),
+            commits: is_whole.then_some(news.len()),
+            since_ms: news.first().map(|first| first.committed_ms),
         })
     }
 }
 
 fn moved_lookups(silver: Option<&Table>, tables: &BTreeMap<TableName, Table>) -> Result<Vec<String>> {
     let seen = silver.map(silver::lookups_seen).transpose()?.unwrap_or_default();
-    let head = |lookup: &TableName| tables.get(lookup).and_then(Table::snapshot_id);
-    Ok(seen
-        .iter()
-        .filter(|(lookup, seen)| head(lookup) != Some(seen.first))
-        .map(|(lookup, _)| lookup.to_string())
-        .collect())
+    let is_at = |lookup: &TableName, snapshot| tables.get(lookup).is_some_and(|table| table.has_rows_of(snapshot));
+    Ok(seen.iter().filter(|(lookup, seen)| !is_at(lookup, seen.first)).map(|(lookup, _)| lookup.to_string()).collect())
 }
 
 /// The inputs that have moved since a gold table was computed, and when the first of them did.
@@ -401,7 +399,7 @@ fn moved_inputs(gold: Option<&Table>, tables: &BTreeMap<TableName, Table>) -> (V
     for (input, snapshot) in inputs {
         let table = input.parse::<TableName>().ok().and_then(|name| tables.get(&name));
         let Some(table) = table else { continue };
-        if table.snapshot_id().unwrap_or(-1) == snapshot {
+        if table.snapshot_id().unwrap_or(-1) == snapshot || table.has_rows_of(snapshot) {
             continue;
         }
         let snapshots = table.snapshots();

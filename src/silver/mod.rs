@@ -367,6 +367,16 @@ pub struct Progress {
     pub sequence: i64,
 }
 
+/// The columns that a silver table's files are sorted by: its keys, and where versions are kept, when each began. Empty
+/// for a table that nothing was merged into.
+pub fn sort_columns(silver: &Table) -> Result<Vec<String>> {
+    let mut columns = Marker::of(silver)?.map(|(_, marker)| marker.keys).unwrap_or_default();
+    let schema = silver.schema()?;
+    columns.extend((!columns.is_empty()).then(|| "_valid_from".to_string()));
+    columns.retain(|column| schema.index_of(column).is_ok());
+    Ok(columns)
+}
+
 /// What a silver table says it has merged; `None` when nothing was built yet.
 pub fn progress(silver: &Table) -> Result<Option<Progress>> {
     let marker = Marker::of(silver)?.map(|(_, marker)| marker);
@@ -452,9 +462,7 @@ impl Stand {
             (Some(silver), None) if silver.summary().records == Some(0) => Stand::New,
             (Some(_), None) => Stand::Foreign,
             (_, Some(known)) if known.model != model.fingerprint(side) => Stand::OtherModel,
-            (_, Some(known)) if known.bronze == bronze.uuid() && Some(known.snapshot) == view.snapshot_id() => {
-                Stand::UpToDate
-            }
+            (_, Some(known)) if known.bronze == bronze.uuid() && view.has_rows_of(known.snapshot) => Stand::UpToDate,
             (_, Some(known)) if known.leads_to(bronze, view) => Stand::Behind,
             (_, Some(_)) => Stand::CutOff,
         }
@@ -491,8 +499,39 @@ pub async fn preview(lake: &Lake, model: &SilverModel) -> Result<Option<Preview>
     Ok(Some(Preview { stand, differences, reads, table }))
 }
 
-/// Brings a silver table up to its bronze table's head, in one commit.
+/// Times that a run is made anew because files it deletes from were put together under it. Compaction leaves a table
+/// alone for longer than a run takes, unless somebody compacts it far too often.
+const RUNS_MAX: usize = 5;
+
+/// Brings a silver table up to its bronze table's head, in one commit. A run whose rows were moved meanwhile, and not
+/// merged by another builder, is made anew.
 pub async fn build(
+    lake: &Lake,
+    engine: &Engine,
+    model: &SilverModel,
+    lookups: &Lookups,
+    extent: Extent,
+) -> Result<Outcome> {
+    let mut runs = 1;
+    loop {
+        let before = markers(lake, model).await?;
+        let outcome = build_once(lake, engine, model, lookups, extent).await?;
+        if !matches!(outcome, Outcome::Yielded) || runs == RUNS_MAX || before != markers(lake, model).await? {
+            return Ok(outcome);
+        }
+        runs += 1;
+        tracing::debug!(table = %model.table, layer = "silver", attempt = runs, "rows were moved under a run");
+    }
+}
+
+/// What a model's two tables say of themselves.
+async fn markers(lake: &Lake, model: &SilverModel) -> Result<[Option<String>; 2]> {
+    let marker =
+        async |table| Ok::<_, Error>(lake.table_if_exists(table).await?.and_then(|table| table.marker(MARKER)));
+    Ok([marker(&model.table).await?, marker(&model.quarantine()).await?])
+}
+
+async fn build_once(
     lake: &Lake,
     engine: &Engine,
     model: &SilverModel,

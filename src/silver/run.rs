@@ -371,7 +371,7 @@ impl<'a> Run<'a> {
                 return Err(self.failed(error));
             }
         };
-        let premise = Premise::new().marker_moves(MARKER, from, next.text()).head_is(silver.snapshot_id());
+        let premise = Premise::new().marker_moves(MARKER, from, next.text()).rows_are_of(silver.snapshot_id());
         let change = match replaces_all {
             true => silver.change().replace_all(written),
             false => {
