@@ -15,6 +15,7 @@ pub mod discover;
 pub mod drop;
 pub mod init;
 mod lake;
+pub mod maintain;
 pub mod offsets;
 pub mod output;
 pub mod plan;
@@ -119,6 +120,7 @@ pub enum Verb {
     Sql(sql::SqlArgs),
     Tables(tables::TablesArgs),
     Drop(drop::DropArgs),
+    Maintain(maintain::MaintainArgs),
     Config(configuration::ConfigArgs),
 }
 
@@ -127,7 +129,7 @@ impl Verb {
     /// that runs unattended says what it commits.
     fn level(&self) -> &'static str {
         match self {
-            Verb::Ingest(_) | Verb::Build(_) | Verb::Run(_) => "info",
+            Verb::Ingest(_) | Verb::Build(_) | Verb::Run(_) | Verb::Maintain(_) => "info",
             // The shop breaks rules on purpose, and the demo ends with what became of that.
             Verb::Demo(_) => "error,icestream=warn,icestream::quality=error",
             _ => "warn",
@@ -304,6 +306,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Offsets(args) => offsets::run(args, context).await,
         Verb::Tables(args) => tables::run(args, context).await,
         Verb::Drop(args) => drop::run(args, context).await,
+        Verb::Maintain(args) => maintain::run(args, context).await,
         Verb::Ingest(args) => run::ingest(args, context).await,
         Verb::Build(args) => run::build(args, context).await,
         Verb::Run(args) => run::run(args, context).await,

@@ -134,6 +134,8 @@ pub enum RunError {
     TopicNotRead { topic: String },
     #[error("there is no model of a table `{name}`")]
     UnknownModel { name: String, known: String },
+    #[error("the project has no table `{name}`")]
+    UnknownTable { name: String, known: String },
     #[error("`{flag}` is for silver tables, and `{table}` is a gold table")]
     NotSilver { flag: &'static str, table: TableName },
     #[error("cannot write the result to `{}`", path.display())]
@@ -162,7 +164,7 @@ impl Situation for RunError {
             }
             RunError::NoTopics => "set `source.kafka.topics: [\"shop.public.*\"]` in `icestream.yaml`".to_string(),
             RunError::TopicNotRead { .. } => "check the name, and `source.kafka.topics`".to_string(),
-            RunError::UnknownModel { known, .. } => format!("there are {known}"),
+            RunError::UnknownModel { known, .. } | RunError::UnknownTable { known, .. } => format!("there are {known}"),
             RunError::NotSilver { .. } => {
                 "a gold table is computed anew by itself when its model or what it reads changes; leave it out"
                     .to_string()
@@ -390,6 +392,17 @@ pub(super) fn chosen(models: Models, names: &[String]) -> Result<Models> {
     })
 }
 
+/// The tables that a person names, with or without their namespace; all of them when none is named.
+pub(super) fn chosen_tables(known: Vec<TableName>, names: &[String]) -> Result<Vec<TableName>> {
+    let is = |table: &TableName, name: &String| table.name() == name || table.to_string() == *name;
+    if let Some(name) = names.iter().find(|name| !known.iter().any(|table| is(table, name))) {
+        let known: Vec<String> = known.iter().map(|table| format!("`{table}`")).collect();
+        let known = if known.is_empty() { "no tables yet".to_string() } else { known.join(", ") };
+        return Err(RunError::UnknownTable { name: name.clone(), known }.into());
+    }
+    Ok(known.into_iter().filter(|table| names.is_empty() || names.iter().any(|name| is(table, name))).collect())
+}
+
 /// Counts what is built.
 #[derive(Clone, Default)]
 struct Tally(Arc<Mutex<Built>>);
@@ -436,13 +449,21 @@ fn finish(summary: &Summary, result: Option<&Path>, context: &Context) -> Result
     // Numbers and strings always serialise.
     let text = serde_json::to_string_pretty(summary).unwrap_or_default() + "\n";
     if let Some(path) = result {
-        let failed = |source| RunError::Result { path: path.to_path_buf(), source };
-        // Whoever waits for the file must not find half of it.
-        let draft = path.with_extension("part");
-        std::fs::write(&draft, &text).and_then(|()| std::fs::rename(&draft, path)).map_err(failed)?;
+        write_result(path, summary)?;
     }
     context.stdout.print(&text)?;
     Ok(Outcome::Done)
+}
+
+/// Writes what `--result` asks for.
+pub(super) fn write_result(path: &Path, summary: &impl Serialize) -> Result<()> {
+    // Numbers and strings always serialise.
+    let text = serde_json::to_string_pretty(summary).unwrap_or_default() + "\n";
+    let failed = |source| RunError::Result { path: path.to_path_buf(), source };
+    // Whoever waits for the file must not find half of it.
+    let draft = path.with_extension("part");
+    std::fs::write(&draft, &text).and_then(|()| std::fs::rename(&draft, path)).map_err(failed)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ fn help_is_what_it_was() {
       sql       Print the SQL that a build stands for, in Trino's dialect
       tables    List tables; show one's columns, snapshots, files, properties or orphan files
       drop      Remove a table from the catalog and, with `--purge`, its files
+      maintain  Put small files together, forget old snapshots, find leftovers
       config    Show the configuration, its reference page or its JSON schema
       help      Print this message or the help of the given subcommand(s)
 
@@ -339,7 +340,7 @@ fn help_is_what_it_was() {
 
 #[test]
 fn every_verb_has_help_and_examples() {
-    for verb in ["demo", "init", "check", "query", "tables", "drop", "config"] {
+    for verb in ["demo", "init", "check", "query", "tables", "drop", "maintain", "config"] {
         assert!(help(&[verb]).contains("\nExamples:\n  icestream "), "{verb}");
     }
 }

@@ -82,6 +82,7 @@ pub struct Config {
     pub memory_bytes: u64,
     /// How often silver and gold are brought up to date.
     pub build_every: Duration,
+    pub maintain: MaintainConfig,
     /// What is done with records whose columns are others than their table's, where no file speaks of the table.
     pub evolution: Evolution,
     /// Tables that have a file in `catalog/`, by name.
@@ -199,6 +200,19 @@ pub struct CommitConfig {
     pub every: Duration,
     pub rows: u64,
     pub bytes: u64,
+}
+
+/// What maintenance aims at, for tables whose properties say nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintainConfig {
+    /// The size of a full data file.
+    pub target_bytes: u64,
+    pub keep_snapshots_for: Duration,
+    /// So many stay, however old.
+    pub keep_snapshots: usize,
+    /// No more stay, however young.
+    pub max_snapshots: usize,
+    pub orphans_after: Duration,
 }
 
 /// Why there is no configuration.
@@ -608,6 +622,13 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
         stop_above: settings.rejects.stop_above,
         memory_bytes: settings.memory.0,
         build_every: settings.build.every.0,
+        maintain: MaintainConfig {
+            target_bytes: settings.maintain.target_size.0,
+            keep_snapshots_for: settings.maintain.keep_snapshots_for.0,
+            keep_snapshots: usize::try_from(settings.maintain.keep_snapshots).unwrap_or(usize::MAX),
+            max_snapshots: usize::try_from(settings.maintain.max_snapshots).unwrap_or(usize::MAX),
+            orphans_after: settings.maintain.orphans_after.0,
+        },
         evolution: settings.evolution,
         tables: models.tables,
         silver: models.silver,

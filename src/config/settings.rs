@@ -62,6 +62,10 @@ pub(super) struct Settings {
     #[serde(default)]
     pub(super) build: BuildSettings,
 
+    /// What `icestream maintain` does to tables.
+    #[serde(default)]
+    pub(super) maintain: MaintainSettings,
+
     /// What is done when a record brings other columns than its bronze table has, for tables whose file in `catalog/`
     /// does not say. A table whose columns are declared never takes `json` from here.
     #[serde(default)]
@@ -422,6 +426,44 @@ pub(super) struct BuildSettings {
 impl Default for BuildSettings {
     fn default() -> Self {
         BuildSettings { every: Span(Duration::from_secs(60)) }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct MaintainSettings {
+    /// The size of data files that small ones are put together to. A table's property `write.target-file-size-bytes` comes
+    /// first.
+    #[schemars(extend("x-minimum" = "1MiB"), example = &"256MiB")]
+    pub(super) target_size: Size,
+    /// Snapshots younger than this are kept, for queries that read them and for time travel. A table's property
+    /// `history.expire.max-snapshot-age-ms` comes first.
+    #[schemars(extend("x-minimum" = "1m"), example = &"5d")]
+    pub(super) keep_snapshots_for: Span,
+    /// So many snapshots of a table are kept, the newest, however old they are. A table's property
+    /// `history.expire.min-snapshots-to-keep` comes first.
+    #[schemars(range(min = 1), example = 100)]
+    pub(super) keep_snapshots: u64,
+    /// No more snapshots of a table than this are kept, however young they are: every commit writes the list of them
+    /// anew. A table with the property `history.expire.max-snapshot-age-ms` keeps all that are younger than it says. Those
+    /// that silver and gold go on from are always kept.
+    #[schemars(range(min = 1), example = 2000)]
+    pub(super) max_snapshots: u64,
+    /// Files that no snapshot names are removed when they are older than this, and not before: younger ones may belong to
+    /// a commit on its way.
+    #[schemars(extend("x-minimum" = "1h"), example = &"7d")]
+    pub(super) orphans_after: Span,
+}
+
+impl Default for MaintainSettings {
+    fn default() -> Self {
+        MaintainSettings {
+            target_size: Size(128 << 20),
+            keep_snapshots_for: Span(Duration::from_secs(24 * 3600)),
+            keep_snapshots: 10,
+            max_snapshots: 500,
+            orphans_after: Span(Duration::from_secs(3 * 24 * 3600)),
+        }
     }
 }
 

@@ -52,6 +52,13 @@ pub(crate) struct Piece {
     range: Option<FileRange>,
 }
 
+impl Piece {
+    /// Where in the file it begins.
+    pub(crate) fn start(&self) -> i64 {
+        self.range.as_ref().map_or(0, |range| range.start)
+    }
+}
+
 impl RowReader {
     /// `columns` are the table's, in any order; of a struct, they may hold some of the fields.
     pub(crate) fn new(session: &SessionContext, view: &TableView, columns: Vec<FieldRef>) -> Self {

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod ingest;
 mod lane;
+pub mod maintain;
 mod makers;
 pub mod offsets;
 pub mod plan;

@@ -8,6 +8,7 @@ mod configuration;
 mod demo;
 mod discover;
 mod faults;
+mod maintain;
 mod models;
 mod plan;
 mod quality;

@@ -25,6 +25,7 @@ mod cli;
 mod crash;
 mod evolution;
 mod gold;
+mod maintain;
 mod silver;
 mod simulation;
 mod sql;
