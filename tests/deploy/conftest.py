@@ -1,9 +1,13 @@
 """What the checks of deploy/ share: the repository, what is installed for them, and the program itself."""
 
+import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -54,6 +58,78 @@ def sample_project(folder, settings):
 @pytest.fixture(scope="session", autouse=True)
 def built():
     assert PROGRAM.exists(), f"{PROGRAM} is not built"
+
+
+def order(number, cents=1000):
+    """A created order as a sink of Kafka Connect writes it, in `shop.public.orders`."""
+    size = (cents.bit_length() + 8) // 8
+    amount = base64.b64encode(cents.to_bytes(size, "big", signed=True)).decode()
+    times = {"created_at": 1736000000000000, "updated_at": 1736000000000000}
+    after = {"id": number, "customer_id": number, "total_amount": amount, "status": "paid", **times}
+    place = {"sequence": f'["{100 + number}","{100 + number}"]', "lsn": 100 + number, "txId": number}
+    source = {"connector": "postgresql", "name": "shop", "schema": "public", "table": "orders", "ts_ms": 1, **place}
+    value = {"before": None, "after": after, "source": source, "op": "c", "ts_ms": 1736000000000}
+    at = {"topic": "shop.public.orders", "partition": 0, "offset": number - 1, "timestamp": 1736000000000}
+    return json.dumps({**at, "key": {"id": number}, "value": value})
+
+
+def project_of_files(folder, settings=None):
+    """The sample project with five orders from a file in place of Kafka; on this machine where no settings are given."""
+    (folder / "orders.json").write_text("".join(order(number) + "\n" for number in range(1, 6)))
+    files = f"  files: {{ paths: ['{folder}/orders.json'], topic: shop.public.orders }}\n"
+    text = settings.read_text() if settings else "name: shop\nsource:\n  kafka:\ncommit: { every: 10s }\n"
+    before, kafka, after = text.partition("  kafka:\n")
+    assert kafka, text
+    (folder / "settings.yaml").write_text(before + files + after[after.index("commit:") :])
+    return sample_project(folder / "project", folder / "settings.yaml")
+
+
+class Aws:
+    """Glue and S3 by moto, with versions compared as AWS does, and what it was asked for."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{port}"
+        python = INSTALLED.parent / "venv/bin/python"
+        server = [python, ROOT / "tests/services/moto_server.py", "--port", str(port), "--calls", folder]
+        self.process = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                self.opener.open(urllib.request.Request(f"{self.endpoint}/lake", method="PUT"), timeout=30).close()
+                return
+            except OSError:
+                assert self.process.poll() is None and time.monotonic() < deadline, "moto does not start"
+                time.sleep(0.1)
+
+    def environment(self, **more):
+        """What a pod has in its environment."""
+        return {
+            "AWS_ACCESS_KEY_ID": "pod",
+            "AWS_SECRET_ACCESS_KEY": "pod",
+            "AWS_REGION": "eu-central-1",
+            "BUCKET": "lake",
+            "KAFKA_BROKERS": "127.0.0.1:1",
+            "ICESTREAM_CATALOG__ENDPOINT": self.endpoint,
+            "ICESTREAM_STORAGE__S3__ENDPOINT": self.endpoint,
+            "ICESTREAM_STORAGE__S3__PATH_STYLE": "true",
+            **more,
+        }
+
+    def calls(self):
+        return load(self.folder / "calls-pod.json")
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory):
+    server = Aws(tmp_path_factory.mktemp("aws"))
+    yield server
+    server.process.terminate()
+    server.process.wait()
 
 
 def load(file):

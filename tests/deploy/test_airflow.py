@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, is_there, parses
+from conftest import ROOT, icestream, is_there, load, parses, project_of_files
 from schemas import problems
 
 AIRFLOW = ROOT / "deploy/airflow"
@@ -95,3 +95,17 @@ def test_what_an_exit_code_does(found):
         "143": "is retried",
     }
     assert found["difference"] == "fails at once: exit code 1: something is not what it should be; a retry cannot help"
+
+
+def test_the_steps_run(found, tmp_path):
+    """The DAG's commands one after the other, as its pods have them."""
+    project = project_of_files(tmp_path)
+    for step, pod in found["pods"]["icestream"].items():
+        arguments = pod["spec"]["containers"][0]["args"]
+        if not is_there(arguments[0]):
+            continue
+        result = tmp_path / f"{step}.json"
+        arguments = [str(result) if argument == "/airflow/xcom/return.json" else argument for argument in arguments]
+        ended = icestream("--project", project, *arguments)
+        assert ended.returncode == 0, (step, ended.stderr)
+        assert ("--result" not in arguments) or load(result), step
