@@ -130,7 +130,7 @@ fn mistakes_in_sql_are_explained() {
         "select lowr(status) from shop_silver.orders",
         "select id + status from shop_silver.orders",
         "select id from shop_silver.orders o join shop_silver.customers c on o.customer_id = c.id",
-        "select cast(status as int) from shop_silver.orders",
+        "select cast(status as int) from shop_silver.orders where status = 'delivered'",
         "delete from shop_silver.orders",
         "insert into shop_silver.orders values (1)",
         "drop table shop_silver.orders",
@@ -185,7 +185,7 @@ fn mistakes_in_sql_are_explained() {
     error: the column `id` is in more than one of the tables
       hint: write the table's name or alias before it
 
-    1 select cast(status as int) from shop_silver.orders
+    1 select cast(status as int) from shop_silver.orders where status = 'delivered'
     error: the query failed on its data: cast error: Cannot cast string 'delivered' to value of Int32 type
 
     1 delete from shop_silver.orders
