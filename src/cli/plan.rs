@@ -67,6 +67,13 @@ fn text(plan: &Plan) -> String {
         }
         text.push('\n');
     }
+    if !plan.audits.is_empty() {
+        text.push_str("audits\n");
+        for audit in &plan.audits {
+            let _ = writeln!(text, "  {} {} ({}): {}", sign(audit.action), audit.audit, audit.severity, audit.because);
+        }
+        text.push('\n');
+    }
     text.push_str(&conclusion(plan));
     text
 }
@@ -93,6 +100,10 @@ fn show(table: &TablePlan, text: &mut String) {
         // What is read is what a rebuild would read, where a run stops.
         let who = if table.action == Action::Blocked { "a rebuild reads" } else { "reads" };
         let _ = writeln!(text, "      {who} {files}, {rows}, {}", size(Some(reads.bytes)));
+    }
+    if let Some(quarantine) = &table.quarantine {
+        let rows = quarantine.rows.map_or("is made with it".to_string(), |rows| counted(rows, "row"));
+        let _ = writeln!(text, "      quarantine {}: {rows}", quarantine.table);
     }
     for change in &table.model_changes {
         let _ = writeln!(text, "      {}:", change.part);

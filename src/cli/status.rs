@@ -153,7 +153,11 @@ fn of_bronze(table: &BronzeStatus) -> [String; 5] {
 fn of_silver(table: &SilverStatus) -> String {
     if table.table.is_made {
         let commits = table.commits_behind.map_or("commits".to_string(), |commits| plural(commits, "commit"));
-        return behind(table.is_behind, &commits, table.seconds_behind);
+        let behind = behind(table.is_behind, &commits, table.seconds_behind);
+        return match table.lookups_moved.is_empty() {
+            true => behind,
+            false => format!("{behind}; moved: {}", table.lookups_moved.join(", ")),
+        };
     }
     let what = match table.records_behind {
         Some(1) => format!("{NOT_MADE}; 1 record waits"),

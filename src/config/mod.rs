@@ -82,6 +82,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// How often silver and gold are brought up to date.
     pub build_every: Duration,
+    /// How long findings of rules and audits are kept.
+    pub keep_findings: Duration,
     pub maintain: MaintainConfig,
     /// What is done with records whose columns are others than their table's, where no file speaks of the table.
     pub evolution: Evolution,
@@ -622,6 +624,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
         stop_above: settings.rejects.stop_above,
         memory_bytes: settings.memory.0,
         build_every: settings.build.every.0,
+        keep_findings: settings.build.keep_findings.0,
         maintain: MaintainConfig {
             target_bytes: settings.maintain.target_size.0,
             keep_snapshots_for: settings.maintain.keep_snapshots_for.0,

@@ -421,11 +421,16 @@ pub(super) struct BuildSettings {
     /// Merge into silver and refresh gold this often.
     #[schemars(extend("x-minimum" = "1s"), example = &"5m")]
     pub(super) every: Span,
+
+    /// How long what rules and audits found stays in `<gold>.icestream_quality`. The latest finding of each stays for
+    /// good. Older ones go when the table's files are put together.
+    #[schemars(extend("x-minimum" = "1s"), example = &"90d")]
+    pub(super) keep_findings: Span,
 }
 
 impl Default for BuildSettings {
     fn default() -> Self {
-        BuildSettings { every: Span(Duration::from_secs(60)) }
+        BuildSettings { every: Span(Duration::from_secs(60)), keep_findings: Span(Duration::from_secs(30 * 86_400)) }
     }
 }
 

@@ -664,6 +664,7 @@ fn the_settings_in_force_name_their_origin() {
     memory: 4GiB                                         # --set memory
     build:
       every: 1m30s                                       # $ICESTREAM_BUILD__EVERY
+      keep_findings: 30days                              # default
     evolution: evolve                                    # default
     "#);
 }

@@ -1,6 +1,7 @@
 //! One pass over silver and gold.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::quality::{Audit, Findings, Latest};
 use super::{Event, Observer};
@@ -20,9 +21,17 @@ pub struct Models {
     /// What is asked of the tables at the end.
     pub audits: Vec<Audit>,
     /// Where what rules and audits find is kept, if anywhere.
-    pub quality: Option<TableName>,
+    pub quality: Option<KeptFindings>,
     /// How much of bronze silver tables are folded from.
     pub extent: silver::Extent,
+}
+
+/// The table that keeps findings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFindings {
+    pub table: TableName,
+    /// How long they are kept.
+    pub keep: Duration,
 }
 
 impl Models {
@@ -84,13 +93,19 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
             Ok(()) => silver::build(lake, engine, model, &lookups, models.extent).await,
             Err(error) => Err(error),
         };
+        let asked = (&model.table, model.expect.as_slice(), model.live_rows());
+        let mut present = Ok(Vec::new());
         match merged {
             Ok(silver::Outcome::Merged(commit)) => {
                 findings.found.extend(commit.findings.iter().cloned());
+                present = findings.present(engine, asked, Some(commit.rows_written)).await;
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());
             }
-            Ok(silver::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
+            Ok(silver::Outcome::Nothing) => {
+                present = findings.present(engine, asked, None).await;
+                report.unchanged.push(model.table.clone());
+            }
             Ok(silver::Outcome::Yielded) => report.yielded.push(model.table.clone()),
             Err(error) => {
                 if let silver::Error::Broken { findings: broken, .. } = &error {
@@ -100,6 +115,13 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
                 failures.note(&model.table, error.into());
                 failed.insert(model.table.clone());
             }
+        }
+        match present {
+            Ok(broken) => {
+                unfit.extend((!broken.is_empty()).then(|| model.table.clone()));
+                broken.into_iter().for_each(|error| failures.note(&model.table, error));
+            }
+            Err(error) => failures.note(&model.table, error),
         }
     }
     for model in &models.silver {
@@ -117,13 +139,19 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let mut inputs = gold::Inputs::pin(lake, &models.gold, awaited.clone()).await;
     unfit.iter().for_each(|table| inputs.hold_back(table));
     for model in ordered {
+        let asked = (&model.table, model.expect.as_slice(), "");
+        let mut present = Ok(Vec::new());
         match gold::refresh(lake, engine, model, &mut inputs).await {
             Ok(gold::Outcome::Refreshed(commit)) => {
                 findings.found.extend(commit.findings.iter().cloned());
+                present = findings.present(engine, asked, Some(commit.rows)).await;
                 observer(&Event::Refreshed(commit));
                 report.built.push(model.table.clone());
             }
-            Ok(gold::Outcome::Nothing) => report.unchanged.push(model.table.clone()),
+            Ok(gold::Outcome::Nothing) => {
+                present = findings.present(engine, asked, None).await;
+                report.unchanged.push(model.table.clone());
+            }
             Ok(gold::Outcome::Yielded) => report.yielded.push(model.table.clone()),
             Ok(gold::Outcome::HeldBack { by }) => {
                 tracing::warn!(table = %model.table, %by, "not refreshed: a table it reads was not brought up to date");
@@ -135,6 +163,15 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
                 }
                 failures.note(&model.table, error.into());
             }
+        }
+        match present {
+            Ok(broken) => {
+                if !broken.is_empty() {
+                    inputs.hold_back(&model.table);
+                }
+                broken.into_iter().for_each(|error| failures.note(&model.table, error));
+            }
+            Err(error) => failures.note(&model.table, error),
         }
         match findings.freshness(engine, &model.table, &model.expect).await {
             Ok(stale) => {

@@ -21,7 +21,7 @@ pub mod status;
 use std::sync::Arc;
 
 pub use breaker::{Breaker, Tripped};
-pub use build::{BuildReport, Models, build};
+pub use build::{BuildReport, KeptFindings, Models, build};
 pub use check::{ModelCheck, check_models};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
 pub use project::{

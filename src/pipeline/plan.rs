@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::Serialize;
 
-use super::Models;
 use super::check::image_columns;
 use super::offsets::{Log, PartitionPosition, State, marker_of, positions, routed_tables};
+use super::{Audit, Models, quality};
 use crate::config::Config;
 use crate::definition::Difference;
 use crate::engine;
@@ -31,6 +31,25 @@ pub struct Plan {
     /// Why the brokers could not be asked, where they were to be.
     pub source_problem: Option<String>,
     pub tables: Vec<TablePlan>,
+    pub audits: Vec<AuditPlan>,
+}
+
+/// Whether a run would ask an audit.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuditPlan {
+    pub audit: String,
+    pub severity: &'static str,
+    /// `change` when it is asked.
+    pub action: Action,
+    pub because: String,
+}
+
+/// Where the rows of a silver table are that break a rule.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuarantinePlan {
+    pub table: String,
+    /// How many there are now; `None` when it is not made yet.
+    pub rows: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,6 +93,8 @@ pub struct TablePlan {
     pub reads: Amount,
     /// What the topics hold for it and it does not; `None` where that is not known.
     pub records_waiting: Option<i64>,
+    /// Where rows are kept apart, if that is to be or has been.
+    pub quarantine: Option<QuarantinePlan>,
     /// The command that gets a table on that is blocked.
     pub command: Option<String>,
 }
@@ -89,6 +110,7 @@ impl TablePlan {
             model_changes: Vec::new(),
             reads: Amount::default(),
             records_waiting: None,
+            quarantine: None,
             command: None,
         }
     }
@@ -119,6 +141,13 @@ impl Plan {
         }
         for model in gold::in_order(&models.gold)? {
             planning.gold(model).await?;
+        }
+        let kept_in = match &models.quality {
+            Some(kept) => lake.table_if_exists(&kept.table).await?,
+            None => None,
+        };
+        for audit in &models.audits {
+            planning.audit(audit, kept_in.as_ref()).await?;
         }
         Ok(planning.plan)
     }
@@ -253,6 +282,44 @@ impl Planning<'_> {
         })
     }
 
+    fn changes(&mut self, model: &SilverModel) {
+        self.changing.insert(model.table.clone());
+        self.changing.extend(model.quarantines().then(|| model.quarantine()));
+    }
+
+    async fn quarantine(&self, model: &SilverModel) -> Result<Option<QuarantinePlan>> {
+        let made = self.lake.table_if_exists(&model.quarantine()).await?;
+        let rows = made.as_ref().map(|table| {
+            let summary = table.summary();
+            summary.records.unwrap_or(0).saturating_sub(summary.position_deletes.unwrap_or(0))
+        });
+        let is_there = rows.is_some() || model.quarantines();
+        Ok(is_there.then(|| QuarantinePlan { table: model.quarantine().to_string(), rows }))
+    }
+
+    async fn audit(&mut self, audit: &Audit, kept_in: Option<&Table>) -> Result<()> {
+        let (mut inputs, mut missing, mut moving) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for input in engine::referenced_tables(&audit.sql)? {
+            match self.lake.table_if_exists(&input).await? {
+                _ if self.changing.contains(&input) => moving.push(input),
+                Some(table) => drop(inputs.insert(input.to_string(), table)),
+                None => missing.push(input),
+            }
+        }
+        let (action, because) = if let Some(missing) = missing.first() {
+            (Action::Wait, format!("`{missing}` is not there yet"))
+        } else if !moving.is_empty() {
+            (Action::Change, format!("asked: {} will have moved", named(moving.iter())))
+        } else if kept_in.is_some_and(|kept_in| quality::is_answered(kept_in, audit, &inputs)) {
+            (Action::Nothing, "what it reads has not moved".to_string())
+        } else {
+            (Action::Change, "asked: it or what it reads changed".to_string())
+        };
+        let (name, severity) = (audit.name.clone(), audit.action.as_str());
+        self.plan.audits.push(AuditPlan { audit: name, severity, action, because });
+        Ok(())
+    }
+
     async fn silver(&mut self, model: &SilverModel) -> Result<()> {
         let name = &model.table;
         let plan = |action, because: String| TablePlan::new(Layer::Silver, name, action, because);
@@ -263,7 +330,8 @@ impl Planning<'_> {
             };
             if plan.action == Action::Create {
                 plan.columns = self.model_columns(name, None, false)?;
-                self.changing.insert(name.clone());
+                plan.quarantine = self.quarantine(model).await?;
+                self.changes(model);
             }
             self.plan.tables.push(plan);
             return Ok(());
@@ -306,10 +374,11 @@ impl Planning<'_> {
                 name.name()
             ));
         }
+        plan.quarantine = self.quarantine(model).await?;
         plan.model_changes = preview.differences;
         plan.reads = preview.reads;
         match plan.action {
-            Action::Create | Action::Change => drop(self.changing.insert(name.clone())),
+            Action::Create | Action::Change => self.changes(model),
             Action::Blocked => drop(self.blocked.insert(name.clone())),
             Action::Nothing | Action::Wait | Action::Unknown => {}
         }

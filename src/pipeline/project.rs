@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Audit, CommitTriggers, Dialect, Models, Route};
+use super::{Audit, CommitTriggers, Dialect, KeptFindings, Models, Route};
 use crate::aws::AwsOptions;
 use crate::clock::Clock;
 use crate::config::{self, Brokers, CatalogConfig, Config, KafkaAuth, OnDelete, S3Config};
@@ -245,7 +245,8 @@ pub fn models(config: &Config) -> Result<Models> {
         action: audit.action,
         sql: audit.sql.text.clone(),
     });
-    let quality = TableName::new(&config.namespaces.gold, FINDINGS_TABLE).map_err(crate::table::Error::from)?;
+    let table = TableName::new(&config.namespaces.gold, FINDINGS_TABLE).map_err(crate::table::Error::from)?;
+    let quality = KeptFindings { table, keep: config.keep_findings };
     Ok(Models { silver, gold, audits: audits.collect(), quality: Some(quality), extent: silver::Extent::New })
 }
 

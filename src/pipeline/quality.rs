@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{cast, max};
@@ -13,13 +14,14 @@ use datafusion::error::DataFusionError;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
+use super::build::KeptFindings;
 use super::rows;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Kind, Result, Situation};
 use crate::fingerprint::fingerprint;
 use crate::ids::TableName;
 use crate::layout;
-use crate::quality::{Action, Finding, NULL_KEY, RULES_COLUMN, Rule, TARGET, Test, quote};
+use crate::quality::{Action, Finding, NULL_KEY, RULES_COLUMN, Rule, TARGET, Test, ask_whole, quote};
 use crate::table::{At, Lake, Premise, Table, TableDefinition, TableView, WrittenFile};
 
 /// The marker's key.
@@ -56,6 +58,8 @@ pub enum QualityError {
     Stale { table: TableName, rule: String, age: String, within: String },
     #[error("table `{table}` breaks `{rule}`: it has no row that would be new")]
     Empty { table: TableName, rule: String },
+    #[error("table `{table}` breaks `{rule}` by {} that it had before the rule", plural(*rows))]
+    Present { table: TableName, rule: String, rows: u64 },
     #[error("audit `{audit}` cannot be asked")]
     Unasked {
         audit: String,
@@ -73,7 +77,10 @@ fn plural(rows: u64) -> String {
 impl Situation for QualityError {
     fn kind(&self) -> Kind {
         match self {
-            QualityError::Audit { .. } | QualityError::Stale { .. } | QualityError::Empty { .. } => Kind::Quality,
+            QualityError::Audit { .. }
+            | QualityError::Present { .. }
+            | QualityError::Stale { .. }
+            | QualityError::Empty { .. } => Kind::Quality,
             QualityError::Unasked { source, .. } => source.kind(),
             QualityError::NoTime { .. } => Kind::Config,
         }
@@ -84,6 +91,10 @@ impl Situation for QualityError {
             QualityError::Audit { audit, .. } => {
                 Some(format!("to see them, run `icestream query \"$(cat sql/audits/{audit}.sql)\"`"))
             }
+            QualityError::Present { .. } => Some(
+                "mend the source, or change what the rule does by its `else` in the model; the next build asks again"
+                    .to_string(),
+            ),
             QualityError::Stale { .. } | QualityError::Empty { .. } => {
                 Some("`icestream status` shows where the data waits".to_string())
             }
@@ -97,6 +108,7 @@ impl Situation for QualityError {
             QualityError::Audit { .. } => {
                 Some("the tables it reads are published: it is asked of what is there".to_string())
             }
+            QualityError::Present { .. } => Some("the rows stay; models that read the table are held back".to_string()),
             _ => None,
         }
     }
@@ -108,6 +120,9 @@ struct Marker {
     audits: BTreeMap<String, Asked>,
     /// Rules about freshness that were broken, as `table rule`.
     stale: BTreeSet<String>,
+    /// For each table the rules that only look and were asked of all its rows, and what they said.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    watched: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,23 +137,25 @@ struct Asked {
 pub(super) struct Findings {
     lake: Lake,
     /// The table that keeps them.
-    kept_in: Option<TableName>,
+    kept_in: Option<KeptFindings>,
     known: Option<Marker>,
     next: BTreeMap<String, Asked>,
     stale: BTreeMap<String, bool>,
+    watched: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) found: Vec<Finding>,
     /// Findings about freshness that only say again what was said.
     again: Vec<Finding>,
 }
 
 impl Findings {
-    pub(super) fn new(lake: &Lake, kept_in: Option<TableName>) -> Self {
+    pub(super) fn new(lake: &Lake, kept_in: Option<KeptFindings>) -> Self {
         Findings {
             lake: lake.clone(),
             kept_in,
             known: None,
             next: BTreeMap::new(),
             stale: BTreeMap::new(),
+            watched: BTreeMap::new(),
             found: Vec::new(),
             again: Vec::new(),
         }
@@ -148,12 +165,68 @@ impl Findings {
     async fn known(&mut self) -> Result<&Marker> {
         if self.known.is_none() {
             let table = match &self.kept_in {
-                Some(name) => self.lake.table_if_exists(name).await?,
+                Some(kept) => self.lake.table_if_exists(&kept.table).await?,
                 None => None,
             };
             self.known = Some(table.as_ref().map(marker_of).unwrap_or_default());
         }
         Ok(self.known.get_or_insert_default())
+    }
+
+    /// Asks rules that only look of the rows that a table has, unless they were asked of them before as they are now.
+    /// `live` says which rows are those of the source. A run that has just merged asked all rules of the rows it wrote,
+    /// and those about the whole table of all of them.
+    pub(super) async fn present(
+        &mut self,
+        engine: &Engine,
+        (table, rules, live): (&TableName, &[Rule], &str),
+        written: Option<u64>,
+    ) -> Result<Vec<Error>> {
+        let only_looks = |rule: &&Rule| !rule.action.removes() && !matches!(rule.test, Test::Freshness { .. });
+        let said = |rule: &Rule| fingerprint([rule.action.as_str(), &format!("{:?}", rule.test)]);
+        let mut now: BTreeMap<String, String> =
+            rules.iter().filter(only_looks).map(|rule| (rule.name.clone(), said(rule))).collect();
+        if now.is_empty() || self.kept_in.is_none() {
+            return Ok(Vec::new());
+        }
+        let known = self.known().await?.watched.get(&table.to_string()).cloned().unwrap_or_default();
+        let is_new = |rule: &&Rule| known.get(&rule.name) != now.get(&rule.name);
+        let new: Vec<Rule> = rules.iter().filter(only_looks).filter(is_new).cloned().collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(stored) = self.lake.table_if_exists(table).await? else { return Ok(Vec::new()) };
+        let summary = stored.summary();
+        let rows = summary.records.map(|rows| rows.saturating_sub(summary.position_deletes.unwrap_or(0)));
+        let mut errors = Vec::new();
+        if written.is_none() || written != rows {
+            let view = stored.view(At::Head)?;
+            let mut found = of_stored_rows(engine, &view, &new).await?;
+            if written.is_none() {
+                found.extend(ask_whole(&self.lake, engine, table, &new, &view, live).await?);
+            }
+            for finding in &mut found {
+                finding.snapshot_id = view.snapshot_id();
+                let rows = finding.rows_failed;
+                if finding.fails() {
+                    // It is asked again, until it holds.
+                    now.remove(&finding.rule);
+                    let (table, rule) = (table.clone(), finding.rule.clone());
+                    errors.push(QualityError::Present { table, rule, rows }.into());
+                } else if rows > 0 {
+                    tracing::warn!(
+                        target: TARGET, %table, rule = finding.rule, severity = finding.severity, rows,
+                        "rows that were there before a rule break it"
+                    );
+                }
+            }
+            // It says more than what the run found of the rows it wrote.
+            let is_less = |own: &Finding| found.iter().any(|of| (&of.table, &of.rule) == (&own.table, &own.rule));
+            self.found.retain(|own| !is_less(own));
+            self.found.append(&mut found);
+        }
+        self.watched.insert(table.to_string(), now);
+        Ok(errors)
     }
 
     /// Asks how fresh a table is, of every rule about it. What is too old is an error each.
@@ -179,7 +252,7 @@ impl Findings {
             if !is_stale {
                 continue;
             }
-            let seconds = |us: i64| humantime::format_duration(std::time::Duration::from_secs((us / 1_000_000) as u64));
+            let seconds = |us: i64| humantime::format_duration(Duration::from_secs((us / 1_000_000) as u64));
             let (table, rule_name) = (table.clone(), rule.name.clone());
             let error = match age_us {
                 Some(age) => QualityError::Stale {
@@ -264,7 +337,7 @@ impl Findings {
 
     /// Adds what was found to the table that keeps it, in one commit. Gives everything that was found.
     pub(super) async fn keep(mut self, engine: &Engine) -> Result<Vec<Finding>> {
-        let Some(name) = self.kept_in.take().filter(|_| !self.found.is_empty()) else {
+        let Some(KeptFindings { table: name, keep }) = self.kept_in.take().filter(|_| !self.found.is_empty()) else {
             self.found.append(&mut self.again);
             return Ok(self.found);
         };
@@ -281,6 +354,7 @@ impl Findings {
             let known_text = table.marker(MARKER);
             let mut next = marker_of(&table);
             next.audits.extend(self.next.clone());
+            next.watched.extend(self.watched.clone());
             for (rule, is_stale) in &self.stale {
                 match is_stale {
                     true => drop(next.stale.insert(rule.clone())),
@@ -289,8 +363,8 @@ impl Findings {
             }
             // Strings and numbers always serialise.
             let next = serde_json::to_string(&next).unwrap_or_default();
-            match add(engine, &table, &self.found, now_us, Premise::new().marker_moves(MARKER, known_text, next)).await
-            {
+            let premise = Premise::new().marker_moves(MARKER, known_text, next);
+            match add(engine, &table, &self.found, (now_us, keep), premise).await {
                 Ok(()) => break,
                 Err(error) if error.is_premise_broken() && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
@@ -343,23 +417,66 @@ fn batch_of(findings: &[Finding], now_us: i64) -> Result<RecordBatch, arrow::err
     RecordBatch::try_new(Arc::new(schema()), columns)
 }
 
-/// Adds rows, and puts the table's files together when they are many.
+/// Asks rules about rows of all that a table has.
+async fn of_stored_rows(engine: &Engine, view: &TableView, rules: &[Rule]) -> Result<Vec<Finding>> {
+    let of_rows: Vec<(&Rule, String)> = rules.iter().filter_map(|rule| Some((rule, rule.condition()?))).collect();
+    if of_rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let session = engine.session();
+    // As conditions may call it.
+    let provider = Arc::new(engine::IcebergTableProvider::new(view.clone()));
+    session.register_table("rows", provider).map_err(engine::Error::from)?;
+    // A condition may end with a comment.
+    let counts = of_rows.iter().map(|(_, condition)| format!(", count(*) FILTER (WHERE NOT ({condition}\n))"));
+    let sql = format!("SELECT count(*){} FROM rows", counts.collect::<String>());
+    let batches = engine::plan(&session, &sql).await?.collect().await.map_err(engine::Error::from)?;
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(Vec::new()) };
+    let count = |column: usize| batch.column(column).as_primitive::<Int64Type>().value(0) as u64;
+    let found = of_rows.iter().enumerate();
+    Ok(found.map(|(at, (rule, _))| Finding::of(view.name(), rule, count(0), count(at + 1))).collect())
+}
+
+/// Whether an audit was asked of the very rows of what it reads.
+pub(super) fn is_answered(kept_in: &Table, audit: &Audit, inputs: &BTreeMap<String, Table>) -> bool {
+    let asked = marker_of(kept_in).audits;
+    let Some(asked) = asked.get(&audit.name).filter(|asked| asked.sql == fingerprint([audit.sql.as_str()])) else {
+        return false;
+    };
+    let is_same = |name: &String, table: &Table| {
+        let snapshot = asked.inputs.get(name).copied();
+        snapshot.is_some_and(|of| table.snapshot_id().unwrap_or(-1) == of || table.has_rows_of(of))
+    };
+    asked.inputs.len() == inputs.len() && inputs.iter().all(|(name, table)| is_same(name, table))
+}
+
+/// Adds rows. When the table's files are many, or one of them has nothing that is young, they are put together, and what
+/// is old goes.
 async fn add(
     engine: &Engine,
     table: &Table,
     findings: &[Finding],
-    now_us: i64,
+    (now_us, keep): (i64, Duration),
     premise: Premise,
 ) -> Result<(), crate::table::Error> {
     let view = table.view(At::Head)?;
     let files = view.files(None).await?;
-    let gathers = files.len() >= FILES_MAX;
+    let since_us = now_us.saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
+    let newest = view.statistics(&files).upper("checked_at").and_then(|times| cast(&times, &DataType::Int64).ok());
+    let is_old = |times: &ArrayRef| times.as_primitive::<Int64Type>().iter().flatten().any(|time| time < since_us);
+    let gathers = files.len() >= FILES_MAX || newest.as_ref().is_some_and(is_old);
     let mut writer = table.writer(None)?;
     let outcome = async {
         if gathers {
             let session = engine.session();
             engine::register(&session, table.name(), view.clone()).map_err(unreadable(table))?;
-            let sql = format!("SELECT * FROM {} ORDER BY checked_at", table.name());
+            let columns: Vec<String> = schema().fields().iter().map(|field| quote(field.name())).collect();
+            let sql = format!(
+                "SELECT {} FROM (SELECT *, row_number() OVER (PARTITION BY table_name, rule ORDER BY checked_at DESC) AS \
+                 age FROM {}) AS findings WHERE age = 1 OR CAST(checked_at AS bigint) >= {since_us} ORDER BY checked_at",
+                columns.join(", "),
+                table.name()
+            );
             let mut stream = engine::query(&session, &sql).await.map_err(unreadable(table))?;
             while let Some(batch) =
                 stream.try_next().await.map_err(|error| unreadable(table)(engine::Error::from(error)))?

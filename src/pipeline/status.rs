@@ -230,7 +230,7 @@ impl Status {
                 seconds_behind: since.map(|since| seconds(now_ms, since)),
             });
         }
-        if let Some(findings) = models.quality.as_ref().and_then(|name| tables.get(name)) {
+        if let Some(findings) = models.quality.as_ref().and_then(|kept| tables.get(&kept.table)) {
             status.quality = quality::latest(engine, findings).await?;
             // What nobody asks any more says nothing of the tables.
             status.quality.retain(|finding| models.asks(finding));

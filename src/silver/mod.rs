@@ -72,6 +72,15 @@ impl SilverModel {
         self.table.with_suffix(QUARANTINE_SUFFIX)
     }
 
+    /// Which rows are there for their source, neither of the past nor deleted, as SQL; empty for all.
+    pub(crate) fn live_rows(&self) -> &'static str {
+        match (&self.scd, self.on_delete) {
+            (Scd::Two { .. }, _) => "_is_current",
+            (Scd::One, OnDelete::Mark) => "NOT _is_deleted",
+            (Scd::One, OnDelete::Remove) => "",
+        }
+    }
+
     /// Tells whether rows were made by this very model.
     fn fingerprint(&self, side: Side) -> String {
         let scd = match &self.scd {
@@ -614,14 +623,8 @@ async fn build_once(
 async fn ask(lake: &Lake, engine: &Engine, model: &SilverModel, staged: &Staged) -> Result<Vec<Finding>> {
     let mut findings = staged.passed.tally.findings(&model.table, &model.expect);
     if model.expect.iter().any(Rule::is_of_stored_rows) {
-        // Rows that are there for their source: neither of the past nor deleted.
-        let live = match (&model.scd, model.on_delete) {
-            (Scd::Two { .. }, _) => "_is_current",
-            (Scd::One, OnDelete::Mark) => "NOT _is_deleted",
-            (Scd::One, OnDelete::Remove) => "",
-        };
         let rows = staged.view_of_all().await?;
-        let asked = ask_whole(lake, engine, &model.table, &model.expect, &rows, live).await;
+        let asked = ask_whole(lake, engine, &model.table, &model.expect, &rows, model.live_rows()).await;
         findings.extend(asked.map_err(|source| Error::Query { table: model.table.clone(), source })?);
     }
     let mut broken = failures(&findings);

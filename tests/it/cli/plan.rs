@@ -270,7 +270,56 @@ async fn a_lookup_that_moved_is_told_until_all_rows_are_looked_up_again() {
         @"= shop_silver.orders: everything of `shop_bronze.orders` is merged; `shop_silver.labels` moved since all rows were looked up in it; `icestream build --full orders` does that again"
     );
     assert_eq!(moved(&project), serde_json::json!(["shop_silver.labels"]));
+    let status = project.run("status --no-source");
+    assert!(status.done().contains("| no; moved: shop_silver.labels "), "{status:?}");
     project.run("build --full orders").done();
     assert!(!project.plan().contains("moved since"));
     assert_eq!(moved(&project), serde_json::Value::Null);
+}
+
+#[test]
+fn quarantines_and_audits_are_told() {
+    let project = Project::new();
+    let rule = "keys: [id]\nexpect:\n  - { name: is_small, that: \"total < 3\", else: quarantine }\n";
+    project.write("transforms/orders.sql", &TRANSFORM.replace("keys: [id]\n", rule));
+    project.write("sql/audits/open.sql", "SELECT id FROM shop_silver.orders WHERE status = 'open'");
+    project.write(
+        "sql/audits/held.sql",
+        "/* icestream { severity: warn } */ SELECT id FROM shop_silver.orders__quarantine WHERE total > 9",
+    );
+    let told = || {
+        let plan = project.plan();
+        let lines = plan.lines().skip_while(|line| *line != "silver").filter(|line| {
+            line.contains("quarantine") || line.contains("audits") || line.contains("(fail)") || line.contains("(warn)")
+        });
+        lines.map(str::trim_end).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(told(), @"
+          quarantine shop_silver.orders__quarantine: is made with it
+    audits
+      ~ held (warn): asked: `shop_silver.orders__quarantine` will have moved
+      ~ open (fail): asked: `shop_silver.orders` will have moved
+    ");
+    project.run("run --drain").done();
+    insta::assert_snapshot!(told(), @"
+          quarantine shop_silver.orders__quarantine: 1 row
+    audits
+      = held (warn): what it reads has not moved
+      = open (fail): what it reads has not moved
+    ");
+    project.write("sql/audits/open.sql", "SELECT id FROM shop_silver.orders WHERE status = 'opened'");
+    insta::assert_snapshot!(told(), @"
+          quarantine shop_silver.orders__quarantine: 1 row
+    audits
+      = held (warn): what it reads has not moved
+      ~ open (fail): asked: it or what it reads changed
+    ");
+    project.send(1, 4..5);
+    project.run("ingest --drain").done();
+    insta::assert_snapshot!(told(), @"
+          quarantine shop_silver.orders__quarantine: 1 row
+    audits
+      ~ held (warn): asked: `shop_silver.orders__quarantine` will have moved
+      ~ open (fail): asked: `shop_silver.orders` will have moved
+    ");
 }

@@ -269,3 +269,80 @@ async fn a_relationship_finds_the_rows_of_the_same_build_and_holds_back_who_read
     built(&parts, 0);
     assert_eq!(parts.rows("shop_gold.a", "rows").await, [["4"]]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_is_new_looks_once_at_the_rows_that_are_there() {
+    let records = [part(0, "c", Some(1), Some("one"), "10", "a"), part(1, "c", Some(2), Some("one"), "-1", "b")];
+    let parts = Parts::new(RIGHT, &records).await;
+    let write = |file: &str, text: &str| {
+        let path = parts.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let expect = |rules: &str| {
+        let front = format!("/* icestream\nkeys: [id]\nexpect:\n  - {{ not_null: [name] }}\n{rules}*/\n");
+        write("transforms/parts.sql", &format!("{front}SELECT id, name, price FROM changes"));
+    };
+    write("sql/gold/worth.sql", "SELECT count(*) AS parts FROM shop_silver.parts");
+    expect("");
+    built(&parts, 0);
+    // Nothing moved but the rules.
+    expect("  - { name: cheap, that: \"rows.price < 5\", else: warn }\n  - { unique: [name], else: warn }\n");
+    let (_, result) = built(&parts, 0);
+    insta::assert_snapshot!(found(&result).join("\n"), @"
+    shop_silver.parts cheap that warn: 1 of 2
+    shop_silver.parts unique_name unique warn: 2 of 2
+    ");
+    let (_, result) = built(&parts, 0);
+    assert_eq!(found(&result), [""; 0]);
+    expect("  - { name: positive, that: \"price > 0\" }\n");
+    for _ in 0..2 {
+        let (ended, result) = built(&parts, 4);
+        insta::allow_duplicates!(insta::assert_snapshot!(error_of(&ended), @"
+        error: table `shop_silver.parts` breaks `positive` by 1 row that it had before the rule
+          the rows stay; models that read the table are held back
+          hint: mend the source, or change what the rule does by its `else` in the model; the next build asks again
+        "));
+        assert_eq!(found(&result), ["shop_silver.parts positive that fail: 1 of 2"]);
+    }
+    // What comes is merged, and who reads it waits until what was there is mended.
+    parts.ingest(&[part(2, "c", Some(3), Some("three"), "3", "c")], 0).await;
+    let (_, result) = built(&parts, 4);
+    assert!(found(&result).contains(&"shop_silver.parts positive that fail: 1 of 3".to_string()), "{result}");
+    assert_eq!(parts.rows("shop_silver.parts", "id").await.len(), 3);
+    assert_eq!(parts.rows("shop_gold.worth", "parts").await, [["2"]]);
+    parts.ingest(&[part(3, "u", Some(2), Some("two"), "1", "b")], 0).await;
+    let (_, result) = built(&parts, 0);
+    assert!(found(&result).contains(&"shop_silver.parts positive that fail: 0 of 3".to_string()), "{result}");
+    assert_eq!(parts.rows("shop_gold.worth", "parts").await, [["3"]]);
+    parts.ingest(&[part(4, "u", Some(2), Some("two"), "2", "b")], 0).await;
+    let (_, result) = built(&parts, 0);
+    assert!(found(&result).contains(&"shop_silver.parts positive that fail: 0 of 1".to_string()), "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn findings_are_kept_as_long_as_is_said_and_the_latest_of_each_for_good() {
+    let parts = Parts::new(RIGHT, &[part(0, "c", Some(1), Some("one"), "10", "a")]).await;
+    let transform = |expect: &str| {
+        let text = format!("/* icestream\nkeys: [id]\nexpect:\n{expect}*/\nSELECT id, name FROM changes");
+        std::fs::create_dir_all(parts.path().join("transforms")).unwrap();
+        std::fs::write(parts.path().join("transforms/parts.sql"), text).unwrap();
+    };
+    let (stays, goes) = ("  - { not_null: [name] }\n", "  - { name: once, that: \"id > 0\", else: warn }\n");
+    transform(&format!("{stays}{goes}"));
+    parts.run("build").done();
+    transform(stays);
+    let kept = async |rule: &str| {
+        let rules = parts.rows("shop_gold.icestream_quality", "rule").await;
+        rules.iter().filter(|of| of[0] == rule).count()
+    };
+    // Until something is too old, each build adds one.
+    let mut builds = 1;
+    while kept("not_null_name").await == builds {
+        assert!(builds < 60, "nothing ever went");
+        parts.ingest(&[part(builds as i64, "u", Some(1), Some("one"), "10", "a")], 0).await;
+        parts.run("build --set build.keep_findings=1s").done();
+        builds += 1;
+    }
+    assert_eq!(kept("once").await, 1);
+}
