@@ -219,6 +219,23 @@ const CARRIED: &[(&str, &[&str], &str, bool)] = &[
          WHERE customer_id IN (SELECT id FROM silver.customers) GROUP BY day",
         false,
     ),
+    // Groups that are true, false and null; that are made of several values; and of what is left of negative ones.
+    (
+        "signs",
+        &["is_up"],
+        "SELECT balance > 0 AS is_up, count(*) AS n, sum(amount) AS total, min(status) AS least, max(placed) AS last \
+         FROM silver.orders GROUP BY balance > 0",
+        true,
+    ),
+    (
+        "buckets",
+        &["bucket", "label", "rest"],
+        "SELECT amount / 10 AS bucket, concat(status, '') AS label, balance % 2 AS rest, count(*) AS n, \
+         sum(CAST(balance AS decimal(10, 2)) * CAST(0.25 AS decimal(3, 2))) AS quarter, \
+         min(CAST(balance AS decimal(10, 2))) AS least FROM silver.orders \
+         GROUP BY amount / 10, concat(status, ''), balance % 2",
+        true,
+    ),
     (
         "strangers",
         &["day"],
