@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -89,6 +90,22 @@ def test_a_killed_job_is_done_by_the_next(project):
     assert process.wait() in (-signal.SIGKILL, 0)
     assert job(project, "run", "--drain")[0] == 0
     assert rows(project, "select count(*) as n from shop_silver.orders") == [{"n": 5}]
+
+
+def test_sigterm_ends_a_verb_that_waits(project):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        (project / "icestream.yaml").write_text(f'name: shop\ncatalog: {{ type: rest, uri: "http://127.0.0.1:{port}" }}\n')
+        process = subprocess.Popen(
+            [PROGRAM, "--project", project, "build"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=30)
+        connection.close()
+    assert code == 143
 
 
 def test_what_glue_and_s3_are_asked_for_is_what_the_policy_allows(aws, tmp_path):
