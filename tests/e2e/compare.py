@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import shop
 from lake import Lake
 
+# Rules that keep rows out of a table.
+KEEPS_OUT = re.compile(r'that: "([^"]+)", else: (quarantine|drop)')
 FRONT_MATTER = re.compile(r"\s*/\*\s*icestream(.*?)\*/", re.DOTALL)
 SHOWN_DIFFERENCES = 5
 
@@ -46,18 +48,27 @@ class Source:
             settings = FRONT_MATTER.match(text)[1]
             if "scd: 2" in settings:
                 continue
-            source = re.search(r"from: (\w+)", settings)[1]
-            self.view(f"{self.project.silver}.{file.stem}", text, f"WITH changes AS (SELECT * FROM public.{source})")
+            self.silver(f"{self.project.silver}.{file.stem}", settings, text)
         waiting = {f"{self.project.gold}.{file.stem}": file.read_text() for file in self.project.folder.glob("sql/gold/*.sql")}
         while waiting:
             ready = [model for model, text in waiting.items() if not any(other in text for other in waiting if other != model)]
             for model in sorted(ready):
                 # The namespaces of the sample project stand in its models.
-                self.view(model, waiting.pop(model))
+                self.view(model, FRONT_MATTER.sub("", waiting.pop(model), count=1))
         return self
 
-    def view(self, name, text, before=""):
-        self.db.execute(f"CREATE VIEW {name} AS {before} {FRONT_MATTER.sub('', text, count=1)}")
+    def silver(self, name, settings, text):
+        """A table, and where a rule says so its quarantine."""
+        source = re.search(r"from: (\w+)", settings)[1]
+        select = f"WITH changes AS (SELECT * FROM public.{source}) {FRONT_MATTER.sub('', text, count=1)}"
+        rules = KEEPS_OUT.findall(settings)
+        held = " AND ".join(f"({rule}) IS NOT FALSE" for rule, _ in rules) or "true"
+        self.view(name, f"SELECT * FROM ({select}) AS rows WHERE {held}")
+        if kept := " OR ".join(f"({rule}) IS FALSE" for rule, otherwise in rules if otherwise == "quarantine"):
+            self.view(f"{name}__quarantine", f"SELECT * FROM ({select}) AS rows WHERE {kept}")
+
+    def view(self, name, text):
+        self.db.execute(f"CREATE VIEW {name} AS {text}")
         self.tables.append(name)
 
     def __exit__(self, *_):
@@ -116,10 +127,10 @@ def as_text(value):
     return str(value)
 
 
-def compare(world, project, catalog, engines):
+def compare(world, project, engines):
     """A finding for each table of silver and gold."""
     with Source(world.db, project) as source:
-        lake = Lake(world, catalog, source.tables)
+        lake = Lake(world, project.name, source.tables)
         findings = {table: Finding(table, source.count(table), -1) for table in source.tables}
         for engine in engines:
             for table, read in getattr(lake, engine)().items():
@@ -130,10 +141,10 @@ def compare(world, project, catalog, engines):
     return list(findings.values())
 
 
-def compare_bronze(world, project, catalog, engines, prefix):
+def compare_bronze(world, project, engines):
     """A finding for each bronze table: as many rows as its topic has records with a value."""
-    tables = {f"{project.bronze}.{table}": world.records(f"{prefix}.public.{table}") for table in shop.TABLES}
-    lake = Lake(world, catalog, list(tables))
+    tables = {f"{project.bronze}.{table}": world.records(f"{project.prefix}.public.{table}") for table in shop.TABLES}
+    lake = Lake(world, project.name, list(tables))
     findings = {table: Finding(table, count, -1) for table, count in tables.items()}
     for engine in engines:
         for table, count in lake.counts(engine).items():

@@ -105,6 +105,31 @@ class World:
         self.connectors[name] = config
         self.connect.create(name, config)
 
+    def release(self, name):
+        """Takes a connector away, with what the database keeps for it."""
+        self.connect.delete(name)
+        del self.connectors[name]
+
+        def is_dropped():
+            self.db.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
+                [name],
+            )
+            slots = self.db.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s", [name])
+            return slots.fetchone() is None
+
+        until(f"the slot of {name} is gone", is_dropped)
+
+    def kill_connect(self):
+        self.kill(self.kafka["connect_pid"])
+
+    def restart_connect(self):
+        process = self.spawn("connect", self.kafka["connect_command"])
+        self.kafka["connect_pid"] = process.pid
+        until("Kafka Connect answers", lambda: answers(f"{self.connect.uri}/connectors"))
+        for name, config in self.connectors.items():
+            self.connect.create(name, config)
+
     def quiet(self):
         """Waits until Kafka has what PostgreSQL has committed: a slot's position moves once that is so."""
         (target,) = self.db.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
@@ -129,6 +154,45 @@ class World:
         settings = {"bootstrap.servers": self.kafka["brokers"], "group.id": "e2e", "enable.auto.commit": False, "log_level": 0}
         return Consumer(settings | {"enable.partition.eof": True})
 
+    def admin(self):
+        from confluent_kafka.admin import AdminClient
+
+        return AdminClient({"bootstrap.servers": self.kafka["brokers"], "log_level": 0})
+
+    def add_partitions(self, topic, count):
+        from confluent_kafka.admin import NewPartitions
+
+        # Answers come only as long as it is there.
+        admin = self.admin()
+        for answer in admin.create_partitions([NewPartitions(topic, count)]).values():
+            answer.result(30)
+
+    def delete_topic(self, topic):
+        admin = self.admin()
+        for answer in admin.delete_topics([topic]).values():
+            answer.result(30)
+
+    def kill_broker(self, node):
+        self.kill(self.kafka["broker_pids"][node - 1])
+
+    def restart_broker(self, node):
+        process = self.spawn(f"broker-{node}-again", self.kafka["broker_commands"][node - 1])
+        self.kafka["broker_pids"][node - 1] = process.pid
+        until("the broker is back", lambda: "Kafka Server started" in process.log.read_text())
+
+    def kill(self, pid):
+        """kill -9 of what one of the services' scripts or `spawn` started."""
+        def runs():
+            return any(is_ours(pid, folder) for folder in (self.run_dir / "kafka", self.run_dir))
+
+        if not runs():
+            sys.exit(f"error: process {pid} has ended by itself")
+        os.kill(pid, signal.SIGKILL)
+        for process in self.processes:
+            if process.pid == pid:
+                process.wait()
+        until(f"process {pid} is gone", lambda: not runs())
+
     def records(self, topic):
         """How many records with a value a topic holds: one row of bronze each."""
         from confluent_kafka import TopicPartition
@@ -150,14 +214,17 @@ class World:
 
 
 class Project:
-    """A project folder: the sample project with one of projects/ for its icestream.yaml."""
+    """A project folder: the sample project with one of projects/ for its icestream.yaml.
 
-    def __init__(self, world, name, namespaces):
-        self.world, self.name = world, name
+    Its name is that of its catalog, `prefix` what its topics begin with, and `epochs` whether it has read a topic anew."""
+
+    def __init__(self, world, name, prefix, bronze):
+        self.world, self.name, self.prefix = world, name, prefix
         self.folder = world.run_dir / name
-        self.bronze, self.silver, self.gold = namespaces
+        self.bronze, self.silver, self.gold = bronze, "shop_silver", "shop_gold"
+        self.epochs = False
         self.folder.mkdir()
-        for part in ("catalog", "transforms", "sql/gold"):
+        for part in ("catalog", "transforms", "sql/gold", "sql/audits"):
             shutil.copytree(ROOT / part, self.folder / part)
         shutil.copy(ROOT / f"tests/e2e/projects/{name}.yaml", self.folder / "icestream.yaml")
         aws = world.aws
@@ -201,6 +268,25 @@ class Project:
         code = process.wait(60)
         if code != 0:
             sys.exit(f"error: `icestream` ended with {code} after SIGTERM; see {process.log}")
+
+    def edit(self, file, old, new):
+        """Does what its user does in an editor."""
+        path = self.folder / file
+        text = path.read_text()
+        if old not in text:
+            sys.exit(f"error: no {old!r} in {path}")
+        path.write_text(text.replace(old, new, 1))
+
+    def repeated(self, table):
+        """How many events of a bronze table came before."""
+        answer = self.icestream(
+            "query",
+            "--format",
+            "csv",
+            "select count(*) - count(distinct concat(_position, ' ', _op, ' ', coalesce(_key, ''))) as repeated"
+            f" from {self.bronze}.{table}",
+        )
+        return int(answer.stdout.split()[1])
 
     def catch_up(self):
         """Everything that is in the topics now, through to gold."""
