@@ -35,11 +35,14 @@ Examples:
   icestream offsets reset orders --to latest --yes                     skip what is in the topics now
   icestream offsets reset orders --to 2026-01-31T00:00:00Z --rewind    read everything since then again
   icestream offsets reset orders --to earliest --epoch                 the topic was deleted and made anew
+  icestream offsets reset orders --to -20m --restored                  the database was restored and captured anew
   icestream offsets reset orders --to earliest --rewind --dry-run      show what would be done
 
 A table never holds a record twice. Moving back to an offset from which it holds rows needs either `--rewind`, which
 deletes those rows in the same commit, so that they are read again, or `--epoch`, which keeps them and marks what comes
-as belonging to another topic of the same name. Stop ingesting meanwhile: a process that does ends with an error, and goes
+as belonging to another topic of the same name. `--restored` is for a source that counts its positions from an earlier
+place again and has sent a snapshot since: rows from there on are deleted and read again, and silver has what they say
+alone; bronze keeps the rows before. Stop ingesting meanwhile: a process that does ends with an error, and goes
 on from the new offsets when it is started again.";
 
 const AFTER_HELP_IMPORT: &str = "\
@@ -113,6 +116,10 @@ pub struct ResetArgs {
     /// The topic was made anew: keep the rows, and raise the table's epoch for what comes
     #[arg(long)]
     pub epoch: bool,
+
+    /// The source was restored to an earlier state and captured anew: read from there on again, as all there is
+    #[arg(long, conflicts_with_all = ["rewind", "epoch"])]
+    pub restored: bool,
 
     #[command(flatten)]
     pub how: HowArgs,
@@ -364,9 +371,10 @@ async fn reset(args: ResetArgs, config: &Config, lake: &Lake, context: &Context)
         return Err(OffsetsMoveError::NoPartition { topic, partition }.into());
     }
     let targets = args.to.target(context.clock.now_ms()).resolve(&partitions, &log, &kafka).await?;
-    let rows_passed = match (args.rewind, args.epoch) {
-        (true, _) => RowsPassed::Delete,
-        (_, true) => RowsPassed::NextEpoch,
+    let rows_passed = match (args.rewind, args.epoch, args.restored) {
+        (true, ..) => RowsPassed::Delete,
+        (_, true, _) => RowsPassed::NextEpoch,
+        (.., true) => RowsPassed::Anew,
         _ => RowsPassed::Refuse,
     };
     let engine = pipeline::engine(config)?;
@@ -426,7 +434,7 @@ async fn carry_out(
     if moves {
         confirm(how.yes, context)?;
         for plan in plans {
-            plan.apply(lake, engine, by).await?;
+            plan.apply(lake, engine, &context.clock, by).await?;
         }
     }
     if how.json {
@@ -485,7 +493,12 @@ fn described(plans: &[MovePlan], context: &Context) -> String {
         if plan.epoch.0 != plan.epoch.1 {
             notes.push_str(&format!("{}: epoch {} becomes {}\n", plan.table, plan.epoch.0, plan.epoch.1));
         }
-        if plan.rows_deleted() > 0 {
+        if plan.begins_anew() {
+            notes.push_str(&format!(
+                "{}: silver will hold what is read from there on, and nothing else\n",
+                plan.table
+            ));
+        } else if plan.rows_deleted() > 0 {
             notes.push_str(&format!(
                 "{}: {} rows are deleted and come again when they are read; records that compaction has taken out of the \
                  topic do not. Silver is folded anew from all of bronze at the next build\n",

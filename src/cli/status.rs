@@ -153,11 +153,14 @@ fn of_bronze(table: &BronzeStatus) -> [String; 5] {
 fn of_silver(table: &SilverStatus) -> String {
     if table.table.is_made {
         let commits = table.commits_behind.map_or("commits".to_string(), |commits| plural(commits, "commit"));
-        let behind = behind(table.is_behind, &commits, table.seconds_behind);
-        return match table.lookups_moved.is_empty() {
-            true => behind,
-            false => format!("{behind}; moved: {}", table.lookups_moved.join(", ")),
-        };
+        let mut behind = behind(table.is_behind, &commits, table.seconds_behind);
+        if !table.lookups_moved.is_empty() {
+            behind.push_str(&format!("; moved: {}", table.lookups_moved.join(", ")));
+        }
+        if !table.fell_back.is_empty() {
+            behind.push_str("; positions fell back");
+        }
+        return behind;
     }
     let what = match table.records_behind {
         Some(1) => format!("{NOT_MADE}; 1 record waits"),

@@ -5,20 +5,31 @@
 //! deletes them in the same commit, to be read again, or raises the epoch, because they are other records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::error::ArrowError;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
 use super::{Route, route};
 use crate::amendment::{self, Amendments};
 use crate::bronze::{self, BronzeTable};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
 use crate::ids::TableName;
+use crate::layout;
 use crate::offsets::{self, Offsets, OffsetsError, Positions, TopicPartition};
 use crate::source::{Bounds, KafkaAdmin};
-use crate::table::{self, At, Lake, Premise, ScanFile, Table};
+use crate::table::{self, At, Lake, Premise, ScanFile, Table, WrittenFile};
+
+/// The offset of a row that stands for no record.
+const NO_RECORD: i64 = -1;
+
+/// Positions are made of digits and what stands between them.
+const PAST_ALL_POSITIONS: &str = "~";
 
 /// The summary key that says which command made a commit by hand.
 const MOVED_BY: &str = "icestream.moved-by";
@@ -30,6 +41,13 @@ pub enum OffsetsMoveError {
         table: TableName,
         #[source]
         source: OffsetsError,
+    },
+
+    #[error("the row with which an epoch of table `{table}` ends cannot be made")]
+    End {
+        table: TableName,
+        #[source]
+        source: ArrowError,
     },
 
     #[error("no topic that the project reads goes to table `{table}`")]
@@ -69,12 +87,14 @@ impl Situation for OffsetsMoveError {
         match self {
             OffsetsMoveError::Marker { .. } => Kind::Corrupt,
             OffsetsMoveError::Moved { .. } => Kind::Conflict,
+            OffsetsMoveError::End { .. } => Kind::Bug,
             _ => Kind::Config,
         }
     }
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            OffsetsMoveError::End { .. } => return None,
             OffsetsMoveError::Marker { .. } => {
                 format!("look at the table property `{}`; icestream writes it as JSON", offsets::MARKER)
             }
@@ -277,6 +297,8 @@ pub enum RowsPassed {
     Delete,
     /// They stay, and what comes is of the next epoch.
     NextEpoch,
+    /// They are deleted, and come again as of the next epoch, in which nothing of earlier ones is left.
+    Anew,
 }
 
 /// One partition's move.
@@ -335,7 +357,10 @@ impl MovePlan {
             let from = offsets.next(&at.topic, at.partition);
             moves.push(Move { at: at.clone(), from, to: *to, rows });
         }
-        let next_epoch = if rows_passed == RowsPassed::NextEpoch { epoch + 1 } else { epoch };
+        let next_epoch = match rows_passed {
+            RowsPassed::NextEpoch | RowsPassed::Anew => epoch + 1,
+            RowsPassed::Refuse | RowsPassed::Delete => epoch,
+        };
         let route = targets.keys().find_map(|at| route(config, &at.topic).filter(|route| route.table == *table));
         Ok(MovePlan { table: table.clone(), moves, epoch: (epoch, next_epoch), rows_passed, head, route })
     }
@@ -348,13 +373,18 @@ impl MovePlan {
     /// Rows that will be deleted.
     pub fn rows_deleted(&self) -> u64 {
         match self.rows_passed {
-            RowsPassed::Delete => self.moves.iter().map(|a_move| a_move.rows).sum(),
-            _ => 0,
+            RowsPassed::Delete | RowsPassed::Anew => self.moves.iter().map(|a_move| a_move.rows).sum(),
+            RowsPassed::Refuse | RowsPassed::NextEpoch => 0,
         }
     }
 
+    /// Whether silver forgets the rows that are not read again.
+    pub fn begins_anew(&self) -> bool {
+        self.rows_passed == RowsPassed::Anew
+    }
+
     /// Commits the move, if the table is where it was when it was planned. `by` says in the history what did it.
-    pub async fn apply(self, lake: &Lake, engine: &Engine, by: &str) -> Result<()> {
+    pub async fn apply(self, lake: &Lake, engine: &Engine, clock: &Clock, by: &str) -> Result<()> {
         let no_topics = || OffsetsMoveError::NoTopics { table: self.table.clone() };
         let table = match &self.head {
             Some(table) => table.clone(),
@@ -374,7 +404,12 @@ impl MovePlan {
         }
         let mut change = table.change().note(MOVED_BY, by);
         let mut staged = Vec::new();
-        if self.rows_deleted() > 0 {
+        let mut end = Vec::new();
+        if self.begins_anew() {
+            end = self.write_end(&table, clock).await?;
+            staged.extend(end.clone());
+        }
+        if self.rows_deleted() > 0 || !end.is_empty() {
             let known = Amendments::of(&table);
             let after = Amendments { rewinds: known.rewinds + 1, ..known };
             premise = premise.marker_moves(amendment::MARKER, table.marker(amendment::MARKER), after.text());
@@ -383,7 +418,7 @@ impl MovePlan {
             let doomed = places(&table, engine, &is_from(&targets, self.epoch.0)).await?;
             let deletes = table.write_deletes(&doomed).await?;
             staged.extend(deletes.files().to_vec());
-            change = change.row_delta(&view, Vec::new(), deletes);
+            change = change.row_delta(&view, end, deletes);
         }
         match change.premise(premise).commit().await {
             Ok(_) => {
@@ -398,6 +433,33 @@ impl MovePlan {
                     true => Err(OffsetsMoveError::Moved { table: self.table.clone(), source: error }.into()),
                     false => Err(error.into()),
                 }
+            }
+        }
+    }
+}
+
+impl MovePlan {
+    /// Writes a truncation with which the epoch ends. It is no record of the topic: its offset says so.
+    async fn write_end(&self, table: &Table, clock: &Clock) -> Result<Vec<WrittenFile>> {
+        let Some(Move { at, .. }) = self.moves.first() else { return Ok(Vec::new()) };
+        let now: TimestampMicrosecondArray = [clock.now_us()].into_iter().map(Some).collect();
+        let columns: [(&str, ArrayRef); 7] = [
+            (layout::TOPIC, Arc::new(StringArray::from_iter_values([&*at.topic]))),
+            (layout::PARTITION, Arc::new(Int32Array::from_iter_values([at.partition]))),
+            (layout::OFFSET, Arc::new(Int64Array::from_iter_values([NO_RECORD]))),
+            (layout::INGESTED_AT, Arc::new(now.with_timezone(layout::UTC))),
+            (layout::OP, Arc::new(StringArray::from_iter_values(["t"]))),
+            (layout::POSITION, Arc::new(StringArray::from_iter_values([PAST_ALL_POSITIONS]))),
+            (layout::EPOCH, Arc::new(Int32Array::from_iter_values([self.epoch.0]))),
+        ];
+        let row = RecordBatch::try_from_iter(columns)
+            .map_err(|source| OffsetsMoveError::End { table: self.table.clone(), source })?;
+        let mut writer = table.writer(None)?;
+        match writer.write(&row).await {
+            Ok(()) => Ok(writer.finish().await?),
+            Err(error) => {
+                writer.discard().await;
+                Err(error.into())
             }
         }
     }

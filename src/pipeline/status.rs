@@ -111,6 +111,10 @@ pub struct SilverStatus {
     /// Lookups that have moved since all rows were looked up in them: some rows may say what those said before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lookups_moved: Vec<String>,
+    /// Partitions whose last event is behind what was merged of them: events are sent again, or the source was restored to
+    /// an earlier state (`offsets reset … --restored`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fell_back: Vec<silver::FallenBack>,
     pub quarantined: QuarantineStatus,
 }
 
@@ -211,6 +215,7 @@ impl Status {
                 commits_behind: behind.commits,
                 seconds_behind: behind.since_ms.map(|since| seconds(now_ms, since)),
                 lookups_moved: moved_lookups(silver, &tables)?,
+                fell_back: silver.map(silver::fallen_back).transpose()?.unwrap_or_default(),
                 quarantined: match tables.get(&model.quarantine()) {
                     Some(quarantine) => QuarantineStatus {
                         rows: table_status(quarantine.name(), Some(quarantine), now_ms).rows.unwrap_or(0),

@@ -18,7 +18,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::gate;
 use super::keys::{KeyColumn, KeySet, KeyShape};
-use super::order::{Frontier, PlaceRef, Truncation};
+use super::order::{Frontier, LastEvents, PlaceRef, Truncation};
 use crate::engine::struct_with;
 use crate::layout;
 use crate::quality::Origin;
@@ -334,6 +334,7 @@ pub(super) struct Newest {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Seen {
     pub(super) frontier: Frontier,
+    pub(super) last: LastEvents,
     pub(super) truncation: Option<Truncation>,
     /// All of them, and when they happened.
     pub(super) truncations: BTreeMap<Truncation, i64>,
@@ -405,6 +406,8 @@ impl Newest {
     pub(super) fn add(&mut self, events: Events, merged: &Frontier) {
         let batch = self.batches.len() as u32;
         let mut furthest: Option<PlaceRef<'_>> = None;
+        // Of the same partition.
+        let mut last: Option<PlaceRef<'_>> = None;
         for row in 0..events.len() {
             let place = events.place(row);
             if events.op.is_valid(row)
@@ -445,6 +448,12 @@ impl Newest {
             }
             // Most batches are of one partition, going forward: a look at the map for each would be a waste.
             let same = furthest.is_some_and(|known| (known.partition, known.topic) == (place.partition, place.topic));
+            if !same && let Some(known) = last.take() {
+                self.seen.last.note(known);
+            }
+            if last.is_none_or(|known| (known.epoch, known.offset) < (place.epoch, place.offset)) {
+                last = Some(place);
+            }
             match furthest {
                 Some(known) if same && place < known => {}
                 Some(known) if !same => {
@@ -456,6 +465,9 @@ impl Newest {
         }
         if let Some(furthest) = furthest {
             self.seen.frontier.advance(furthest);
+        }
+        if let Some(last) = last {
+            self.seen.last.note(last);
         }
         if let Some(rest) = &events.rest
             && rest.unavailable.null_count() < rest.unavailable.len()

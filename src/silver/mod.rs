@@ -42,7 +42,7 @@ use crate::quality::{Broken, Finding, QUARANTINE_SUFFIX, Rule, TARGET, ask_whole
 use crate::table::{Amount, At, Lake, Table, TableDefinition, TableView};
 use gate::Side;
 pub use lookup::{Lookups, Seen, check_lookups, in_order, lookups, lookups_seen};
-use order::{Frontier, Truncation};
+use order::{Frontier, Stragglers, Truncation};
 use run::{Base, Run, Staged};
 pub use statement::Statement;
 use versions::IS_DELETED;
@@ -347,13 +347,35 @@ struct Merged {
     /// Columns that some event held a placeholder for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unavailable: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
+    stragglers: Stragglers,
 }
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+/// A partition whose last event, at `offset`, is behind what was merged of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FallenBack {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// The partitions of which a silver table has merged later events than their last one: a connector sends again what it has
+/// sent before and will catch up, or its source was restored to an earlier state, and what comes is late from now on.
+pub fn fallen_back(table: &Table) -> Result<Vec<FallenBack>> {
+    let merged = Marker::of(table)?.and_then(|(_, marker)| marker.merged).unwrap_or_default();
+    Ok(merged.fallen_back())
+}
+
 impl Merged {
+    fn fallen_back(&self) -> Vec<FallenBack> {
+        let of = |(topic, partition, offset): (&str, i32, i64)| FallenBack { topic: topic.to_string(), partition, offset };
+        self.stragglers.iter().map(of).collect()
+    }
+
     /// Adds what was seen of other keys of the same changes.
     fn join(&mut self, other: Merged) {
         self.frontier.join(other.frontier);
@@ -594,6 +616,7 @@ async fn build_once(
         }
     };
     let first_null_key = table.staged.first_null_key.clone();
+    let fallen_back = table.staged.merged.fallen_back();
     let outcome = table.commit(findings).await?;
     if let Outcome::Merged(commit) = &outcome {
         tracing::info!(
@@ -606,6 +629,12 @@ async fn build_once(
                 table = %model.table, layer = "silver", rows = commit.null_keys, topic = first.topic,
                 partition = first.partition, offset_first = first.offset, quarantine = %quarantine.table,
                 "events without a value for the key are in quarantine"
+            );
+        }
+        for FallenBack { topic, partition, offset } in fallen_back {
+            tracing::warn!(
+                table = %model.table, layer = "silver", topic, partition, offset,
+                "the source's positions fell back: events are sent again, or the source was restored"
             );
         }
         for finding in commit.findings.iter().filter(|finding| finding.rows_failed > 0) {

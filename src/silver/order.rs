@@ -80,6 +80,59 @@ impl Frontier {
     }
 }
 
+/// The last event of each partition, where that is behind what was merged of it: events were sent again, or the source went
+/// back to an earlier state and counts its positions from there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stragglers(BTreeMap<String, BTreeMap<i32, Place>>);
+
+impl Stragglers {
+    /// Takes up the last events of partitions, as `seen` has them, beside what is merged with them.
+    pub(super) fn update(&mut self, seen: &LastEvents, merged: &Frontier) {
+        for (topic, partition, last) in seen.iter() {
+            let furthest = merged.0.get(topic).and_then(|topic| topic.get(&partition));
+            let is_behind =
+                furthest.is_some_and(|furthest| last.1.is_some() && (last.0, &last.1) < (furthest.0, &furthest.1));
+            let of_topic = self.0.entry(topic.to_string()).or_default();
+            match is_behind {
+                true => drop(of_topic.insert(partition, last.clone())),
+                false => drop(of_topic.remove(&partition)),
+            }
+        }
+        self.0.retain(|_, partitions| !partitions.is_empty());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Topic, partition and offset of each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, i32, i64)> {
+        self.0.iter().flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place.2)))
+    }
+}
+
+/// The event with the highest offset of each partition.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastEvents(BTreeMap<String, BTreeMap<i32, Place>>);
+
+impl LastEvents {
+    pub(super) fn note(&mut self, place: PlaceRef<'_>) {
+        let known = self.0.get_mut(place.topic).and_then(|topic| topic.get_mut(&place.partition));
+        match known {
+            Some(known) => {
+                if (place.epoch, place.offset) >= (known.0, known.2) {
+                    *known = place.to_place();
+                }
+            }
+            None => drop(self.0.entry(place.topic.to_string()).or_default().insert(place.partition, place.to_place())),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, i32, &Place)> {
+        self.0.iter().flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place)))
+    }
+}
+
 /// Everything of its epoch that is not past it, and everything of earlier epochs, is gone. A source without positions
 /// cannot say what was before: its truncations are not followed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +167,28 @@ mod tests {
         assert!(behind(place(0, Some("06"), 0, 0)) && behind(place(1, None, 0, 0)) && behind(place(0, None, 0, 2)));
         assert!(!behind(place(0, Some("05"), 1, 0)) && !behind(place(0, None, 7, 0)));
         assert!(behind(place(0, Some("05"), 2, 0)), "sent again, further on in the topic");
+    }
+
+    #[test]
+    fn a_partition_that_ends_behind_what_was_merged_is_told_until_it_has_caught_up() {
+        let (mut merged, mut stragglers) = (Frontier::default(), Stragglers::default());
+        let mut check = |events: &[PlaceRef<'_>], expected: &[(i32, i64)]| {
+            let mut seen = LastEvents::default();
+            for event in events {
+                merged.advance(*event);
+                seen.note(*event);
+            }
+            stragglers.update(&seen, &merged);
+            let found: Vec<(i32, i64)> = stragglers.iter().map(|(_, partition, offset)| (partition, offset)).collect();
+            assert_eq!(found, expected, "{events:?}");
+        };
+        check(&[place(0, Some("05"), 1, 0), place(0, Some("07"), 1, 1)], &[]);
+        check(&[place(0, Some("03"), 2, 0), place(0, Some("05"), 3, 0)], &[]);
+        check(&[place(0, Some("04"), 5, 0), place(0, Some("09"), 4, 0)], &[(0, 5)]);
+        check(&[place(0, Some("08"), 2, 1)], &[(0, 5)]);
+        check(&[place(0, None, 6, 0)], &[]);
+        check(&[place(0, Some("06"), 7, 0)], &[(0, 7)]);
+        check(&[place(1, Some("01"), 0, 0)], &[]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use datafusion::prelude::SessionContext;
 use super::events::{Depth, Images, KeyRange, Seen, key_types};
 use super::gate::{Gate, Side};
 use super::keys::KeyShape;
-use super::order::Truncation;
+use super::order::{Stragglers, Truncation};
 use super::{Error, Extent, Merged, Result, Scd, SilverModel, check_columns_known, fold, row_columns, row_schema};
 use crate::engine::{self, Engine};
 use crate::ids::TableName;
@@ -286,7 +286,9 @@ impl<'a> Run<'a> {
             truncation: seen.truncation.clone(),
             truncations: seen.truncations.clone().into_iter().collect(),
             unavailable: seen.unavailable.clone(),
+            stragglers: Stragglers::default(),
         });
+        merged.stragglers.update(&seen.last, &merged.frontier);
         merged
     }
 

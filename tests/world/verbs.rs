@@ -320,6 +320,26 @@ async fn offsets_move_and_no_record_is_there_twice() {
     assert_eq!(parts.positions(), [json!([0, 0, 13, "ok"]), json!([0, 0, 4, "ok"])]);
     assert_eq!(parts.counts().await, counts(17, 17));
     assert_eq!(parts.json("status --json")["bronze"][0]["epoch"], 1);
+    parts.done("run --drain");
+    assert_eq!(parts.counts().await, counts(34, 17));
+
+    // A source that was restored: what is read from there on is all there is, and bronze keeps what was before.
+    let planned = parts.done("offsets reset parts --to 2026-01-01T00:00:06Z --restored --dry-run");
+    insta::assert_snapshot!(planned.replace(&parts.topic, "TOPIC"), @"
+     table             | partition                                        | now | then | what it means
+    -------------------+--------------------------------------------------+-----+------+---------------------------------------
+     shop_bronze.parts | TOPIC/0 |  13 |    6 | reads 7 offsets again, deletes 7 rows
+     shop_bronze.parts | TOPIC/1 |   4 |    4 | stays
+    shop_bronze.parts: epoch 1 becomes 2
+    shop_bronze.parts: silver will hold what is read from there on, and nothing else
+    ");
+    let anew = parts.json("offsets reset parts --to 2026-01-01T00:00:06Z --restored --yes --json");
+    assert_eq!((&anew[0]["epoch"], &anew[0]["rows_deleted"]), (&2.into(), &7.into()), "{anew}");
+    parts.done("build");
+    // One row says where the epoch ended.
+    assert_eq!(parts.counts().await, counts(34 - 7 + 1, 0));
+    parts.done("run --drain");
+    assert_eq!(parts.counts().await, counts(34 + 1, 7));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
