@@ -102,6 +102,7 @@ def partitions_added(chain):
     """A topic gets more partitions while it is read: keys move to other ones."""
     running = chain.glue.begin("run")
     chain.live(LOAD // 3)
+    chain.world.quiet()
     for table in ("orders", "customers"):
         chain.world.add_partitions(f"shop.public.{table}", PARTITIONS + 2)
     # The producer finds them when it looks at the topics the next time.
@@ -153,6 +154,31 @@ def topic_made_anew(chain):
     chain.compare()
 
 
+def database_restored(chain):
+    """The database goes back to an earlier state and is captured anew: that is told, and `--restored` mends it."""
+    backup = chain.world.back_up_database()
+    chain.shop.use(chain.world.db)
+    chain.live()
+    # The lake has what is about to be lost.
+    chain.compare()
+    chain.world.restore_database(backup)
+    chain.shop.use(chain.world.db)
+    restored = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(chain.world.restarted_at))
+    chain.live(LOAD // 3)
+    chain.world.quiet()
+    chain.glue.catch_up()
+    told = chain.glue.fell_back()
+    print(f"status tells that positions fell back in {', '.join(told)}")
+    if set(told) != {f"{chain.glue.silver}.{table}" for table in shop.TABLES}:
+        sys.exit("error: these are not the tables that were restored")
+    for table in shop.TABLES:
+        chain.glue.icestream("offsets", "reset", table, "--to", restored, "--restored", "--yes")
+    chain.glue.epochs = True
+    chain.compare()
+    if told := chain.glue.fell_back():
+        sys.exit(f"error: positions still fell back in {told}")
+
+
 ALL = {
     scenario.__name__: scenario
     for scenario in (
@@ -163,5 +189,6 @@ ALL = {
         broker_killed,
         icestream_killed,
         topic_made_anew,
+        database_restored,
     )
 }

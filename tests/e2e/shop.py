@@ -37,6 +37,11 @@ class Shop:
         self.changes = 0
         self.look()
 
+    def use(self, db):
+        """Goes on with another connection, over what is there now."""
+        self.db = db
+        self.look()
+
     def look(self):
         """Takes up what is there."""
         self.customers, self.products, self.orders = (

@@ -2,22 +2,25 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ROOT / "tests/services"
+from session import INSTALLED, ROOT, SERVICES
+
 sys.path += [str(SERVICES), str(SERVICES / "kafka")]
 
+import psycopg  # noqa: E402
 import shop  # noqa: E402
 from connect import Connect, postgres_connector  # noqa: E402
 from processes import answers, end, is_ours, start, sweep, until  # noqa: E402
 
-INSTALLED = Path(os.environ.get("ICESTREAM_SERVICES") or ROOT / ".services").resolve()
-BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/icestream"
+PROFILE = os.environ.get("ICESTREAM_PROFILE") or "debug"
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / PROFILE / "icestream"
 DATABASE = "shop"
 # Whoever asks AWS with this key is icestream; everybody else has the services' own.
 ACCESS_KEY = "icestream"
@@ -31,7 +34,7 @@ class World:
         self.run_dir = run_dir
         self.processes = []
 
-    def start(self):
+    def start(self, trino=True):
         """Everything, but it does not wait for Trino."""
         ups = [
             [SERVICES / "up", self.run_dir / "aws"],
@@ -51,7 +54,7 @@ class World:
         self.kafka = json.loads((self.run_dir / "kafka/kafka.json").read_text())
         self.connect = Connect(self.kafka["connect_uri"])
         self.connectors = {}
-        self.trino_up = self.begin_trino()
+        self.trino_up = self.begin_trino() if trino else None
         shop.create(self.kafka["postgres"], DATABASE)
         self.db = shop.connect(self.kafka["postgres"], DATABASE)
 
@@ -70,6 +73,10 @@ class World:
             sys.exit("error: Trino did not start")
         self.trino = json.loads((self.run_dir / "trino/trino.json").read_text())
         return ("pyiceberg", "duckdb", "trino")
+
+    def aws_calls(self):
+        """A file with what icestream has asked AWS for until now."""
+        return self.run_dir / f"aws/calls-{ACCESS_KEY}.json"
 
     def stop(self):
         if getattr(self, "trino_up", None):
@@ -124,27 +131,77 @@ class World:
         self.kill(self.kafka["connect_pid"])
 
     def restart_connect(self):
+        self.restarted_at = time.time()
         process = self.spawn("connect", self.kafka["connect_command"])
         self.kafka["connect_pid"] = process.pid
         until("Kafka Connect answers", lambda: answers(f"{self.connect.uri}/connectors"))
         for name, config in self.connectors.items():
             self.connect.create(name, config)
 
+    # PostgreSQL
+
+    def stop_database(self):
+        """With Kafka Connect, which would go on with the next one that answers there."""
+        self.kill_connect()
+        self.db.close()
+        self.kill(self.kafka["postgres"]["pid"], signal.SIGINT)
+
+    def start_database(self):
+        place = self.kafka["postgres"]
+        options = {"cwd": Path(place["socket"])}
+        if user := place["run_as"]:
+            group = pwd.getpwnam(user).pw_gid
+            options |= {"user": user, "group": group, "extra_groups": [group]}
+        place["pid"] = self.spawn("postgres", place["command"], **options).pid
+
+        def connected():
+            try:
+                return shop.connect(place, DATABASE)
+            except psycopg.OperationalError:
+                return None
+
+        self.db = until("PostgreSQL is back", connected)
+
+    def database_files(self):
+        return Path(self.kafka["postgres"]["socket"]) / "data"
+
+    def back_up_database(self):
+        """Its files, as they are at this moment."""
+        self.stop_database()
+        backup = self.run_dir / "backup"
+        subprocess.run(["cp", "-a", self.database_files(), backup], check=True)
+        self.start_database()
+        self.restart_connect()
+        return backup
+
+    def restore_database(self, backup):
+        """Puts the files back, and has the database captured anew: what its log says counts from an earlier place again, so
+        that neither the slot nor what the connector has noted is of use."""
+        self.stop_database()
+        shutil.rmtree(self.database_files())
+        subprocess.run(["cp", "-a", backup, self.database_files()], check=True)
+        self.start_database()
+        self.db.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        (self.run_dir / "kafka/connect.offsets").unlink()
+        self.restart_connect()
+
     def quiet(self):
         """Waits until Kafka has what PostgreSQL has committed: a slot's position moves once that is so."""
-        (target,) = self.db.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
 
-        def is_quiet():
-            # A slot moves past a transaction when later ones have been sent.
-            self.db.execute("SELECT pg_logical_emit_message(true, 'quiet', '')")
+        def slots(condition="true", *values):
             if why := next(filter(None, map(self.connect.failure, self.connectors)), None):
                 sys.exit(f"error: a connector failed: {why}")
-            slots = self.db.execute(
-                "SELECT slot_name FROM pg_replication_slots WHERE confirmed_flush_lsn >= %s::pg_lsn", [target]
+            # A slot moves past a transaction when later ones have been sent.
+            self.db.execute("SELECT pg_logical_emit_message(true, 'quiet', '')")
+            found = self.db.execute(
+                f"SELECT slot_name FROM pg_replication_slots WHERE active AND {condition}", list(values)
             )
-            return {name for (name,) in slots} >= set(self.connectors)
+            return {name for (name,) in found} >= set(self.connectors)
 
-        until("Kafka has everything", is_quiet, QUIET_SECONDS)
+        # Nobody is at a slot while the first snapshot is taken, and it begins past that.
+        until("every connector streams", slots, QUIET_SECONDS)
+        (target,) = self.db.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        until("Kafka has everything", lambda: slots("confirmed_flush_lsn >= %s::pg_lsn", target), QUIET_SECONDS)
 
     # Kafka
 
@@ -180,14 +237,14 @@ class World:
         self.kafka["broker_pids"][node - 1] = process.pid
         until("the broker is back", lambda: "Kafka Server started" in process.log.read_text())
 
-    def kill(self, pid):
-        """kill -9 of what one of the services' scripts or `spawn` started."""
+    def kill(self, pid, number=signal.SIGKILL):
+        """Ends, with `kill -9`, what one of the services' scripts or `spawn` started."""
         def runs():
             return any(is_ours(pid, folder) for folder in (self.run_dir / "kafka", self.run_dir))
 
         if not runs():
             sys.exit(f"error: process {pid} has ended by itself")
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         for process in self.processes:
             if process.pid == pid:
                 process.wait()
@@ -287,6 +344,11 @@ class Project:
             f" from {self.bronze}.{table}",
         )
         return int(answer.stdout.split()[1])
+
+    def fell_back(self):
+        """The silver tables of which `status` says that the source's positions fell back; histories left out."""
+        status = json.loads(self.icestream("status", "--json").stdout)
+        return [of["table"] for of in status["silver"] if of.get("fell_back") and "history" not in of["table"]]
 
     def catch_up(self):
         """Everything that is in the topics now, through to gold."""
