@@ -494,10 +494,7 @@ fn described(plans: &[MovePlan], context: &Context) -> String {
             notes.push_str(&format!("{}: epoch {} becomes {}\n", plan.table, plan.epoch.0, plan.epoch.1));
         }
         if plan.begins_anew() {
-            notes.push_str(&format!(
-                "{}: silver will hold what is read from there on, and nothing else\n",
-                plan.table
-            ));
+            notes.push_str(&format!("{}: silver will hold what is read from there on, and nothing else\n", plan.table));
         } else if plan.rows_deleted() > 0 {
             notes.push_str(&format!(
                 "{}: {} rows are deleted and come again when they are read; records that compaction has taken out of the \

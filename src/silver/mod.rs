@@ -372,7 +372,8 @@ pub fn fallen_back(table: &Table) -> Result<Vec<FallenBack>> {
 
 impl Merged {
     fn fallen_back(&self) -> Vec<FallenBack> {
-        let of = |(topic, partition, offset): (&str, i32, i64)| FallenBack { topic: topic.to_string(), partition, offset };
+        let of =
+            |(topic, partition, offset): (&str, i32, i64)| FallenBack { topic: topic.to_string(), partition, offset };
         self.stragglers.iter().map(of).collect()
     }
 

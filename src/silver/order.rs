@@ -107,7 +107,9 @@ impl Stragglers {
 
     /// Topic, partition and offset of each.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, i32, i64)> {
-        self.0.iter().flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place.2)))
+        self.0
+            .iter()
+            .flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place.2)))
     }
 }
 
@@ -129,7 +131,9 @@ impl LastEvents {
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, i32, &Place)> {
-        self.0.iter().flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place)))
+        self.0
+            .iter()
+            .flat_map(|(topic, of)| of.iter().map(move |(partition, place)| (topic.as_str(), *partition, place)))
     }
 }
 
