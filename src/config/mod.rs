@@ -344,6 +344,12 @@ impl Config {
     }
 }
 
+/// The full location, `s3://…` or `file:///…`, that a person means by a text, seen from a folder.
+pub fn full_location(text: &str, folder: &Path) -> Result<String, String> {
+    location::check_warehouse(text)?;
+    Ok(location::warehouse(text, folder))
+}
+
 struct Models {
     tables: Vec<TableConfig>,
     silver: Vec<SilverModel>,

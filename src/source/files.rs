@@ -9,41 +9,28 @@
 //! end is known from a listing. It also means that files may be added behind those that were read, and that nothing may be
 //! added before or between them, taken away, or grow: where that shows, reading stops.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes, BytesMut};
-use flate2::write::MultiGzDecoder;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tokio::time::Instant;
-use zstd::stream::raw;
-use zstd::stream::zio;
 
 use super::error::{Error, Reason, Result};
+use super::lines::{Line, Lines, MOST_LINE_BYTES};
 use super::pattern::{TopicPattern, fits};
 use super::{FetchLimits, Fetched, Source, Start};
 use crate::change::RawRecord;
 use crate::offsets::{Positions, RecordMark, TopicPartition};
 
 const LINE_BITS: u32 = 32;
-
-/// By how many bytes a packed file is known.
-const PACKING_BYTES: usize = 4;
-
-/// A line that is longer than any record of Kafka's is no line.
-const MOST_LINE_BYTES: usize = 256 * 1024 * 1024;
 
 /// Which files to read.
 #[derive(Debug, Clone)]
@@ -92,49 +79,21 @@ struct FileLog {
 }
 
 #[derive(Debug, Clone)]
-struct LogFile {
-    location: String,
-    store: Arc<dyn ObjectStore>,
-    path: Path,
+pub(super) struct LogFile {
+    pub(super) location: String,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) path: Path,
+    pub(super) bytes: u64,
+    pub(super) etag: Option<String>,
 }
 
 struct OpenFile {
     place: usize,
     chunks: BoxStream<'static, object_store::Result<Bytes>>,
-    packing: Packing,
-    /// What was unpacked and not given out.
-    buffer: BytesMut,
-    /// How much of the buffer is known to hold no end of a line.
-    searched: usize,
+    lines: Lines,
     /// The next line's number.
     line: i64,
     is_at_end: bool,
-}
-
-enum Packing {
-    None,
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
-    Zstd(zio::Writer<Vec<u8>, raw::Decoder<'static>>),
-}
-
-/// A record as the sinks write it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    value: &'a RawValue,
-    #[serde(borrow, default)]
-    key: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    topic: Option<Cow<'a, str>>,
-    #[serde(default)]
-    partition: Option<IgnoredAny>,
-    #[serde(default)]
-    offset: Option<IgnoredAny>,
-    #[serde(default)]
-    timestamp: Option<serde_json::Value>,
-    #[serde(default)]
-    headers: Option<IgnoredAny>,
 }
 
 impl FilesSource {
@@ -316,9 +275,16 @@ impl FilesConfig {
 }
 
 impl FilePlace {
-    async fn list(&self) -> Result<Vec<LogFile>> {
+    /// The files there are.
+    pub(super) async fn list(&self) -> Result<Vec<LogFile>> {
         let root = self.location.strip_suffix(&self.path).unwrap_or(&self.location);
-        let file = |path: Path| LogFile { location: format!("{root}{path}"), store: self.store.clone(), path };
+        let file = |meta: ObjectMeta| LogFile {
+            location: format!("{root}{}", meta.location),
+            store: self.store.clone(),
+            path: meta.location,
+            bytes: meta.size,
+            etag: meta.e_tag,
+        };
         let path = |text: &str| {
             Path::parse(text).map_err(|error| Error::Files {
                 location: self.location.clone(),
@@ -332,20 +298,18 @@ impl FilePlace {
             false => (fixed.rsplit_once('/').map_or("", |(folder, _)| folder), true),
         };
         let folder = path(folder)?;
-        let listed: Vec<Path> = self
-            .store
-            .list(Some(&folder))
-            .map_ok(|meta| meta.location)
-            .try_collect()
-            .await
-            .map_err(|error| self.failure(&error))?;
+        let listed = self.store.list(Some(&folder)).try_collect::<Vec<ObjectMeta>>().await;
+        let listed = listed.map_err(|error| self.failure(&error))?;
         // What Spark, Hadoop and editors leave beside data starts so.
         let is_data = |path: &Path| !path.filename().unwrap_or_default().starts_with(['_', '.']);
-        let wanted = |path: &Path| if is_pattern { fits(&self.path, path.as_ref()) } else { is_data(path) };
+        let wanted = |meta: &ObjectMeta| match is_pattern {
+            true => fits(&self.path, meta.location.as_ref()),
+            false => is_data(&meta.location),
+        };
         let mut files: Vec<LogFile> = listed.into_iter().filter(wanted).map(file).collect();
         if files.is_empty() && !is_pattern {
             match self.store.head(&folder).await {
-                Ok(meta) => files.push(file(meta.location)),
+                Ok(meta) => files.push(file(meta)),
                 Err(object_store::Error::NotFound { .. }) => {
                     return Err(Error::NoFiles { location: self.location.clone() });
                 }
@@ -422,101 +386,35 @@ impl FileLog {
 impl OpenFile {
     async fn new(place: usize, file: &LogFile) -> Result<Self> {
         let failed = |error| failure(&file.location, &error);
-        let mut chunks = file.store.get(&file.path).await.map_err(failed)?.into_stream();
-        let mut start = BytesMut::new();
-        while start.len() < PACKING_BYTES
-            && let Some(chunk) = chunks.try_next().await.map_err(failed)?
-        {
-            start.extend_from_slice(&chunk);
-        }
-        let (packing, buffer) = (Packing::of(&start), BytesMut::new());
-        let mut open = OpenFile { place, chunks, packing, buffer, searched: 0, line: 0, is_at_end: false };
-        open.packing.feed(&start, &mut open.buffer).map_err(|error| damaged(file, &error))?;
-        Ok(open)
+        let chunks = file.store.get(&file.path).await.map_err(failed)?.into_stream();
+        Ok(OpenFile { place, chunks, lines: Lines::default(), line: 0, is_at_end: false })
     }
 
     /// The next line without its end; none behind the last.
     async fn line(&mut self, file: &LogFile) -> Result<Option<Bytes>> {
         loop {
-            if let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + length).freeze();
-                self.buffer.advance(1);
-                self.searched = 0;
+            if let Some(line) = self.lines.next_line() {
                 self.line += 1;
                 return Ok(Some(line));
             }
-            self.searched = self.buffer.len();
             if self.is_at_end {
-                let last = self.buffer.split().freeze();
-                self.searched = 0;
                 self.line += 1;
-                return Ok(Some(last).filter(|last| !last.is_empty()));
+                return Ok(None);
             }
-            if self.buffer.len() > MOST_LINE_BYTES {
+            if self.lines.waiting_bytes() > MOST_LINE_BYTES {
                 return Err(Error::LongLine { file: file.location.clone(), line: self.line + 1 });
             }
             let chunk = self.chunks.try_next().await.map_err(|error| failure(&file.location, &error))?;
             let unpacked = match chunk {
-                Some(chunk) => self.packing.feed(&chunk, &mut self.buffer),
+                Some(chunk) => self.lines.feed(&chunk),
                 None => {
                     self.is_at_end = true;
-                    self.packing.finish(&mut self.buffer)
+                    self.lines.finish()
                 }
             };
             unpacked.map_err(|error| damaged(file, &error))?;
         }
     }
-}
-
-impl Packing {
-    /// What a file's first bytes say. No JSON starts like this.
-    fn of(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Packing::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => match raw::Decoder::new() {
-                Ok(decoder) => Packing::Zstd(zio::Writer::new(Vec::new(), decoder)),
-                // There was no memory for it; the bytes will be rejected as what they are.
-                Err(_) => Packing::None,
-            },
-            _ => Packing::None,
-        }
-    }
-
-    fn feed(&mut self, chunk: &[u8], buffer: &mut BytesMut) -> std::io::Result<()> {
-        match self {
-            Packing::None => buffer.extend_from_slice(chunk),
-            Packing::Gzip(decoder) => {
-                decoder.write_all(chunk)?;
-                pour(decoder.get_mut(), buffer);
-            }
-            Packing::Zstd(decoder) => {
-                decoder.write_all(chunk)?;
-                pour(decoder.writer_mut(), buffer);
-            }
-        }
-        Ok(())
-    }
-
-    /// A file that was cut short is an error.
-    fn finish(&mut self, buffer: &mut BytesMut) -> std::io::Result<()> {
-        match self {
-            Packing::None => {}
-            Packing::Gzip(decoder) => {
-                decoder.try_finish()?;
-                pour(decoder.get_mut(), buffer);
-            }
-            Packing::Zstd(decoder) => {
-                decoder.finish()?;
-                pour(decoder.writer_mut(), buffer);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn pour(from: &mut Vec<u8>, to: &mut BytesMut) {
-    to.extend_from_slice(from);
-    from.clear();
 }
 
 fn offset(place: usize, line: i64) -> i64 {
@@ -525,49 +423,20 @@ fn offset(place: usize, line: i64) -> i64 {
 
 /// A line as a record. What is not JSON is a record all the same: saying so is not the source's business.
 fn record(at: &TopicPartition, offset: i64, line: Bytes, file: &LogFile, number: i64) -> Result<RawRecord> {
-    let line = line.slice_ref(line.trim_ascii());
-    let (topic, partition) = (at.topic.clone(), at.partition);
-    let alone = RawRecord { topic, partition, offset, timestamp_ms: None, key: None, payload: Some(line.clone()) };
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line) else { return Ok(alone) };
-    let Envelope { value, key, topic, partition, offset: source_offset, timestamp, headers } = envelope;
-    let has_position = topic.is_some() || partition.is_some() || source_offset.is_some();
-    if !has_position && key.is_none() && timestamp.is_none() && headers.is_none() {
-        return Ok(alone);
-    }
-    if let Some(found) = topic.filter(|topic| **topic != *at.topic) {
-        let (file, found) = (file.location.clone(), found.into_owned());
+    let Line { topic: found, timestamp_ms, key, payload, .. } = Line::read(&line);
+    if let Some(found) = found.filter(|found| **found != *at.topic) {
+        let file = file.location.clone();
         return Err(Error::OtherTopic { file, line: number + 1, topic: at.topic.to_string(), found });
     }
-    let (key, payload) = (key.and_then(|key| content(key, &line)), content(value, &line));
-    Ok(RawRecord { timestamp_ms: timestamp.as_ref().and_then(milliseconds), key, payload, ..alone })
-}
-
-/// The bytes a key or a value stands for. Converters for strings put JSON into a JSON string.
-fn content(json: &RawValue, line: &Bytes) -> Option<Bytes> {
-    let text = json.get();
-    if text == "null" {
-        return None;
-    }
-    if text.starts_with('"')
-        && let Ok(inner) = serde_json::from_str::<String>(text)
-        && inner.trim_start().starts_with(['{', '['])
-    {
-        return Some(inner.into());
-    }
-    Some(line.slice_ref(text.as_bytes()))
-}
-
-/// Milliseconds since 1970, of a number of them or a time as text.
-fn milliseconds(timestamp: &serde_json::Value) -> Option<i64> {
-    let parsed = || chrono::DateTime::parse_from_rfc3339(timestamp.as_str()?).ok();
-    timestamp.as_i64().or_else(|| parsed().map(|time| time.timestamp_millis()))
+    let (topic, partition) = (at.topic.clone(), at.partition);
+    Ok(RawRecord { topic, partition, offset, timestamp_ms, key, payload })
 }
 
 fn damaged(file: &LogFile, error: &std::io::Error) -> Error {
     Error::Damaged { file: file.location.clone(), source: Reason::new(error.to_string()) }
 }
 
-fn failure(location: &str, error: &object_store::Error) -> Error {
+pub(super) fn failure(location: &str, error: &object_store::Error) -> Error {
     let is_missing = matches!(error, object_store::Error::NotFound { .. });
     Error::Files { location: location.to_string(), source: Reason::new(error.to_string()), is_missing }
 }
@@ -621,6 +490,8 @@ impl fmt::Debug for FilesSource {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use object_store::PutPayload;
     use object_store::memory::InMemory;
 
