@@ -8,6 +8,7 @@ pub mod error;
 
 pub mod amendment;
 pub mod aws;
+pub mod backfilled;
 pub mod change;
 pub mod clock;
 pub mod definition;

@@ -9,6 +9,7 @@
 //! need new columns at once**, one wins, and the other reads on from the marker under what the table has become.
 
 mod fit;
+mod history;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+use crate::backfilled::{self, Backfilled, BackfilledError};
 use crate::change::{ChangeBatch, ChangeCounts};
 use crate::error::{Kind, Situation};
 use crate::evolution::{ColumnChange, Evolution, Form, TableColumns, TableImages};
@@ -25,6 +27,7 @@ use crate::offsets::{self, Contiguity, OffsetRange, Offsets, OffsetsError, Recor
 use crate::row::RowShape;
 use crate::table::{Broken, Change, DataWriter, EvolvedSchema, Lake, Premise, SchemaChange, Table, TableDefinition};
 use fit::Fit;
+pub use history::Basis;
 
 /// The entry of a snapshot's summary that says what happened to the table's columns, for people.
 pub const SCHEMA_CHANGES: &str = "icestream.schema-changes";
@@ -45,6 +48,13 @@ pub enum Error {
         table: TableName,
         #[source]
         source: OffsetsError,
+    },
+
+    #[error("bronze table `{table}` has a marker that cannot be read")]
+    Backfilled {
+        table: TableName,
+        #[source]
+        source: BackfilledError,
     },
 
     #[error("bronze table `{table}` keeps its rows as JSON text, and columns are declared for it")]
@@ -72,7 +82,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Situation for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Gap { .. } | Error::Marker { .. } | Error::Epoch { .. } => Kind::Corrupt,
+            Error::Gap { .. } | Error::Marker { .. } | Error::Backfilled { .. } | Error::Epoch { .. } => Kind::Corrupt,
             Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => Kind::Config,
             Error::Rows { .. } => Kind::Bug,
             Error::Table(error) => error.kind(),
@@ -84,6 +94,9 @@ impl Situation for Error {
             Error::Gap { .. } => Some("start again: reading continues at the table's own marker".to_string()),
             Error::Marker { .. } => {
                 Some(format!("look at the table property `{}`; icestream writes it as JSON", offsets::MARKER))
+            }
+            Error::Backfilled { .. } => {
+                Some(format!("look at the table property `{}`; icestream writes it as JSON", backfilled::MARKER))
             }
             Error::RowsAreText { table } => Some(format!(
                 "text does not become columns: take `columns` out of `catalog/{}.yaml`, or drop the table and read its \
@@ -104,9 +117,11 @@ impl Situation for Error {
     fn state(&self) -> Option<String> {
         match self {
             Error::Gap { .. } | Error::Rows { .. } => Some("nothing was committed; safe to run again".to_string()),
-            Error::Marker { .. } | Error::Epoch { .. } | Error::RowsAreText { .. } | Error::RowsAreColumns { .. } => {
-                None
-            }
+            Error::Marker { .. }
+            | Error::Backfilled { .. }
+            | Error::Epoch { .. }
+            | Error::RowsAreText { .. }
+            | Error::RowsAreColumns { .. } => None,
             Error::Table(error) => error.state(),
         }
     }
@@ -133,6 +148,8 @@ pub struct BronzeTable {
     staged: Option<Staged>,
     /// Columns that records stopped having, to be told with the next commit.
     dropped: Vec<ColumnChange>,
+    /// What backfills had done with when this was opened or refreshed: whoever stages rows leaves it out.
+    backfilled: Arc<Backfilled>,
 }
 
 impl fmt::Debug for BronzeTable {
@@ -187,7 +204,9 @@ impl BronzeTable {
         let mut definition = definition.clone();
         definition.shape = definition.shape.filter(|shape| !shape.columns.is_empty());
         let table = lake.table_if_exists(&definition.name).await?;
-        let mut bronze = BronzeTable { lake: lake.clone(), definition, table, staged: None, dropped: Vec::new() };
+        let backfilled = Arc::default();
+        let mut bronze =
+            BronzeTable { lake: lake.clone(), definition, table, staged: None, dropped: Vec::new(), backfilled };
         let declared = bronze.definition.shape.clone();
         if bronze.table.is_none() {
             match &declared {
@@ -220,6 +239,7 @@ impl BronzeTable {
                 Err(error) => return Err(error.into()),
             }
         }
+        bronze.look_up_backfilled()?;
         Ok(bronze)
     }
 
@@ -244,7 +264,21 @@ impl BronzeTable {
             Some(table) => table.refresh().await?,
             None => self.table = self.lake.table_if_exists(&self.definition.name).await?,
         }
+        self.look_up_backfilled()
+    }
+
+    fn look_up_backfilled(&mut self) -> Result<()> {
+        if let Some(table) = &self.table {
+            let failed = |source| Error::Backfilled { table: table.name().clone(), source };
+            self.backfilled = Arc::new(Backfilled::of(table).map_err(failed)?);
+        }
         Ok(())
+    }
+
+    /// What backfills had done with when this was opened or refreshed. Rows of these offsets are not to be staged by
+    /// others: a commit of a range in which there are more of them by then fails, and the range is read again.
+    pub fn backfilled(&self) -> &Arc<Backfilled> {
+        &self.backfilled
     }
 
     pub fn name(&self) -> &TableName {
@@ -362,14 +396,6 @@ impl BronzeTable {
             .filter(|(_, range)| range.next > range.from)
             .map(|(partition, range)| (partition.clone(), *range))
             .collect();
-        let (mut changes, dropped) = (Vec::new(), std::mem::take(&mut self.dropped));
-        let (mut files, mut evolved) = (Vec::new(), None);
-        if let Some(staged) = self.staged.take() {
-            files = staged.writer.finish().await?;
-            (changes, evolved) = (staged.fit.changes, staged.fit.evolved);
-        }
-        changes.extend(dropped);
-        fail::fail_point!("bronze-after-files");
         let table = match &self.table {
             Some(table) => table.clone(),
             None => self.make(Form::Open).await?.clone(),
@@ -378,6 +404,44 @@ impl BronzeTable {
             let (ranges, last) = (ranges.clone(), last.clone());
             move |found| advance(found, &ranges, &last)
         });
+        let premise = premise.marker_holds(backfilled::MARKER, {
+            let (epoch, ranges, known) = (self.epoch()?, ranges.clone(), self.backfilled.clone());
+            move |found| history::nothing_new(found, epoch, &ranges, &known)
+        });
+        match self.commit_staged(table, premise, counts).await? {
+            Ok(commit) => Ok(Outcome::Committed(commit)),
+            Err(error) => {
+                self.refresh().await?;
+                let offsets = self.offsets()?;
+                // The marker was found right before the columns were not: these offsets are still to be committed.
+                let is_of_columns =
+                    matches!(&error, crate::table::Error::PremiseBroken { broken: Broken::Schema { .. }, .. });
+                if !is_of_columns {
+                    self.check_no_gap(&offsets, &ranges)?;
+                }
+                tracing::warn!(
+                    table = %self.name(), layer = "bronze", %error, "another owner was faster; reading on from its marker"
+                );
+                Ok(Outcome::Behind(offsets))
+            }
+        }
+    }
+
+    /// Commits what is staged, or throws it away and says which premise broke.
+    async fn commit_staged(
+        &mut self,
+        table: Table,
+        premise: Premise,
+        counts: ChangeCounts,
+    ) -> Result<std::result::Result<BronzeCommit, crate::table::Error>> {
+        let (mut changes, dropped) = (Vec::new(), std::mem::take(&mut self.dropped));
+        let (mut files, mut evolved) = (Vec::new(), None);
+        if let Some(staged) = self.staged.take() {
+            files = staged.writer.finish().await?;
+            (changes, evolved) = (staged.fit.changes, staged.fit.evolved);
+        }
+        changes.extend(dropped);
+        fail::fail_point!("bronze-after-files");
         let mut change = with_note(table.change(), &changes).append(files.clone()).premise(premise);
         if let Some(evolved) = evolved {
             change = change.schema(evolved);
@@ -393,7 +457,7 @@ impl BronzeTable {
                     table = %self.name(), layer = "bronze", snapshot_id = committed.snapshot_id, rows, bytes,
                     attempts = committed.attempts, elapsed_ms = started.elapsed().as_millis() as u64, "committed"
                 );
-                Ok(Outcome::Committed(BronzeCommit {
+                Ok(Ok(BronzeCommit {
                     table: self.name().clone(),
                     snapshot_id: committed.snapshot_id,
                     offsets: self.offsets()?,
@@ -405,18 +469,7 @@ impl BronzeTable {
             }
             Err(error) if error.is_premise_broken() => {
                 table.discard(&files).await;
-                self.refresh().await?;
-                let offsets = self.offsets()?;
-                // The marker was found right before the columns were not: these offsets are still to be committed.
-                let is_of_columns =
-                    matches!(&error, crate::table::Error::PremiseBroken { broken: Broken::Schema { .. }, .. });
-                if !is_of_columns {
-                    self.check_no_gap(&offsets, &ranges)?;
-                }
-                tracing::warn!(
-                    table = %self.name(), layer = "bronze", %error, "another owner was faster; reading on from its marker"
-                );
-                Ok(Outcome::Behind(offsets))
+                Ok(Err(error))
             }
             Err(error) => {
                 // An unresolved commit may name these files yet.

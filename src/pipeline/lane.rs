@@ -4,11 +4,13 @@
 //! a file. It is told what to do in order; what it was told before it fell behind no longer counts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::Dialect;
 use super::makers::Makers;
+use crate::backfilled::Backfilled;
 use crate::batch::ChangeBatchBuilder;
 use crate::bronze::{BronzeCommit, BronzeTable, Outcome, Staging};
 use crate::change::{ChangeBatch, ChangeCounts, RawRecord};
@@ -47,6 +49,9 @@ pub(super) enum Report {
 struct Columns {
     decoder: Decoder,
     builder: ChangeBatchBuilder,
+    /// What is left out, because backfills have brought it already.
+    backfilled: Arc<Backfilled>,
+    epoch: i32,
 }
 
 /// What became of a chunk, and the last record of each partition in it.
@@ -147,9 +152,11 @@ impl Lane {
         if let Some(columns) = self.columns.take() {
             return Ok(columns);
         }
-        let builder = ChangeBatchBuilder::new(self.bronze.images()?, self.bronze.epoch()?, self.clock.clone())
+        let epoch = self.bronze.epoch()?;
+        let builder = ChangeBatchBuilder::new(self.bronze.images()?, epoch, self.clock.clone())
             .with_placeholder(self.dialect.placeholder.clone());
-        Ok(Columns { decoder: Decoder::new(self.dialect.format), builder })
+        let backfilled = self.bronze.backfilled().clone();
+        Ok(Columns { decoder: Decoder::new(self.dialect.format), builder, backfilled, epoch })
     }
 
     /// Makes columns of a chunk, and meanwhile writes those of the chunk before.
@@ -258,12 +265,20 @@ impl Columns {
             }
         }
         for record in records {
+            if !self.backfilled.is_empty() && self.is_backfilled(&record) {
+                continue;
+            }
             self.builder.push(self.decoder.decode(record))?;
         }
         for (partition, next) in positions {
             self.builder.advance(partition, *next);
         }
         Ok(Made { batch: self.builder.finish()?, last })
+    }
+
+    fn is_backfilled(&self, record: &RawRecord) -> bool {
+        let ranges = self.backfilled.ranges(self.epoch, &record.topic, record.partition);
+        ranges.is_some_and(|ranges| ranges.contains(record.offset))
     }
 }
 

@@ -14,6 +14,7 @@ use roaring::RoaringTreemap;
 
 use super::{Route, route};
 use crate::amendment::{self, Amendments};
+use crate::backfilled::{self, Backfilled, BackfilledError};
 use crate::bronze::{self, BronzeTable};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -48,6 +49,13 @@ pub enum OffsetsMoveError {
         table: TableName,
         #[source]
         source: ArrowError,
+    },
+
+    #[error("bronze table `{table}` has a marker that cannot be read")]
+    Backfilled {
+        table: TableName,
+        #[source]
+        source: BackfilledError,
     },
 
     #[error("no topic that the project reads goes to table `{table}`")]
@@ -85,7 +93,7 @@ pub enum OffsetsMoveError {
 impl Situation for OffsetsMoveError {
     fn kind(&self) -> Kind {
         match self {
-            OffsetsMoveError::Marker { .. } => Kind::Corrupt,
+            OffsetsMoveError::Marker { .. } | OffsetsMoveError::Backfilled { .. } => Kind::Corrupt,
             OffsetsMoveError::Moved { .. } => Kind::Conflict,
             OffsetsMoveError::End { .. } => Kind::Bug,
             _ => Kind::Config,
@@ -97,6 +105,9 @@ impl Situation for OffsetsMoveError {
             OffsetsMoveError::End { .. } => return None,
             OffsetsMoveError::Marker { .. } => {
                 format!("look at the table property `{}`; icestream writes it as JSON", offsets::MARKER)
+            }
+            OffsetsMoveError::Backfilled { .. } => {
+                format!("look at the table property `{}`; icestream writes it as JSON", backfilled::MARKER)
             }
             OffsetsMoveError::NoTopics { .. } => {
                 "check `source.kafka.topics`, and `topic` in the table's file in `catalog/`".to_string()
@@ -402,6 +413,9 @@ impl MovePlan {
         if self.epoch.0 != self.epoch.1 {
             premise = premise.marker_moves(offsets::EPOCH, table.marker(offsets::EPOCH), self.epoch.1.to_string());
         }
+        if let Some((old, next)) = self.backfilled(&table)? {
+            premise = premise.marker_moves(backfilled::MARKER, Some(old), next);
+        }
         let mut change = table.change().note(MOVED_BY, by);
         let mut staged = Vec::new();
         let mut end = Vec::new();
@@ -462,6 +476,17 @@ impl MovePlan {
                 Err(error.into())
             }
         }
+    }
+
+    /// The marker of backfills before and after: what lies behind a move is to be read again, where it comes by.
+    fn backfilled(&self, table: &Table) -> Result<Option<(String, String)>> {
+        let failed = |source| OffsetsMoveError::Backfilled { table: self.table.clone(), source };
+        let Some(old) = table.marker(backfilled::MARKER) else { return Ok(None) };
+        let mut next = Backfilled::parse(&old).map_err(failed)?;
+        if self.rows_passed != RowsPassed::NextEpoch {
+            self.moves.iter().for_each(|Move { at, to, .. }| next.cut(self.epoch.0, at, *to));
+        }
+        Ok(Some((old, next.to_string())))
     }
 }
 

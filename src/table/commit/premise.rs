@@ -12,6 +12,9 @@ use crate::table::lineage::have_same_rows;
 /// Computes a marker's next value from its present one, or says why the change may not be applied.
 pub type Advance = Arc<dyn Fn(Option<&str>) -> Result<String, Broken> + Send + Sync>;
 
+/// Says why a change may not be applied on top of a marker.
+type Check = Arc<dyn Fn(Option<&str>) -> Result<(), Broken> + Send + Sync>;
+
 /// What must still hold at the head. Checked on every attempt.
 #[derive(Clone, Default)]
 pub struct Premise {
@@ -20,6 +23,7 @@ pub struct Premise {
     schema: Option<i32>,
     markers: Vec<(String, Advance)>,
     held: Vec<(String, Option<String>)>,
+    asked: Vec<(String, Check)>,
 }
 
 impl Premise {
@@ -74,12 +78,23 @@ impl Premise {
         self
     }
 
+    /// The marker is such that `check` has nothing against it, and keeps its value.
+    pub fn marker_holds(
+        mut self,
+        key: &str,
+        check: impl Fn(Option<&str>) -> Result<(), Broken> + Send + Sync + 'static,
+    ) -> Self {
+        self.asked.push((key.to_string(), Arc::new(check)));
+        self
+    }
+
     pub(super) fn and(mut self, other: Premise) -> Self {
         self.head = other.head.or(self.head);
         self.rows = other.rows.or(self.rows);
         self.schema = other.schema.or(self.schema);
         self.markers.extend(other.markers);
         self.held.extend(other.held);
+        self.asked.extend(other.asked);
         self
     }
 
@@ -110,6 +125,9 @@ impl Premise {
             if found != *expected {
                 return Err(broken(table, other_marker(key, expected.as_deref(), found.as_deref())));
             }
+        }
+        for (key, check) in &self.asked {
+            check(marker(metadata, key).as_deref()).map_err(|reason| broken(table, reason))?;
         }
         let advance = |(key, advance): &(String, Advance)| {
             let next = advance(marker(metadata, key).as_deref()).map_err(|reason| broken(table, reason))?;
