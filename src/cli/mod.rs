@@ -7,6 +7,7 @@
 //! One file per verb. **Nothing but `output` writes to stdout**, so that a reader who closes the pipe ends the program
 //! quietly, and a table, a file and a pipe are written by the same code.
 
+pub mod backfill;
 pub mod check;
 pub mod configuration;
 pub mod demo;
@@ -113,6 +114,7 @@ pub enum Verb {
     Run(run::RunArgs),
     Ingest(run::IngestArgs),
     Build(run::BuildArgs),
+    Backfill(backfill::BackfillArgs),
     Status(status::StatusArgs),
     Rejected(rejected::RejectedArgs),
     Offsets(offsets::OffsetsArgs),
@@ -129,7 +131,7 @@ impl Verb {
     /// that runs unattended says what it commits.
     fn level(&self) -> &'static str {
         match self {
-            Verb::Ingest(_) | Verb::Build(_) | Verb::Run(_) | Verb::Maintain(_) => "info",
+            Verb::Ingest(_) | Verb::Build(_) | Verb::Run(_) | Verb::Maintain(_) | Verb::Backfill(_) => "info",
             // The shop breaks rules on purpose, and the demo ends with what became of that.
             Verb::Demo(_) => "error,icestream=warn,icestream::quality=error",
             _ => "warn",
@@ -138,7 +140,7 @@ impl Verb {
 
     /// Whether a signal is the verb's own business: it commits what it has read, and ends well.
     fn minds_signals(&self) -> bool {
-        matches!(self, Verb::Ingest(_) | Verb::Run(_))
+        matches!(self, Verb::Ingest(_) | Verb::Run(_) | Verb::Backfill(_))
     }
 }
 
@@ -309,6 +311,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Maintain(args) => maintain::run(args, context).await,
         Verb::Ingest(args) => run::ingest(args, context).await,
         Verb::Build(args) => run::build(args, context).await,
+        Verb::Backfill(args) => backfill::run(args, context).await,
         Verb::Run(args) => run::run(args, context).await,
         Verb::Config(args) => configuration::run(args, context).await,
     }

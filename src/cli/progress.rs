@@ -38,6 +38,15 @@ impl Progress {
         Bar(bar)
     }
 
+    /// Progress over bytes, with how long the rest will take. It may go back.
+    pub fn bytes(&self, label: &'static str, total: u64) -> Bar {
+        let bar = self.bars.add(ProgressBar::new(total));
+        let template = "{prefix:>14} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left {msg}";
+        bar.set_style(style(template).progress_chars("=> "));
+        bar.set_prefix(label);
+        Bar(bar)
+    }
+
     /// Something that takes a while.
     pub fn spinner(&self, label: &'static str) -> Bar {
         let bar = self.bars.add(ProgressBar::new_spinner());
@@ -69,6 +78,14 @@ fn style(template: &str) -> ProgressStyle {
 impl Bar {
     pub fn advance(&self, by: u64) {
         self.0.inc(by);
+    }
+
+    /// Goes on by so many bytes, or back.
+    pub fn move_by(&self, by: i64) {
+        match u64::try_from(by) {
+            Ok(by) => self.0.inc(by),
+            Err(_) => self.0.dec(by.unsigned_abs()),
+        }
     }
 
     pub fn set(&self, position: u64) {

@@ -95,7 +95,7 @@ impl FromStr for Since {
 }
 
 impl Since {
-    fn time_us(self, clock: &Clock) -> i64 {
+    pub(super) fn time_us(self, clock: &Clock) -> i64 {
         match self {
             Since::AtMs(time) => time.saturating_mul(1000),
             Since::Ago(span) => clock.now_us().saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
@@ -446,13 +446,18 @@ impl Tally {
 }
 
 fn finish(summary: &Summary, result: Option<&Path>, context: &Context) -> Result<Outcome> {
+    tell(summary, result, context)?;
+    Ok(Outcome::Done)
+}
+
+/// Prints a summary, and writes it to a file where one is named.
+pub(super) fn tell(summary: &impl Serialize, result: Option<&Path>, context: &Context) -> Result<()> {
     // Numbers and strings always serialise.
     let text = serde_json::to_string_pretty(summary).unwrap_or_default() + "\n";
     if let Some(path) = result {
         write_result(path, summary)?;
     }
-    context.stdout.print(&text)?;
-    Ok(Outcome::Done)
+    context.stdout.print(&text)
 }
 
 /// Writes what `--result` asks for.

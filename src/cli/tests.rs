@@ -84,6 +84,8 @@ fn help_is_what_it_was() {
       run       Ingest and build, again and again
       ingest    Read Kafka into bronze tables
       build     Bring silver and gold tables up to date
+      backfill  Add history to bronze tables, from files or from Kafka again, without what is there
+                already
       status    Show how far behind, how fresh and how sound the tables are
       rejected  List the records that could not become rows, look at one, or decode them again
       offsets   Show how far the tables have read, move that, or take it over from elsewhere

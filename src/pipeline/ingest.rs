@@ -109,7 +109,7 @@ pub struct IngestReport {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum IngestError {
+pub(super) enum IngestError {
     #[error("the task that writes table `{table}` has ended")]
     LaneEnded { table: TableName },
 

@@ -3,6 +3,7 @@
 //! In come routes and models as the configuration resolved them; what happens is told to an observer. Nothing is hidden
 //! from this folder, and it holds no rule of its own about records, rows or tables.
 
+pub mod backfill;
 mod breaker;
 mod build;
 mod check;

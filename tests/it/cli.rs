@@ -3,6 +3,7 @@
 //! Every failure is looked at in the same way by [`Ended::error`]: one error and nothing else on stderr, no panic, no
 //! secret, and an end within bounded time.
 
+mod backfill;
 mod build;
 mod configuration;
 mod demo;

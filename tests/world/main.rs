@@ -25,6 +25,7 @@ mod recorded;
 #[path = "../support/subject.rs"]
 mod subject;
 
+mod backfill;
 mod demo;
 mod discover;
 mod faults;
