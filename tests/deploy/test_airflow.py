@@ -11,10 +11,17 @@ from conftest import ROOT, icestream, is_there, load, parses, project_of_files
 from schemas import problems
 
 AIRFLOW = ROOT / "deploy/airflow"
-FILES = [["s3://bucket/topics/**/*.json.gz"], ["/a/*.json", "/b/*.json.gz"]]
+NOTHING = {"files": [], "from_time": None, "to_time": None, "from_offset": [], "to_offset": []}
+SOURCES = [
+    {"files": ["s3://bucket/topics/**/*.json.gz"]},
+    {"files": ["/a/*.json", "/b/*.json.gz"]},
+    {"from_time": "2026-03-01", "to_time": "-6h"},
+    {"from_time": "-2d"},
+    {"from_offset": ["shop.public.orders/0=12", "shop.public.orders/1=0"], "to_offset": ["shop.public.orders/0=4711"]},
+]
 PARAMS = [
-    {"files": files, "table": table, "epoch": epoch, "dry_run": dry_run}
-    for files, table, epoch, dry_run in itertools.product(FILES, [None, "orders"], [None, 0, 2], [True, False])
+    {**NOTHING, **source, "table": table, "epoch": epoch, "dry_run": dry_run}
+    for source, table, epoch, dry_run in itertools.product(SOURCES, [None, "orders"], [None, 2], [True, False])
 ]
 
 

@@ -4,6 +4,7 @@ import fnmatch
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from conftest import INSTALLED, ROOT, icestream, load, parses, run, sample_project
@@ -155,3 +156,33 @@ def test_the_build_context_is_enough(tmp_path):
         for included in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', body):
             assert (source.parent / included).resolve().is_relative_to(tmp_path), included
             assert (source.parent / included).exists(), f"{source} includes {included}"
+
+
+def test_the_chain_of_the_tests_is_this_one():
+    """tests/e2e runs the same connector and the same settings outside containers, only faster."""
+    sys.path.insert(0, str(ROOT / "tests/services/kafka"))
+    from connect import postgres_connector
+
+    ours = load(FOLDER / "connector.json")
+    place = {"host": "", "port": "", "user": "", "password": "", "database": ""}
+    published = {"publication.name": "shop", "publication.autocreate.mode": "disabled"}
+    theirs = postgres_connector("shop", place, ours["table.include.list"], published)
+    differs = {key for key in set(ours) & set(theirs) if ours[key] != theirs[key] and not key.startswith("database.")}
+    assert differs == set()
+    assert set(theirs) - set(ours) == {"poll.interval.ms"}
+    only_here = {key for key in set(ours) - set(theirs) if not key.startswith("topic.creation.")}
+    assert only_here == {"heartbeat.interval.ms"}
+
+
+def test_the_settings_of_the_tests_are_these(tmp_path):
+    given = {"AWS_REGION": "us-east-1", "BUCKET": "lake", "KAFKA_BROKERS": "b:9092", "AWS_ENDPOINT": "http://s3:1"}
+    endpoints = {name: "http://s3:1" for name in ("ICESTREAM_CATALOG__ENDPOINT", "ICESTREAM_STORAGE__S3__ENDPOINT")}
+    more = {**endpoints, "ICESTREAM_STORAGE__S3__PATH_STYLE": "true"}
+    shown = []
+    for settings, environment in ((FOLDER / "glue.yaml", more), (ROOT / "tests/e2e/projects/glue.yaml", {})):
+        project = sample_project(tmp_path / str(len(shown)), settings)
+        text = icestream("--project", project, "config", "show", env={**given, **environment}).stdout
+        shown.append([line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.startswith("#")])
+    slower = re.compile(r"\s*(every|memory|discover_every):")
+    compose, tests = ([line for line in lines if not slower.match(line)] for lines in shown)
+    assert compose == tests and len(compose) > 20

@@ -1,4 +1,4 @@
-"""History from files into the tables, once: trigger it with parameters.
+"""History into the tables, once, from files or from Kafka again: trigger it with parameters.
 
 arguments -> backfill -> is_done -> build
 
@@ -12,10 +12,18 @@ from datetime import datetime, timedelta
 from airflow.sdk import DAG, Param, task
 from icestream_pod import DEFAULT_ARGS, RESULT, IcestreamOperator
 
+OFFSET = {"type": "string", "pattern": r"^[\w.-]+/\d+=\d+$"}
+
 
 def backfill_arguments(params: dict) -> list[str]:
     """The command line that the parameters of a run stand for."""
-    arguments = ["backfill", "--files", *params["files"]]
+    arguments = ["backfill"]
+    if params["files"]:
+        arguments += ["--files", *params["files"]]
+    # With `=`, because a time may begin with a minus: -6h.
+    arguments += [f"--from-offset={offset}" for offset in params["from_offset"]]
+    arguments += [f"--to-offset={offset}" for offset in params["to_offset"]]
+    arguments += [f"--{name.replace('_', '-')}={params[name]}" for name in ("from_time", "to_time") if params[name]]
     if params["table"]:
         arguments += ["--table", params["table"]]
     if params["epoch"] is not None:
@@ -32,12 +40,17 @@ with DAG(
     default_args=DEFAULT_ARGS,
     params={
         "files": Param(
-            ["s3://bucket/topics/**/*.json.gz"],
+            [],
             type="array",
             items={"type": "string", "minLength": 1},
-            minItems=1,
-            description="Files, folders or patterns, as Kafka Connect's S3 sinks leave them",
+            description="Files, folders or patterns as Kafka Connect's S3 sinks leave them: s3://bucket/topics/**/*.json.gz",
         ),
+        "from_time": Param(None, type=["null", "string"], description="From Kafka: 2026-03-01, 2026-03-01 12:00, -6h"),
+        "to_time": Param(None, type=["null", "string"], description="From Kafka, up to this time"),
+        "from_offset": Param(
+            [], type="array", items=OFFSET, description="From Kafka, for each partition: shop.public.orders/0=4711"
+        ),
+        "to_offset": Param([], type="array", items=OFFSET, description="From Kafka, up to these offsets"),
         "table": Param(None, type=["null", "string"], description="Fill this bronze table only"),
         "epoch": Param(
             None, type=["null", "integer"], minimum=0, description="Which life of the topics it is the history of"
