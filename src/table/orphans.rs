@@ -23,15 +23,43 @@ pub(super) async fn find(table: &Table, older_than_ms: i64) -> Result<Vec<Orphan
     let mut present = table.clone();
     present.refresh().await?;
     let reachable = reachable_files(&present).await?;
-    let reachable: HashSet<String> = reachable.iter().map(|path| normal(path)).collect();
+    let unnamed: HashSet<String> =
+        unnamed(table.location(), listed.iter().map(|file| file.location.as_str()), &reachable);
     let mut orphans: Vec<Orphan> = listed
         .into_iter()
-        .filter(|file| !reachable.contains(&normal(&file.location)))
+        .filter(|file| unnamed.contains(&file.location))
         .map(|file| Orphan { path: file.location, bytes: file.size, modified_ms: file.modified_us.div_euclid(1000) })
         .filter(|orphan| orphan.modified_ms < older_than_ms)
         .collect();
     orphans.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(orphans)
+}
+
+/// Which of the files below a table's location are none of its own. In doubt a file is kept: one whose name, which no
+/// other file has, is in use under another spelling of its place; and all of a table that lies below this one.
+fn unnamed<'a>(
+    location: &str,
+    listed: impl Iterator<Item = &'a str> + Clone,
+    reachable: &BTreeSet<String>,
+) -> HashSet<String> {
+    let root = normal(location.trim_end_matches('/'));
+    let places: HashSet<String> = reachable.iter().map(|path| normal(path)).collect();
+    let names: HashSet<&str> = reachable.iter().filter_map(|path| path.rsplit('/').next()).collect();
+    let tables_below: BTreeSet<String> = listed
+        .clone()
+        .filter(|path| path.ends_with(".metadata.json"))
+        .filter_map(|path| Some(normal(path.rsplit_once("/metadata/")?.0)))
+        .filter(|folder| *folder != root)
+        .collect();
+    let is_named = |path: &str| {
+        let place = normal(path);
+        places.contains(&place)
+            || path.rsplit('/').next().is_some_and(|name| names.contains(name))
+            || tables_below
+                .iter()
+                .any(|folder| place.strip_prefix(folder.as_str()).is_some_and(|rest| rest.starts_with('/')))
+    };
+    listed.filter(|path| !is_named(path)).map(str::to_string).collect()
 }
 
 /// Deletes what [`find`] finds. A table that may share files with another keeps them.
@@ -76,5 +104,29 @@ fn normal(location: &str) -> String {
     match location.strip_prefix("s3a://").or_else(|| location.strip_prefix("s3n://")) {
         Some(rest) => format!("s3://{rest}"),
         None => location.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_somebody_s_is_no_orphan() {
+        let check = |location: &str, listed: &[&str], reachable: &[&str], expected: &[&str]| {
+            let reachable = reachable.iter().map(|path| path.to_string()).collect();
+            let found = unnamed(location, listed.iter().copied(), &reachable);
+            assert_eq!(found, expected.iter().map(|path| path.to_string()).collect(), "{listed:?}");
+        };
+        let own = "s3://lake/t/metadata/1.metadata.json";
+        check("s3://lake/t", &[own, "s3://lake/t/data/a.parquet"], &[own, "s3://lake/t/data/a.parquet"], &[]);
+        check("s3://lake/t/", &[own, "s3://lake/t/data/b.parquet"], &[own], &["s3://lake/t/data/b.parquet"]);
+        // The same place in another spelling, known and unknown.
+        check("s3://lake/t", &["s3://lake/t/data/a.parquet"], &["s3a://lake/t/data/a.parquet"], &[]);
+        check("s3://lake/t", &["s3://lake/t/data/a%3D1/a.parquet"], &["s3://lake/t/data/a=1/a.parquet"], &[]);
+        // Another table's files, and one whose name only begins like that table's.
+        let other =
+            ["s3://lake/t/u/metadata/9.metadata.json", "s3://lake/t/u/data/x.parquet", "s3://lake/t/u2/x.parquet"];
+        check("s3://lake/t", &other, &[own], &["s3://lake/t/u2/x.parquet"]);
     }
 }
