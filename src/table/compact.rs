@@ -4,7 +4,8 @@
 //! that were read and rows that were not never share a file, so that nobody reads a row again because it was moved.
 //!
 //! **What is written grows with what came in, and not with what is there**: a file is stored anew only along with others
-//! that are together about as large, so that each row is moved some few times on its way from a small file to a full one.
+//! that are together as large. Each time a row is moved, the file it is in gets twice as large at least, so that it is moved
+//! some few times on its way to a full one.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -103,10 +104,10 @@ fn chosen(files: &[Load], target_bytes: u64) -> Vec<usize> {
     let (mut together, mut least) = (0u64, 0);
     for (place, index) in small.iter().enumerate() {
         let bytes = files[*index].bytes.max(OPENING_BYTES);
-        if bytes > together.max(OPENING_BYTES) {
-            break;
+        if bytes <= together {
+            least = place + 1;
         }
-        (together, least) = (together + bytes, place + 1);
+        together += bytes;
     }
     small.truncate(least);
     let fills_one = small.len() > 1 && small.iter().map(|index| files[*index].bytes).sum::<u64>() >= target_bytes;
@@ -224,6 +225,9 @@ mod tests {
         check(&[65, 32, 16, 8, 4, 2, 1, 1], &[1, 2, 3, 4, 5, 6, 7]);
         // Full ones stay; two that fill one are worth it.
         check(&[128, 128, 200, 96, 96, 96], &[]);
+        check(&[9, 9, 9, 9, 9], &[0, 1, 2, 3, 4]);
+        check(&[8, 9, 9, 9, 9, 9], &[0, 1, 2, 3, 4, 5]);
+        check(&[8, 9, 9, 9, 9, 60], &[0, 1, 2, 3, 4]);
         check(&[90, 90], &[0, 1]);
         check(&[60, 60], &[]);
     }
