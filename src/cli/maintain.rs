@@ -79,13 +79,15 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // No text is both: sizes end in `B`.
+        let help = "write a time, such as `30m`, or a size, such as `50GiB`".to_string();
+        // A size may be a number alone, which here might as well be meant as minutes.
+        if text.chars().all(|c| c.is_ascii_digit()) {
+            return Err(help);
+        }
         if let Ok(span) = text.parse::<Span>() {
             return Ok(Limit::Time(span.0));
         }
-        let size =
-            text.parse::<Size>().map_err(|_| "write a time, such as `30m`, or a size, such as `50GiB`".to_string());
-        Ok(Limit::Bytes(size?.0))
+        Ok(Limit::Bytes(text.parse::<Size>().map_err(|_| help)?.0))
     }
 }
 

@@ -186,9 +186,9 @@ fn a_null_is_as_good_as_nothing() {
 #[test]
 fn unknown_keys_name_the_nearest() {
     insta::assert_snapshot!(error("commit:\n  evry: 10s\n"), @"error: icestream.yaml:3:3 commit.evry: unknown key; did you mean `every`? allowed: `every`, `rows`, `bytes`");
-    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`");
+    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`");
     insta::assert_snapshot!(error("catalog: { type: sqlite, region: eu }\n"), @"error: icestream.yaml:2:26 catalog.region: unknown key for `type: sqlite`; `type: glue` has it; allowed: `type`, `uri`");
-    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`");
+    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`");
     insta::assert_snapshot!(error("storage: { s3: { path-style: true } }\n"), @"error: icestream.yaml:2:18 storage.s3.path-style: unknown key; did you mean `path_style`? allowed: `endpoint`, `region`, `profile`, `access_key_id`, `secret_access_key`, `session_token`, `path_style`");
 }
 
@@ -226,7 +226,7 @@ fn wrong_shapes_say_what_is_right() {
     insta::assert_snapshot!(error("catalog: { type: hive }\n"), @"error: icestream.yaml:2:18 catalog.type: `hive` is not allowed; allowed: `sqlite`, `rest`, `glue`");
     insta::assert_snapshot!(error("catalog: { type: rest }\n"), @"error: icestream.yaml:2:10 catalog: `uri` is missing, for example `uri: https://polaris.example.com/api/catalog`");
     insta::assert_snapshot!(error("storage: !s3 { region: eu }\n"), @"error: icestream.yaml:2:10 storage: a YAML tag has no meaning here");
-    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`, not a list");
+    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`, not a list");
     insta::assert_snapshot!(Project::new("").error(), @"error: icestream.yaml: `name` is missing, for example `name: shop`");
 }
 
@@ -241,7 +241,7 @@ fn yaml_of_more_than_one_meaning_is_refused() {
     insta::assert_snapshot!(error("source: { kafka: { brokers: ${KAFKA} } }\n"), @"error: icestream.yaml:2:30: while parsing a flow mapping, did not find expected ',' or '}'; inside `{ … }` a value with `${…}` needs double quotes");
     insta::assert_snapshot!(error("a: &a { rows: 1 }\ncommit: { <<: *a }\n"), @"
     error: the configuration has 2 problems
-      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `evolution`
+      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`
       icestream.yaml:3:11 commit: YAML merge keys (`<<`) are not read; write the keys out
     ");
 }
@@ -665,6 +665,12 @@ fn the_settings_in_force_name_their_origin() {
     build:
       every: 1m30s                                       # $ICESTREAM_BUILD__EVERY
       keep_findings: 30days                              # default
+    maintain:
+      target_size: 128MiB                                # default
+      keep_snapshots_for: 1day                           # default
+      keep_snapshots: 10                                 # default
+      max_snapshots: 500                                 # default
+      orphans_after: 3days                               # default
     evolution: evolve                                    # default
     "#);
 }
