@@ -516,6 +516,9 @@ impl Parser {
         self.done.insert(self.run);
         self.run.from = self.run.next;
         let done = std::mem::take(&mut self.done);
+        // What lies between rows may have been done with before.
+        let done: RangeSet =
+            done.iter().flat_map(|range| self.held.missing(&self.at, range).iter().collect::<Vec<_>>()).collect();
         if done.is_empty() {
             return Ok(());
         }
