@@ -627,6 +627,7 @@ mod tests {
             r#"{"value":1}"#,
             r#"{"key":1,"value":2,"of a table":true}"#,
             r#"[1]"#,
+            "null",
         ];
         world.put("t/0.json", lines.join("\n")).await;
         let mut source = world.source(&["t/0.json"], None);
@@ -639,6 +640,7 @@ mod tests {
         t/0 0:4 -={"value":1}
         t/0 0:5 -={"key":1,"value":2,"of a table":true}
         t/0 0:6 -=[1]
+        t/0 0:7 -=-
         "#);
     }
 

@@ -183,7 +183,8 @@ impl Line {
     /// What is not JSON is a record's value all the same: saying so is not the source's business.
     pub fn read(line: &Bytes) -> Self {
         let line = line.slice_ref(line.trim_ascii());
-        let alone = |line: Bytes| Line { payload: Some(line), ..Line::default() };
+        // A sink that keeps records without a value makes such lines of them.
+        let alone = |line: Bytes| Line { payload: Some(line).filter(|line| *line != "null"), ..Line::default() };
         let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line) else { return alone(line) };
         let Envelope { value, key, topic, partition, offset, timestamp, headers } = envelope;
         let has_position = topic.is_some() || partition.is_some() || offset.is_some();
