@@ -179,6 +179,19 @@ def database_restored(chain):
         sys.exit(f"error: positions still fell back in {told}")
 
 
+def looked_after(chain):
+    """`check` finds nothing wrong, and `maintain` beside those who write changes no row."""
+    chain.glue.icestream("check")
+    running = chain.glue.begin("run")
+    chain.live(LOAD // 3)
+    # Old enough is what the last few commits are not.
+    few = {"ICESTREAM_MAINTAIN__MAX_SNAPSHOTS": "3", "ICESTREAM_MAINTAIN__KEEP_SNAPSHOTS": "2"}
+    chain.glue.icestream("maintain", "--remove-orphans", environment=few)
+    chain.live(LOAD // 3)
+    chain.glue.finish(running)
+    chain.compare(chain.world.engines())
+
+
 ALL = {
     scenario.__name__: scenario
     for scenario in (
@@ -190,5 +203,6 @@ ALL = {
         icestream_killed,
         topic_made_anew,
         database_restored,
+        looked_after,
     )
 }

@@ -26,7 +26,8 @@ DATABASE = "shop"
 ACCESS_KEY = "icestream"
 BROKERS = 2
 PARTITIONS = 3
-QUIET_SECONDS = 120
+QUIET_SECONDS = 300
+END_SECONDS = 180
 
 
 class World:
@@ -300,11 +301,11 @@ class Project:
     def command(self, *words):
         return [str(BINARY), "--project", str(self.folder), "--log-format", "json", *words]
 
-    def icestream(self, *words, expect=(0,)):
+    def icestream(self, *words, expect=(0,), environment={}):
         """Runs a verb to its end; any other exit code than those expected ends everything."""
         ended = subprocess.run(
             self.command(*words),
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -322,7 +323,7 @@ class Project:
     def finish(self, process):
         """Ends a verb as a scheduler does."""
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        code = process.wait(END_SECONDS)
         if code != 0:
             sys.exit(f"error: `icestream` ended with {code} after SIGTERM; see {process.log}")
 
