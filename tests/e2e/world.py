@@ -225,10 +225,19 @@ class World:
         for answer in admin.create_partitions([NewPartitions(topic, count)]).values():
             answer.result(30)
 
-    def delete_topic(self, topic):
+    def make_topic_anew(self, topic, partitions):
+        from confluent_kafka.admin import NewTopic
+
         admin = self.admin()
         for answer in admin.delete_topics([topic]).values():
             answer.result(30)
+
+        def is_made():
+            (answer,) = admin.create_topics([NewTopic(topic, partitions, BROKERS)]).values()
+            # Until the old one is gone for good.
+            return answer.exception(30) is None
+
+        until(f"{topic} is made anew", is_made)
 
     def kill_broker(self, node):
         self.kill(self.kafka["broker_pids"][node - 1])
