@@ -19,7 +19,7 @@ import shop  # noqa: E402
 from connect import Connect, postgres_connector  # noqa: E402
 from processes import answers, end, is_ours, start, sweep, until  # noqa: E402
 
-PROFILE = os.environ.get("ICESTREAM_PROFILE") or "debug"
+PROFILE = os.environ.get("E2E_PROFILE") or "debug"
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / PROFILE / "icestream"
 DATABASE = "shop"
 # Whoever asks AWS with this key is icestream; everybody else has the services' own.
