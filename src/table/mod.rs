@@ -29,6 +29,7 @@ mod orphans;
 mod partition;
 mod scan;
 mod schema;
+mod soundness;
 mod staged;
 mod statistics;
 pub mod storage;
@@ -51,6 +52,7 @@ pub use orphans::Orphan;
 pub use partition::check_field as check_partition_field;
 pub use scan::{Amount, At, ColumnStatistics, DeleteFile, DeletedPositions, Prune, ScanFile, TableView};
 pub use schema::{ColumnStep, EvolvedSchema, SchemaChange, type_name};
+pub use soundness::{Fault, MarkerPlaces, Soundness};
 pub use writer::{DataWriter, WrittenFile};
 
 use crate::clock::Clock;
@@ -266,6 +268,16 @@ impl Table {
 
     pub fn view(&self, at: At) -> Result<TableView> {
         TableView::new(self.name(), self.lake.storage(), &self.head.metadata, at)
+    }
+
+    /// An older snapshot under the columns that the table has now: those that came later are null in it.
+    pub fn view_as_now(&self, snapshot_id: i64) -> Result<TableView> {
+        self.view(At::Snapshot(snapshot_id))?.under_current_schema()
+    }
+
+    /// Whether the snapshot is still there.
+    pub fn has_snapshot(&self, snapshot_id: i64) -> bool {
+        self.metadata().snapshot_by_id(snapshot_id).is_some()
     }
 
     /// Starts a change on this head.

@@ -182,6 +182,14 @@ impl TableView {
         self.only(Some(sequence_number), None)
     }
 
+    /// The same rows under the columns that the table has now.
+    pub(super) fn under_current_schema(&self) -> Result<TableView> {
+        let mut inner = self.inner(self.0.after, None);
+        inner.schema = inner.metadata.current_schema().clone();
+        inner.arrow_schema = schema::to_arrow(&inner.table, &inner.schema)?;
+        Ok(TableView(Arc::new(inner)))
+    }
+
     /// Only some rows, under the same schema or another one.
     pub(super) fn selecting(&self, selection: Selection, schema: Option<SchemaRef>) -> Result<TableView> {
         let mut inner = self.inner(None, Some(selection));

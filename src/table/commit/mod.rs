@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub(super) use attempt::manifests_to_merge;
 pub use premise::{Advance, Premise};
-pub(super) use premise::{marker, marker_keys};
+pub(super) use premise::{marker, marker_in_line, marker_keys};
 
 use super::catalog::{Head, Swap};
 use super::error::{Error, Result};

@@ -164,19 +164,44 @@ pub(super) fn broken(table: &TableName, broken: Broken) -> Error {
 /// The snapshots come first: when somebody rolls the table back, its rows and its marker go back together. A line that
 /// is whole and never had the marker means that its rows were made without it.
 pub(in crate::table) fn marker(metadata: &TableMetadata, key: &str) -> Option<String> {
+    match line(metadata, key) {
+        Line::Says(value) => Some(value),
+        Line::Silent => None,
+        Line::Cut => metadata.properties().get(key).cloned(),
+    }
+}
+
+/// What the newest snapshot of the head's line that knows the marker says.
+pub(in crate::table) fn marker_in_line(metadata: &TableMetadata, key: &str) -> Option<String> {
+    match line(metadata, key) {
+        Line::Says(value) => Some(value),
+        Line::Silent | Line::Cut => None,
+    }
+}
+
+/// What the snapshots from the head back say of a marker.
+enum Line {
+    Says(String),
+    /// All of them are there, and none says anything.
+    Silent,
+    /// Those that are there say nothing.
+    Cut,
+}
+
+fn line(metadata: &TableMetadata, key: &str) -> Line {
     let mut snapshot = metadata.current_snapshot();
     while let Some(current) = snapshot {
         if let Some(value) = current.summary().additional_properties.get(key) {
-            return Some(value.clone());
+            return Line::Says(value.clone());
         }
         snapshot = match current.parent_snapshot_id() {
             Some(parent) => metadata.snapshot_by_id(parent),
             // The first commit has no parent. A later one without has lost it: pyiceberg's expiry takes it away.
             None if current.sequence_number() > 1 => None,
-            None => return None,
+            None => return Line::Silent,
         };
     }
-    metadata.properties().get(key).cloned()
+    Line::Cut
 }
 
 /// The markers a table has: the properties of ours that mirror them.

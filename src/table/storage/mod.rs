@@ -143,7 +143,12 @@ impl Storage {
     }
 
     pub async fn exists(&self, location: &str) -> Result<bool> {
-        Ok(self.stores.size(location).await?.is_some())
+        Ok(self.size(location).await?.is_some())
+    }
+
+    /// How many bytes a file has; `None` when it is not there.
+    pub async fn size(&self, location: &str) -> Result<Option<u64>> {
+        self.stores.size(location).await
     }
 
     /// Deletes files. One that is already gone counts as deleted.
