@@ -44,7 +44,7 @@ use touched::Touched;
 pub const MARKER: &str = "icestream.inputs";
 
 /// Stands in the marker for an input that has no snapshot yet, as it does in Iceberg's own metadata.
-const NEVER_WRITTEN: i64 = -1;
+pub const NEVER_WRITTEN: i64 = -1;
 
 /// A data file of a gold table with this many delete files is slow to read; the table is then written anew.
 const MAX_DELETE_FILES: usize = 32;

@@ -415,6 +415,32 @@ pub fn progress(silver: &Table) -> Result<Option<Progress>> {
     Ok(marker.map(|of| Progress { bronze: of.bronze, snapshot_id: of.snapshot, sequence: of.sequence }))
 }
 
+/// What the rows of a silver table, or of its quarantine, were made from.
+#[derive(Debug, Clone)]
+pub struct MadeFrom {
+    /// Which bronze table: one made anew under the old name has another.
+    pub bronze: Uuid,
+    pub snapshot_id: i64,
+    /// Fixed when the table was first built, also where the model leaves them to the messages.
+    pub keys: Vec<String>,
+    pub lookups: BTreeMap<TableName, Seen>,
+    /// Whether it was this very model that made them.
+    pub by_this_model: bool,
+}
+
+/// What a table of the model says it was made from; `None` when nothing was built yet.
+pub fn made_from(model: &SilverModel, table: &Table) -> Result<Option<MadeFrom>> {
+    let Some((_, marker)) = Marker::of(table)? else { return Ok(None) };
+    let side = if *table.name() == model.quarantine() { Side::Quarantine } else { Side::Table };
+    Ok(Some(MadeFrom {
+        bronze: marker.bronze,
+        snapshot_id: marker.snapshot,
+        keys: marker.keys.clone(),
+        lookups: lookups_seen(table)?,
+        by_this_model: marker.model == model.fingerprint(side),
+    }))
+}
+
 impl Marker {
     fn of(table: &Table) -> Result<Option<(String, Marker)>> {
         let Some(text) = table.marker(MARKER) else { return Ok(None) };
@@ -871,7 +897,7 @@ fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
 }
 
 /// The model's SELECT with the columns every silver row carries, and hidden ones.
-fn select(model: &SilverModel, keys: &[String], hidden: &[&str]) -> Result<String> {
+pub fn select(model: &SilverModel, keys: &[String], hidden: &[&str]) -> Result<String> {
     let Some(sql) = &model.sql else { return Ok(DEFAULT_SQL.to_string()) };
     fold::with_system_columns(sql, keys, model.on_delete == OnDelete::Mark, hidden).map_err(|unfit| match unfit {
         fold::Unfit::Shape(problem) => Error::Model { table: model.table.clone(), problem },
