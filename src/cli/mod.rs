@@ -28,6 +28,7 @@ pub mod run;
 pub mod sql;
 pub mod status;
 pub mod tables;
+pub mod verify;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -116,6 +117,7 @@ pub enum Verb {
     Build(run::BuildArgs),
     Backfill(backfill::BackfillArgs),
     Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
     Rejected(rejected::RejectedArgs),
     Offsets(offsets::OffsetsArgs),
     Query(query::QueryArgs),
@@ -304,6 +306,7 @@ pub async fn perform(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Sql(args) => sql::run(args, context).await,
         Verb::Query(args) => query::run(args, context).await,
         Verb::Status(args) => status::run(args, context).await,
+        Verb::Verify(args) => verify::run(args, context).await,
         Verb::Rejected(args) => rejected::run(args, context).await,
         Verb::Offsets(args) => offsets::run(args, context).await,
         Verb::Tables(args) => tables::run(args, context).await,

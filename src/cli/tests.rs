@@ -87,6 +87,7 @@ fn help_is_what_it_was() {
       backfill  Add history to bronze tables, from files or from Kafka again, without what is there
                 already
       status    Show how far behind, how fresh and how sound the tables are
+      verify    Prove that nothing is missing: each table against what it was made from
       rejected  List the records that could not become rows, look at one, or decode them again
       offsets   Show how far the tables have read, move that, or take it over from elsewhere
       query     Run SQL over the lake

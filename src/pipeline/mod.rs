@@ -18,6 +18,7 @@ pub mod quality;
 pub mod rejected;
 mod rows;
 pub mod status;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
@@ -41,6 +42,7 @@ pub struct Bounds {
 /// Asks the brokers. It reads nothing into tables and moves nothing.
 pub struct KafkaAdmin {
     brokers: String,
+    client: ClientConfig,
     consumer: Arc<BaseConsumer<ClientLog>>,
 }
 
@@ -51,7 +53,21 @@ impl KafkaAdmin {
         // Whoever asks is told why there is no answer.
         client.set_log_level(RDKafkaLogLevel::Critical).set("log_level", "2");
         let consumer = client.create_with_context(ClientLog::new(tokens)).map_err(|error| set_up_error(&error))?;
-        Ok(KafkaAdmin { brokers: config.brokers.clone(), consumer: Arc::new(consumer) })
+        Ok(KafkaAdmin { brokers: config.brokers.clone(), client, consumer: Arc::new(consumer) })
+    }
+
+    /// Whether old records of a topic are taken out when there are newer ones with their key. Not everybody may ask.
+    pub async fn is_compacted(&self, topic: &str) -> Result<bool> {
+        let tokens = self.consumer.context().tokens.clone();
+        let admin: AdminClient<ClientLog> =
+            self.client.create_with_context(ClientLog::new(tokens)).map_err(|error| set_up_error(&error))?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let answer = admin.describe_configs(&asked, &options).await.map_err(|error| self.failure(&error, None))?;
+        let unknown = |code| self.failure(&KafkaError::AdminOp(code), None);
+        let Some(of_topic) = answer.into_iter().next() else { return Ok(false) };
+        let policy = of_topic.map_err(unknown)?.get("cleanup.policy").and_then(|entry| entry.value.clone());
+        Ok(policy.is_some_and(|policy| policy.contains("compact")))
     }
 
     /// The addresses it was set up with.

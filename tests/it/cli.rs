@@ -17,6 +17,7 @@ mod query;
 mod sql;
 mod tables;
 mod verbs;
+mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

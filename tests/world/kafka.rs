@@ -160,6 +160,9 @@ impl Project {
             let found = self.rows(&table, &columns, &format!("SELECT {} FROM {table}", columns.join(", "))).await;
             assert!(found == expected.rows, "{table}: {} rows, {} expected", found.len(), expected.rows.len());
         }
+        let report = tokio::task::block_in_place(|| self.verb(&["verify", "--all", "--broker", "--json"]));
+        let checks = report["tables"].as_array().unwrap().iter().flat_map(|table| table["checks"].as_array().unwrap());
+        assert!(checks.into_iter().all(|check| check["verdict"] == "holds"), "{report:#}");
     }
 }
 

@@ -40,6 +40,7 @@ mod readers;
 mod security;
 mod services;
 mod verbs;
+mod verify;
 
 mod glue {
     crate::conformance!(crate::services::glue_world());

@@ -1,0 +1,563 @@
+//! A bronze table against its topics: what the broker has, bronze has, and nothing besides.
+//!
+//! The part of each partition that the broker still keeps, up to the marker, is read again, record by record. A record
+//! that makes a row must have one; one that makes none must have none; an offset without a record is accounted for. Some
+//! records are decoded again, and what they say is compared with the rows there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema};
+use arrow::error::ArrowError;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+
+use super::bronze::Held;
+use super::report::{At, Check, Difference, Kind, Tally};
+use super::rows::{self, Identity, Manner, Rows};
+use super::slice::{Slice, hash};
+use super::{Failure, Verifier};
+use crate::batch::ChangeBatchBuilder;
+use crate::bronze;
+use crate::change::{Consumed, Decoded, RawRecord};
+use crate::decode::Decoder;
+use crate::engine::{self, register};
+use crate::error::Result;
+use crate::layout;
+use crate::offsets::{self, Offsets, RecordMark, TopicPartition};
+use crate::pipeline::{Dialect, Route};
+use crate::quality::literal;
+use crate::source::{Assignment, Bounds, FetchLimits, KafkaAdmin, KafkaConfig, KafkaSource, Source, Start};
+use crate::table::{At as AtSnapshot, Table};
+
+pub(super) const CHECK: &str = "broker";
+
+/// Decoded records are compared when there are so many, or so many bytes of them.
+const COMPARED_AT_ONCE: usize = 8192;
+const COMPARED_BYTES: usize = 32 << 20;
+
+const LIMITS: FetchLimits = FetchLimits { records: 8192, bytes: 16 << 20, wait: Duration::from_millis(500) };
+
+/// A broker that is silent for so long, while there is something to read, does not answer.
+const SILENCES: usize = 120;
+
+/// How the topics are asked, and what their records become.
+pub struct Broker<'a> {
+    pub admin: &'a KafkaAdmin,
+    pub kafka: KafkaConfig,
+    pub dialect: Dialect,
+    pub route: &'a (dyn Fn(&str) -> Option<Route> + Send + Sync),
+}
+
+/// The part of a partition that is read again.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    from: i64,
+    to: i64,
+    last: Option<RecordMark>,
+}
+
+/// Compares what the broker keeps of the table's topics with its rows.
+pub(super) async fn against_topics(
+    verifier: &Verifier<'_>,
+    broker: &Broker<'_>,
+    table: &Table,
+    held: &Held,
+) -> Result<Check> {
+    let marker = table.marker(offsets::MARKER).map(|text| Offsets::parse(&text));
+    let Some(Ok(marker)) = marker else {
+        return Ok(Check::skipped(CHECK, "there is no marker that says what was read"));
+    };
+    let mut tally = Tally::new(CHECK, "records", verifier.options.show);
+    let parts = broker.parts(&marker, &mut tally).await?;
+    let none = BTreeMap::new();
+    let now = held.get(&bronze::epoch(table)?).unwrap_or(&none);
+    let mut reading = Reading {
+        verifier,
+        broker,
+        table,
+        // What is of an earlier life of a topic is not compared with this one.
+        now,
+        decoder: Decoder::new(broker.dialect.format),
+        sample: sample(verifier, &parts),
+        sampled: Sampled::default(),
+        consumed: BTreeMap::new(),
+        not_alike: 0,
+        replayed: 0,
+        tally,
+    };
+    let seen = broker.each_record(&parts, "read_committed", async |record| reading.record(record).await).await?;
+    reading.compare().await?;
+    reading.account(&parts, &seen, broker).await?;
+    Ok(reading.finish())
+}
+
+fn sample(verifier: &Verifier<'_>, parts: &BTreeMap<TopicPartition, Part>) -> Slice {
+    let offsets = parts.values().map(|part| part.to - part.from).sum::<i64>();
+    match verifier.options.sample {
+        Some(wanted) => Slice::sample(wanted, offsets.unsigned_abs()),
+        None => Slice::WHOLE,
+    }
+}
+
+impl Broker<'_> {
+    /// What of each partition is below the marker and still there.
+    async fn parts(&self, marker: &Offsets, tally: &mut Tally) -> Result<BTreeMap<TopicPartition, Part>> {
+        let there: BTreeSet<TopicPartition> = self.admin.partitions().await?.into_iter().collect();
+        let mut wanted: Vec<(TopicPartition, i64)> = Vec::new();
+        for (topic, of_topic) in marker.topics() {
+            for (partition, next) in &of_topic.next {
+                let at = TopicPartition::new(topic, *partition);
+                match there.contains(&at) {
+                    true => wanted.push((at, *next)),
+                    false => tally.note(format!("`{at}` is not there any more")),
+                }
+            }
+        }
+        let bounds = self.admin.bounds(wanted.iter().map(|(at, _)| at.clone()).collect()).await?;
+        let mut parts = BTreeMap::new();
+        for (at, next) in wanted {
+            let Some(Bounds { first, end }) = bounds.get(&at).copied() else { continue };
+            if next > end {
+                tally.add(Difference {
+                    column: Some(offsets::MARKER.to_string()),
+                    expected: Some(format!("at most {end}, where the topic ends")),
+                    found: Some(next.to_string()),
+                    at: Some(place(&at, next)),
+                    ..Difference::new(Kind::Differs)
+                });
+            }
+            if first > 0 {
+                tally.note(format!("`{at}` is kept from offset {first} on: what was before is not compared"));
+            }
+            let (from, to) = (first, next.min(end));
+            if from < to {
+                let last = marker.last(&at.topic, at.partition);
+                parts.insert(at, Part { from, to, last });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reads the parts, and gives which of their offsets have a record.
+    async fn each_record(
+        &self,
+        parts: &BTreeMap<TopicPartition, Part>,
+        isolation: &str,
+        mut take: impl AsyncFnMut(RawRecord) -> Result<()>,
+    ) -> Result<BTreeMap<TopicPartition, RoaringTreemap>> {
+        let mut seen: BTreeMap<TopicPartition, RoaringTreemap> = BTreeMap::new();
+        if parts.is_empty() {
+            return Ok(seen);
+        }
+        let mut kafka = KafkaConfig { assignment: Assignment::Everything, ..self.kafka.clone() };
+        kafka.properties.insert("isolation.level".to_string(), isolation.to_string());
+        let mut source = KafkaSource::connect(kafka)?;
+        let starts = parts.iter().map(|(at, part)| (at.clone(), Start::At { next: part.from, last: None }));
+        let mut positions = source.assign(&starts.collect()).await?;
+        let mut silences = 0;
+        let is_behind = |at: &TopicPartition, next: i64| parts.get(at).is_some_and(|part| next < part.to);
+        while positions.iter().any(|(at, next)| is_behind(at, *next)) {
+            let fetched = source.fetch(LIMITS).await?;
+            silences = if fetched.records.is_empty() && fetched.positions.is_empty() { silences + 1 } else { 0 };
+            if silences > SILENCES {
+                let waiting = positions.iter().find(|(at, next)| is_behind(at, **next));
+                let at = waiting.map(|(at, next)| format!("`{at}` at offset {next}")).unwrap_or_default();
+                return Err(BrokerError::Silent { at }.into());
+            }
+            for record in fetched.records {
+                let at = TopicPartition::new(record.topic.clone(), record.partition);
+                if is_behind(&at, record.offset) {
+                    seen.entry(at).or_default().insert(record.offset as u64);
+                    take(record).await?;
+                }
+            }
+            let done: Vec<TopicPartition> = fetched
+                .positions
+                .iter()
+                .filter(|(at, next)| !is_behind(at, **next))
+                .map(|(at, _)| at.clone())
+                .collect();
+            positions.extend(fetched.positions);
+            // What is behind the marker is nobody's business here.
+            source.pause(&done)?;
+        }
+        Ok(seen)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BrokerError {
+    #[error("the broker has nothing more to give of {at}, and does not say that it ends there")]
+    Silent { at: String },
+
+    #[error("records of table `{table}` cannot be made into rows again")]
+    Batch {
+        table: crate::ids::TableName,
+        #[source]
+        source: crate::batch::Error,
+    },
+}
+
+impl crate::error::Situation for BrokerError {
+    fn kind(&self) -> crate::error::Kind {
+        match self {
+            BrokerError::Silent { .. } => crate::error::Kind::Unavailable,
+            BrokerError::Batch { .. } => crate::error::Kind::Bug,
+        }
+    }
+}
+
+fn place(at: &TopicPartition, offset: i64) -> At {
+    At { topic: at.topic.to_string(), partition: at.partition, offset }
+}
+
+struct Reading<'a> {
+    verifier: &'a Verifier<'a>,
+    broker: &'a Broker<'a>,
+    table: &'a Table,
+    now: &'a BTreeMap<TopicPartition, RoaringTreemap>,
+    decoder: Decoder,
+    sample: Slice,
+    sampled: Sampled,
+    /// Records that make no row, by what they are.
+    consumed: BTreeMap<&'static str, u64>,
+    /// Rows that were made by other declarations than there are now.
+    not_alike: u64,
+    replayed: u64,
+    tally: Tally,
+}
+
+/// Records that are compared next.
+#[derive(Default)]
+struct Sampled {
+    decoded: Vec<Decoded>,
+    payloads: HashMap<Identity, (At, Option<Bytes>)>,
+    bytes: usize,
+}
+
+impl Reading<'_> {
+    async fn record(&mut self, record: RawRecord) -> Result<()> {
+        self.tally.checked += 1;
+        let at = TopicPartition::new(record.topic.clone(), record.partition);
+        let place = place(&at, record.offset);
+        let has_row = self.now.get(&at).is_some_and(|held| held.contains(record.offset as u64));
+        let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
+        let decoded = self.decoder.decode(record.clone());
+        let what = match &decoded {
+            Decoded::Change(event) => format!("the row of an event `{}`", event.op.letter()),
+            Decoded::Rejected(_) => "the row of a record that cannot be read".to_string(),
+            Decoded::Consumed(_, consumed) => {
+                let name = named(*consumed);
+                *self.consumed.entry(name).or_default() += 1;
+                if has_row {
+                    self.tally.add(Difference {
+                        key,
+                        expected: Some(format!("no row: it is one of the {name}")),
+                        found: Some("a row".to_string()),
+                        at: Some(place),
+                        ..Difference::new(Kind::Unexpected)
+                    });
+                }
+                return Ok(());
+            }
+        };
+        if !has_row {
+            self.tally.add(Difference { key, expected: Some(what), at: Some(place), ..Difference::new(Kind::Missing) });
+            return Ok(());
+        }
+        let identity = identity(&place);
+        if self.sample.holds(hash(self.verifier.options.seed, &identity)) {
+            self.sampled.bytes += record.payload.as_ref().map_or(0, Bytes::len) + 256;
+            self.sampled.payloads.insert(identity, (place, record.payload.clone()));
+            self.sampled.decoded.push(decoded);
+            if self.sampled.decoded.len() >= COMPARED_AT_ONCE || self.sampled.bytes >= COMPARED_BYTES {
+                self.compare().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes rows of the sampled records, and compares them with those there are.
+    async fn compare(&mut self) -> Result<()> {
+        let Sampled { decoded, payloads, .. } = std::mem::take(&mut self.sampled);
+        let Some(route) = decoded.first().and_then(|of| (self.broker.route)(&of.record().topic)) else { return Ok(()) };
+        let failed = |source| BrokerError::Batch { table: self.table.name().clone(), source };
+        let images = bronze::images(self.table, route.shape.clone(), route.evolution)?;
+        let mut builder = ChangeBatchBuilder::new(images, 0, self.verifier.lake.clock().clone())
+            .with_placeholder(self.broker.dialect.placeholder.clone());
+        let mut expected = Rows::new(Arc::new(Schema::empty()));
+        for decoded in decoded {
+            // It says when it is full.
+            if builder.rows() > 0 && builder.bytes() >= COMPARED_BYTES {
+                push(&mut expected, &builder.finish().map_err(failed)?.rows).map_err(Failure::from)?;
+            }
+            builder.push(decoded).map_err(failed)?;
+        }
+        push(&mut expected, &builder.finish().map_err(failed)?.rows).map_err(Failure::from)?;
+        let found = self.found(&payloads).await?;
+        self.difference(&expected, &found, &payloads).map_err(Failure::from)?;
+        Ok(())
+    }
+
+    /// The rows that bronze has of these records.
+    async fn found(&self, of: &HashMap<Identity, (At, Option<Bytes>)>) -> Result<Rows> {
+        let mut ranges: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
+        for (at, _) in of.values() {
+            let range = ranges.entry((&at.topic, at.partition)).or_insert((at.offset, at.offset));
+            *range = (range.0.min(at.offset), range.1.max(at.offset));
+        }
+        let is_in: Vec<String> = ranges
+            .into_iter()
+            .map(|((topic, partition), (first, last))| {
+                format!(
+                    "({} = {} AND {} = {partition} AND {} BETWEEN {first} AND {last})",
+                    layout::TOPIC,
+                    literal(topic),
+                    layout::PARTITION,
+                    layout::OFFSET
+                )
+            })
+            .collect();
+        let epoch = bronze::epoch(self.table)?;
+        let session = self.verifier.engine.session();
+        register(&session, self.table.name(), self.table.view(AtSnapshot::Head)?)?;
+        let sql = format!(
+            "SELECT * FROM {} WHERE coalesce({}, 0) = {epoch} AND ({})",
+            self.table.name(),
+            layout::EPOCH,
+            is_in.join(" OR ")
+        );
+        let mut rows = engine::query(&session, &sql).await?;
+        let mut found = Rows::new(flat_schema(self.table.schema()?.as_ref()));
+        while let Some(batch) = rows.try_next().await.map_err(engine::Error::from)? {
+            let keep: BooleanArray = identities(&batch).map(|identity| Some(of.contains_key(&identity))).collect();
+            let batch = filter_record_batch(&batch, &keep).map_err(Failure::from)?;
+            push(&mut found, &batch).map_err(Failure::from)?;
+        }
+        Ok(found)
+    }
+
+    fn difference(
+        &mut self,
+        expected: &Rows,
+        found: &Rows,
+        payloads: &HashMap<Identity, (At, Option<Bytes>)>,
+    ) -> Result<(), ArrowError> {
+        let without = [layout::INGESTED_AT, layout::REPLAYED_AT, layout::EPOCH, layout::ERROR];
+        let manner = Manner { without: &without, ..Manner::default() };
+        let unlike = rows::compare(expected, found, manner)?;
+        let mut passed_over: BTreeSet<Identity> = BTreeSet::new();
+        for of in &unlike {
+            let (Some(was), Some(is)) = (of.expected_at, of.found_at) else { continue };
+            // A record that was corrected says something else than the topic does.
+            if found.value(layout::REPLAYED_AT, is).is_some() {
+                self.replayed += u64::from(passed_over.insert(of.identity.clone()));
+                continue;
+            }
+            let was_error = expected.value(layout::ERROR, was).is_some();
+            let is_error = found.value(layout::ERROR, is).is_some();
+            let kept_aside = ["after._unexpected", "before._unexpected"];
+            let aside = |rows: &Rows, at| kept_aside.iter().map(|name| rows.value(name, at)).collect::<Vec<_>>();
+            let is_alike = was_error == is_error && aside(expected, was) == aside(found, is);
+            // Its bytes tell, whatever is made of them now.
+            let is_raw =
+                is_error && found.bytes(layout::RAW, is) == payloads.get(&of.identity).and_then(|of| of.1.clone());
+            if !is_alike && (!is_error || is_raw) {
+                self.not_alike += u64::from(passed_over.insert(of.identity.clone()));
+            }
+        }
+        for of in unlike.into_iter().filter(|of| !passed_over.contains(&of.identity)) {
+            let at = payloads.get(&of.identity).map(|(at, _)| at.clone());
+            let key = of.expected_at.and_then(|place| expected.value(layout::KEY, place));
+            self.tally.add(Difference {
+                kind: of.kind,
+                key,
+                column: of.column,
+                expected: of.expected,
+                found: of.found,
+                at,
+                file: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Says what is at the offsets that no record was read of.
+    async fn account(
+        &mut self,
+        parts: &BTreeMap<TopicPartition, Part>,
+        seen: &BTreeMap<TopicPartition, RoaringTreemap>,
+        broker: &Broker<'_>,
+    ) -> Result<()> {
+        let none = RoaringTreemap::new();
+        // Retention may have taken the beginning meanwhile.
+        let bounds = broker.admin.bounds(parts.keys().cloned().collect()).await?;
+        let mut gaps: BTreeMap<TopicPartition, Part> = BTreeMap::new();
+        let (mut gone, mut without) = (0, 0);
+        let mut compacted: Vec<At> = Vec::new();
+        for (at, part) in parts {
+            let from = bounds.get(at).map_or(part.from, |bounds| bounds.first.max(part.from));
+            let seen = seen.get(at).unwrap_or(&none);
+            let mut missing = RoaringTreemap::new();
+            missing.insert_range(from as u64..part.to.max(from) as u64);
+            missing -= seen;
+            let with_row = self.now.get(at).map(|held| &missing & held).unwrap_or_default();
+            gone += with_row.len();
+            compacted.extend(with_row.iter().map(|offset| place(at, offset as i64)));
+            let open = &missing - &with_row;
+            without += open.len();
+            if let (Some(first), Some(last)) = (open.min(), open.max()) {
+                gaps.insert(at.clone(), Part { from: first as i64, to: last as i64 + 1, last: part.last });
+            }
+        }
+        if gone > 0 {
+            let mut is_compacted: BTreeMap<String, Option<bool>> = BTreeMap::new();
+            for topic in compacted.iter().map(|at| at.topic.clone()).collect::<BTreeSet<_>>() {
+                let policy = broker.admin.is_compacted(&topic).await;
+                is_compacted.insert(topic, policy.ok());
+            }
+            let (mut taken, mut unknown) = (0, 0);
+            for at in compacted {
+                match is_compacted.get(&at.topic).copied().flatten() {
+                    Some(true) => taken += 1,
+                    None => unknown += 1,
+                    Some(false) => self.tally.add(Difference {
+                        expected: Some("no row: the broker has no such record".to_string()),
+                        found: Some("a row".to_string()),
+                        at: Some(at),
+                        ..Difference::new(Kind::Unexpected)
+                    }),
+                }
+            }
+            if taken > 0 {
+                self.tally
+                    .note(format!("{taken} rows are of records that compaction has taken out of the topic since"));
+            }
+            if unknown > 0 {
+                self.tally.note(format!(
+                    "{unknown} rows are of records that the topic does not have any more; the broker did not say whether it \
+                     is compacted"
+                ));
+            }
+        }
+        if without > 0 {
+            let uncommitted = broker.each_record(&gaps, "read_uncommitted", async |_| Ok(())).await?;
+            let aborted: u64 = uncommitted
+                .iter()
+                .map(|(at, all)| {
+                    let read = seen.get(at).unwrap_or(&none);
+                    (all - read).len()
+                })
+                .sum();
+            let mut what = format!("{without} offsets have no record and no row");
+            let rest = without.saturating_sub(aborted);
+            match (aborted, rest) {
+                (0, _) => what.push_str(": transaction markers, or taken by compaction"),
+                (_, 0) => what.push_str(": records of aborted transactions"),
+                _ => what.push_str(&format!(
+                    ": {aborted} hold records of aborted transactions, {rest} transaction markers or were taken by \
+                     compaction"
+                )),
+            }
+            self.tally.note(what);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Check {
+        if !self.consumed.is_empty() {
+            let consumed = self.consumed.iter().map(|(name, count)| format!("{count} {name}"));
+            let consumed = consumed.collect::<Vec<_>>().join(", ");
+            self.tally.note(format!("records that make no row: {consumed}"));
+        }
+        if self.not_alike > 0 {
+            self.tally.note(format!(
+                "{} records were not compared by value: they were read by other columns than are declared now",
+                self.not_alike
+            ));
+        }
+        if self.replayed > 0 {
+            self.tally.note(format!("{} rows are of records that were corrected and replayed", self.replayed));
+        }
+        self.tally.finish()
+    }
+}
+
+fn named(consumed: Consumed) -> &'static str {
+    match consumed {
+        Consumed::Tombstone => "tombstones",
+        Consumed::Heartbeat => "heartbeats",
+        Consumed::Transaction => "transaction metadata records",
+        Consumed::SchemaChange => "schema changes",
+    }
+}
+
+fn identity(at: &At) -> Identity {
+    let mut bytes = at.topic.as_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend(at.partition.to_be_bytes());
+    bytes.extend(at.offset.to_be_bytes());
+    bytes.into_boxed_slice()
+}
+
+fn identities(batch: &RecordBatch) -> impl Iterator<Item = Identity> + '_ {
+    let topics = batch.column_by_name(layout::TOPIC).and_then(|of| of.as_string_opt::<i32>());
+    let partitions = batch.column_by_name(layout::PARTITION).and_then(|of| of.as_primitive_opt::<Int32Type>());
+    let offsets = batch.column_by_name(layout::OFFSET).and_then(|of| of.as_primitive_opt::<Int64Type>());
+    (0..batch.num_rows()).map(move |row| {
+        identity(&At {
+            topic: topics.map_or_else(String::new, |of| of.value(row).to_string()),
+            partition: partitions.map_or(0, |of| of.value(row)),
+            offset: offsets.map_or(0, |of| of.value(row)),
+        })
+    })
+}
+
+fn push(rows: &mut Rows, batch: &RecordBatch) -> Result<(), ArrowError> {
+    if batch.num_rows() > 0 {
+        rows.push(flat(batch)?, identities(batch));
+    }
+    Ok(())
+}
+
+/// The columns of the row images by themselves: `after.status`.
+fn flat_fields(schema: &Schema) -> Vec<(usize, Option<usize>, FieldRef)> {
+    let mut fields = Vec::new();
+    for (at, field) in schema.fields().iter().enumerate() {
+        match field.data_type() {
+            DataType::Struct(parts) => {
+                for (part, of) in parts.iter().enumerate() {
+                    let name = format!("{}.{}", field.name(), of.name());
+                    fields.push((at, Some(part), Arc::new(Field::new(name, of.data_type().clone(), true))));
+                }
+            }
+            _ => fields.push((at, None, Arc::new(field.as_ref().clone().with_nullable(true)))),
+        }
+    }
+    fields
+}
+
+fn flat_schema(schema: &Schema) -> Arc<Schema> {
+    Arc::new(Schema::new(flat_fields(schema).into_iter().map(|(_, _, field)| field).collect::<Vec<_>>()))
+}
+
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let fields = flat_fields(&batch.schema());
+    let column = |(at, part, _): &(usize, Option<usize>, FieldRef)| -> Result<ArrayRef, ArrowError> {
+        let whole = batch.column(*at);
+        let Some(part) = part else { return Ok(whole.clone()) };
+        let image = whole.as_struct();
+        let field = image.column(*part);
+        // Where there is no image, its fields are null.
+        let nulls = arrow::buffer::NullBuffer::union(image.nulls(), field.logical_nulls().as_ref());
+        Ok(arrow::array::make_array(field.to_data().into_builder().nulls(nulls).build()?))
+    };
+    let columns = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    let schema = Schema::new(fields.into_iter().map(|(_, _, field)| field).collect::<Vec<_>>());
+    RecordBatch::try_new(Arc::new(schema), columns)
+}
