@@ -37,6 +37,8 @@ class World:
 
     def start(self, trino=True):
         """Everything, but it does not wait for Trino."""
+        # PostgreSQL runs as a user of its own, whom a folder of `mktemp` would not let through.
+        self.run_dir.chmod(self.run_dir.stat().st_mode | 0o711)
         ups = [
             [SERVICES / "up", self.run_dir / "aws"],
             [SERVICES / "kafka/up", self.run_dir / "kafka", "--brokers", str(BROKERS), "--connect", "--postgres"],
