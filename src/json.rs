@@ -92,10 +92,48 @@ fn complaint(text: &str) -> serde_json::Error {
 /// The text a JSON string holds; `None` when `json` is not a string, or not one of Unicode characters.
 pub(crate) fn string(json: &str) -> Option<Cow<'_, str>> {
     let inside = json.strip_prefix('"')?.strip_suffix('"')?;
-    if inside.contains('\\') {
-        return serde_json::from_str::<String>(json).ok().map(Cow::Owned);
+    if !has_escape(inside.as_bytes()) {
+        return Some(Cow::Borrowed(inside));
     }
-    Some(Cow::Borrowed(inside))
+    match without_short_escapes(inside) {
+        Some(text) => Some(Cow::Owned(text)),
+        None => serde_json::from_str::<String>(json).ok().map(Cow::Owned),
+    }
+}
+
+/// The text of a JSON string that is written without escapes.
+pub(crate) fn plain_string(json: &str) -> Option<&str> {
+    let inside = json.strip_prefix('"')?.strip_suffix('"')?;
+    (!has_escape(inside.as_bytes())).then_some(inside)
+}
+
+fn has_escape(bytes: &[u8]) -> bool {
+    // Blocks that are looked at whole become vector instructions.
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    blocks.iter().any(|block| block.iter().fold(false, |found, byte| found | (*byte == b'\\'))) || rest.contains(&b'\\')
+}
+
+/// The text inside of quotes, where all its escapes are of one character.
+fn without_short_escapes(inside: &str) -> Option<String> {
+    let mut text = String::with_capacity(inside.len());
+    let mut rest = inside;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        text.push_str(plain);
+        text.push(match escaped.as_bytes().first()? {
+            b'"' => '"',
+            b'\\' => '\\',
+            b'/' => '/',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            _ => return None,
+        });
+        rest = &escaped[1..];
+    }
+    text.push_str(rest);
+    Some(text)
 }
 
 /// The same JSON without the white space around its tokens.
@@ -288,11 +326,25 @@ impl<'a> Reader<'a> {
         (self.text.as_bytes().get(self.at..end)? == word.as_bytes()).then(|| self.at = end)
     }
 
+    /// Goes past blocks of a string that have no byte with a meaning.
+    fn blocks(&mut self) {
+        let bytes = self.text.as_bytes();
+        while let Some(block) = bytes.get(self.at..self.at + 32) {
+            // Without an early end, so that it becomes vector instructions.
+            let is_special = |byte: &u8| (*byte == b'"') | (*byte == b'\\') | (*byte < b' ');
+            if block.iter().fold(false, |found, byte| found | is_special(byte)) {
+                return;
+            }
+            self.at += 32;
+        }
+    }
+
     /// A string; whether it is free of escapes.
     fn string(&mut self) -> Option<bool> {
         self.expect(b'"')?;
         let bytes = self.text.as_bytes();
         let mut is_plain = true;
+        let mut eights = 0;
         loop {
             // Eight bytes at a time, until one of them has a meaning.
             while let Some(eight) = bytes.get(self.at..self.at + 8) {
@@ -305,6 +357,10 @@ impl<'a> Reader<'a> {
                     break;
                 }
                 self.at += 8;
+                eights += 1;
+                if eights == SHORT_EIGHTS {
+                    self.blocks();
+                }
             }
             match self.next()? {
                 b'"' => return Some(is_plain),
@@ -357,6 +413,9 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// A string this long is taken for one that goes on, and is read in larger blocks.
+const SHORT_EIGHTS: usize = 3;
 
 /// One in each of eight bytes.
 const EACH: u64 = 0x0101_0101_0101_0101;

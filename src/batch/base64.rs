@@ -2,12 +2,30 @@
 
 /// The bytes `text` stands for; `None` when it is not canonical base64.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    decode_to(text, |some| bytes.extend_from_slice(some))?;
+    Some(bytes)
+}
+
+/// As many bytes as the widest decimal may have, and how many they are; `None` also when they are more.
+pub(super) fn decode_short(text: &str) -> Option<([u8; 18], usize)> {
+    let (mut bytes, mut length) = ([0; 18], 0);
+    if text.len() > bytes.len() / 3 * 4 {
+        return None;
+    }
+    decode_to(text, |some| {
+        bytes[length..length + some.len()].copy_from_slice(some);
+        length += some.len();
+    })?;
+    Some((bytes, length))
+}
+
+fn decode_to(text: &str, mut take: impl FnMut(&[u8])) -> Option<()> {
     let text = text.as_bytes();
     if !text.len().is_multiple_of(4) {
         return None;
     }
     let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     for chunk in digits.chunks(4) {
         let mut group = 0u32;
         for byte in chunk {
@@ -24,9 +42,9 @@ pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
         if left_over != 0 {
             return None;
         }
-        bytes.extend_from_slice(whole);
+        take(whole);
     }
-    Some(bytes)
+    Some(())
 }
 
 fn digit(byte: u8) -> Option<u32> {
@@ -46,7 +64,10 @@ mod tests {
 
     #[test]
     fn only_canonical_base64_is_read() {
-        let check = |text: &str, expected: Option<&[u8]>| assert_eq!(decode(text).as_deref(), expected, "{text}");
+        let check = |text: &str, expected: Option<&[u8]>| {
+            assert_eq!(decode(text).as_deref(), expected, "{text}");
+            assert_eq!(decode_short(text).as_ref().map(|(bytes, length)| &bytes[..*length]), expected, "{text}");
+        };
         check("", Some(b""));
         check("Zg==", Some(b"f"));
         check("Zm8=", Some(b"fo"));
@@ -56,5 +77,7 @@ mod tests {
         for bad in ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Zm9v\n", "Zm9-", "====", "Z===", "=m9v", "Zg==Zg==", "Zmä="] {
             check(bad, None);
         }
+        assert_eq!(decode_short(&"AAAA".repeat(6)), Some(([0; 18], 18)));
+        assert_eq!(decode_short(&"AAAA".repeat(7)), None);
     }
 }

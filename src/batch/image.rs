@@ -60,6 +60,8 @@ pub(super) enum Row<'a> {
     Null,
     /// A value for each column of the shape; then, if there was any, the object of what none was declared for.
     Values(Vec<Value<'a>>, &'a Columns),
+    /// Its values are in the columns already, and take so many bytes there ([`Images::append_found`]).
+    Appended(usize),
     Json(Cow<'a, str>),
 }
 
@@ -130,6 +132,13 @@ impl Columns {
     /// Which column the fields of these names are for, where the shape has one.
     pub(super) fn places(&self, names: &FieldNames) -> Box<[Option<usize>]> {
         names.0.iter().enumerate().map(|(index, name)| self.position(name, index)).collect()
+    }
+
+    /// Whether fields of these columns are the table's columns, each once and in order.
+    pub(super) fn are_straight(&self, places: &[Option<usize>]) -> bool {
+        self.is_straight
+            && places.len() == self.sources.len()
+            && places.iter().enumerate().all(|(index, place)| *place == Some(index))
     }
 
     /// Reads an image. Names of values that were not sent go to `unavailable`.
@@ -303,6 +312,7 @@ impl Row<'_> {
     pub(super) fn size(&self) -> usize {
         match self {
             Row::Null => 4,
+            Row::Appended(size) => *size,
             Row::Json(json) => json.len() + 4,
             Row::Values(values, _) => values.iter().map(value_size).sum(),
         }
@@ -403,6 +413,63 @@ impl Images {
         }
     }
 
+    /// Reads an image whose fields are this column's, each once and in order, straight into it, which spares putting its
+    /// values together first. `None` where the column is not like that. When a value does not fit, nothing is left of
+    /// the image; else a [`Row::Appended`] has to follow.
+    pub(super) fn append_found<'a>(
+        &mut self,
+        json: &'a str,
+        spans: &[Span],
+        plan: &Columns,
+        image: &'static str,
+        unavailable: &mut Unavailable<'_>,
+    ) -> Result<Option<Result<Row<'a>, Unfit>>> {
+        match self {
+            Images::Columns { columns, .. } if columns.len() == spans.len() => {}
+            _ => return Ok(None),
+        }
+        self.make_room();
+        self.append_nulls();
+        let Images::Columns { columns, .. } = self else { return Ok(None) };
+        let named = unavailable.names.len();
+        let mut size = 0;
+        for (index, (builder, span)) in columns.iter_mut().zip(spans).enumerate() {
+            let column = plan.column(index);
+            let read = match span.of(json) {
+                Some(value) => value::read(value, column, unavailable.placeholder)
+                    .map_err(|misfit| unfit(image, column, misfit)),
+                None => Err(Unfit::NotAnObject { image }),
+            };
+            let appended = read.and_then(|value| {
+                size += value_size(&value);
+                if matches!(value, Value::Unavailable) {
+                    unavailable.names.push(unavailable_name(image, &plan.names[index]));
+                }
+                Ok(builder.append(value))
+            });
+            match appended {
+                Ok(Ok(())) => {}
+                Ok(Err(WrongType)) => return Err(Error::WrongBuilder { column: column.name.clone() }),
+                Err(unfit) => {
+                    unavailable.names.truncate(named);
+                    self.cut_last()?;
+                    return Ok(Some(Err(unfit)));
+                }
+            }
+        }
+        Ok(Some(Ok(Row::Appended(size))))
+    }
+
+    /// Takes away the values of an image that is not to be a row after all.
+    pub(super) fn cut_last(&mut self) -> Result<()> {
+        if let Images::Columns { columns, present, shape, .. } = self {
+            for (builder, column) in columns.iter_mut().zip(shape.iter()) {
+                builder.truncate(column.column_type, present.len())?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn append(&mut self, row: Row<'_>) -> Result<()> {
         if matches!(row, Row::Values(..)) {
             self.make_room();
@@ -411,6 +478,7 @@ impl Images {
         match (self, row) {
             (Images::Open(count), Row::Null) => *count += 1,
             (Images::Columns { nulls, .. }, Row::Null) => *nulls += 1,
+            (Images::Columns { present, .. }, Row::Appended(_)) => present.append_non_null(),
             (Images::Columns { columns, present, shape, unexpected, .. }, Row::Values(mut values, plan)) => {
                 let wrong = |index: usize| Error::WrongBuilder { column: shape[index].name.clone() };
                 if plan.is_straight && plan.sources.len() == columns.len() && values.len() == columns.len() {
@@ -435,7 +503,7 @@ impl Images {
             (Images::Json(json), Row::Null) => json.append_null(),
             (Images::Json(json), Row::Json(text)) => json.append_value(text),
             (Images::Columns { .. } | Images::Open(_), Row::Json(_))
-            | (Images::Json(_) | Images::Open(_), Row::Values(..)) => {
+            | (Images::Json(_) | Images::Open(_), Row::Values(..) | Row::Appended(_)) => {
                 return Err(Error::WrongBuilder { column: "before` or `after".to_string() });
             }
         }
@@ -532,6 +600,26 @@ impl ColumnBuilder {
             _ => return Err(Error::WrongBuilder { column: column_type.to_string() }),
         }
         *self = wider;
+        Ok(())
+    }
+
+    /// Keeps the first so many values.
+    fn truncate(&mut self, column_type: ColumnType, rows: usize) -> Result<()> {
+        let array = self.finish().slice(0, rows);
+        let mut again = ColumnBuilder::with_room(column_type, rows, 0);
+        match &mut again {
+            ColumnBuilder::Boolean(builder) => builder.append_array(array.as_boolean()),
+            ColumnBuilder::Int(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Date(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Long(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Timestamp(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Float(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Double(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Decimal(builder) => builder.append_array(array.as_primitive()),
+            ColumnBuilder::Text(builder) => builder.append_array(array.as_string()).map_err(Error::Columns)?,
+            ColumnBuilder::Bytes(builder) => builder.append_array(array.as_binary()).map_err(Error::Columns)?,
+        }
+        *self = again;
         Ok(())
     }
 

@@ -31,6 +31,13 @@ pub(super) struct Plan {
     next: Option<Form>,
 }
 
+impl Plan {
+    /// Whether the table's images are already what they have to be for it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.next.is_none()
+    }
+}
+
 impl Plans {
     pub(super) fn new(mut images: TableImages) -> Self {
         images.declared = images.declared.filter(|shape| !shape.columns.is_empty());
