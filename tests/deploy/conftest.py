@@ -42,11 +42,6 @@ def parses(arguments):
     return None if "there is no folder `/nonexistent`" in ended.stderr else ended.stderr
 
 
-def is_there(verb):
-    """Whether the program has this verb."""
-    return icestream("help", verb).returncode == 0
-
-
 def sample_project(folder, settings):
     """The repository's own project with other settings, laid out as containers get it."""
     for name in ("catalog", "transforms", "sql"):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, icestream, is_there, load, parses, project_of_files
+from conftest import ROOT, icestream, load, parses, project_of_files
 from schemas import problems
 
 AIRFLOW = ROOT / "deploy/airflow"
@@ -74,7 +74,7 @@ def test_the_pods(found):
         spec, base = pod["spec"], pod["spec"]["containers"][0]
         assert base["name"] == "base" and not base.get("command"), "the image's entry point is the program"
         is_given = name == "backfill"
-        assert is_given or not is_there(base["args"][0]) or parses(base["args"]) is None, (dag_id, name)
+        assert is_given or parses(base["args"]) is None, (dag_id, name)
         sidecars = [container["name"] for container in spec["containers"][1:]]
         assert sidecars == (["airflow-xcom-sidecar"] if is_given or "--result" in base["args"] else [])
         mounts = [mount["mountPath"] for mount in base["volumeMounts"]]
@@ -87,7 +87,7 @@ def test_the_pods(found):
 def test_the_commands_of_backfills(found):
     assert len(found["commands"]) == len(PARAMS)
     for params, command in found["commands"]:
-        assert not is_there(command[0]) or parses(command) is None, command
+        assert parses(command) is None, command
         assert ("--dry-run" in command) == params["dry_run"]
 
 
@@ -109,8 +109,6 @@ def test_the_steps_run(found, tmp_path):
     project = project_of_files(tmp_path)
     for step, pod in found["pods"]["icestream"].items():
         arguments = pod["spec"]["containers"][0]["args"]
-        if not is_there(arguments[0]):
-            continue
         result = tmp_path / f"{step}.json"
         arguments = [str(result) if argument == "/airflow/xcom/return.json" else argument for argument in arguments]
         ended = icestream("--project", project, *arguments)

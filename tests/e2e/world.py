@@ -324,7 +324,7 @@ class Project:
         with open(self.world.run_dir / f"{self.name}.log", "a") as log:
             log.write(f"$ icestream {' '.join(words)}\n{ended.stdout}{ended.stderr}= {ended.returncode}\n")
         if ended.returncode not in expect:
-            sys.exit(f"error: `icestream {' '.join(words)}` ended with {ended.returncode}:\n{ended.stderr[-4000:]}")
+            sys.exit(f"error: `icestream {' '.join(words)}` ended with {ended.returncode}:\n{(ended.stdout + ended.stderr)[-4000:]}")
         return ended
 
     def begin(self, *words):
