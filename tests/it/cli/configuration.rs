@@ -18,12 +18,15 @@ fn from_an_empty_folder_to_a_first_query() {
     ");
     assert_eq!(made.stderr, "project `web_shop` is made; next: cd web_shop && icestream check\n");
     let project = folder.path().join("web_shop");
-    let checked = run(&project, "check");
-    insta::assert_snapshot!(checked.normal(checked.done()), @"
+    // All is well but for the broker, which nobody has started yet.
+    let checked = run(&project, "check --set source.kafka.brokers=127.0.0.1:1");
+    assert!(checked.error(3).contains("kafka at `127.0.0.1:1` does not answer"));
+    insta::assert_snapshot!(checked.normal(&checked.stdout), @"
     files      4 files, no problem
     models     2 models, no problem
     catalog    SQLite catalog `FOLDER/lake/catalog.db`, 0 namespaces
     warehouse  `file://FOLDER/lake/warehouse` can be written to
+    brokers    not reached
     ");
     assert_eq!(run(&project, "tables --json").done(), "[]\n");
     let mut command = icestream(folder.path(), "query --format csv --project web_shop");
