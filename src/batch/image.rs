@@ -436,8 +436,9 @@ impl Images {
         for (index, (builder, span)) in columns.iter_mut().zip(spans).enumerate() {
             let column = plan.column(index);
             let read = match span.of(json) {
-                Some(value) => value::read(value, column, unavailable.placeholder)
-                    .map_err(|misfit| unfit(image, column, misfit)),
+                Some(value) => {
+                    value::read(value, column, unavailable.placeholder).map_err(|misfit| unfit(image, column, misfit))
+                }
                 None => Err(Unfit::NotAnObject { image }),
             };
             let appended = read.and_then(|value| {
