@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench gold -- --json gold.json [--rows 100000000] [--customers 1000000] [--groups 10000] [--runs 3]
 //!                                 [--model sums|times|extremes|mean] [--memory-mib 1024] [--folder DIR]
+//!                                 [--set write.parquet.page-row-limit=20000 …]
 //!
 //! A silver table of orders, in order of their ids, each of a customer anywhere in the table; two gold tables of one
 //! model with a row for each customer, one refreshed by groups and one in full. Each run changes one order of each of
@@ -58,6 +59,8 @@ struct Options {
     runs: u64,
     model: String,
     memory_mib: u64,
+    /// Properties of the silver table.
+    properties: Vec<(String, String)>,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -70,6 +73,7 @@ fn options() -> Result<Options, Failure> {
         runs: 3,
         model: "sums".to_string(),
         memory_mib: 1024,
+        properties: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -83,6 +87,11 @@ fn options() -> Result<Options, Failure> {
             "--runs" => options.runs = value()?.parse()?,
             "--model" => options.model = value()?,
             "--memory-mib" => options.memory_mib = value()?.parse()?,
+            "--set" => {
+                let value = value()?;
+                let (key, value) = value.split_once('=').ok_or("`--set` takes KEY=VALUE")?;
+                options.properties.push((key.to_string(), value.to_string()));
+            }
             // Cargo's own.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -129,7 +138,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
 
     let mut orders = Orders { customers: options.customers, random: StdRng::seed_from_u64(1), next: options.rows };
     let started = Instant::now();
-    let mut silver = orders.fill(&lake, options.rows).await?;
+    let mut silver = orders.fill(&lake, options.rows, &options.properties).await?;
     let files = silver.view(At::Head)?.files(None).await?.len();
     eprintln!("wrote {} rows in {files} files in {:.1} s", options.rows, started.elapsed().as_secs_f64());
     for model in [&by_groups, &in_full] {
@@ -252,12 +261,12 @@ impl Orders {
         Ok(RecordBatch::try_new(schema(), columns)?)
     }
 
-    async fn fill(&mut self, lake: &Lake, rows: u64) -> Result<Table, Failure> {
+    async fn fill(&mut self, lake: &Lake, rows: u64, properties: &[(String, String)]) -> Result<Table, Failure> {
         let definition = TableDefinition {
             name: "silver.orders".parse()?,
             schema: schema(),
             partition: Vec::new(),
-            properties: Default::default(),
+            properties: icestream::silver::storage().into_iter().chain(properties.iter().cloned()).collect(),
         };
         let table = lake.create(&definition).await?;
         let mut writer = table.writer(None)?;

@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
 //!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024] [--rebuild]
+//!                                  [--set write.parquet.page-row-limit=20000 …]
 //!
 //! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
@@ -53,6 +54,8 @@ struct Options {
     uuid: bool,
     versions: bool,
     rebuild: bool,
+    /// Properties of the silver table.
+    properties: Vec<(String, String)>,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -67,6 +70,7 @@ fn options() -> Result<Options, Failure> {
         uuid: false,
         versions: false,
         rebuild: false,
+        properties: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -82,6 +86,11 @@ fn options() -> Result<Options, Failure> {
             "--keys" => options.uuid = value()? == "uuid",
             "--scd" => options.versions = value()? == "2",
             "--rebuild" => options.rebuild = true,
+            "--set" => {
+                let value = value()?;
+                let (key, value) = value.split_once('=').ok_or("`--set` takes KEY=VALUE")?;
+                options.properties.push((key.to_string(), value.to_string()));
+            }
             // Cargo's own.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -144,7 +153,13 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     bronze = append(bronze, &changes.batches(1)?).await?;
     silver::merge(&lake, &engine, &model, &silver::Lookups::default()).await?;
     let started = Instant::now();
-    let target = fill(lake.table(&model.table).await?, &options, options.rows).await?;
+    let mut target = lake.table(&model.table).await?;
+    if !options.properties.is_empty() {
+        let change =
+            options.properties.iter().fold(target.change(), |change, (key, value)| change.set_property(key, value));
+        target = change.commit().await?.table;
+    }
+    let target = fill(target, &options, options.rows).await?;
     let files = target.view(At::Head)?.files(None).await?.len();
     eprintln!("wrote {} rows in {files} files in {:.1} s", options.rows, started.elapsed().as_secs_f64());
 
@@ -447,7 +462,12 @@ async fn rewritten(lake: &Lake, engine: &Engine, table: &Table) -> Result<Table,
         name: "silver.fresh".parse()?,
         schema: table.schema()?,
         partition: Vec::new(),
-        properties: Default::default(),
+        properties: table
+            .properties()
+            .iter()
+            .filter(|(key, _)| key.starts_with("write.parquet."))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
     };
     let fresh = lake.create(&definition).await?;
     let session = engine.session();

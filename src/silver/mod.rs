@@ -47,6 +47,10 @@ use run::{Base, Run, Staged};
 pub use statement::Statement;
 use versions::IS_DELETED;
 
+/// What reads a few rows here and there (old values for a gold table, a look-up) reads the pages they are in, so that a page
+/// should not hold many more. It is a fifth of what is usual; still smaller ones gain little more, and footers grow.
+const PAGE_ROWS: u32 = 4000;
+
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.bronze";
 
@@ -892,8 +896,13 @@ fn definition(model: &SilverModel, schema: Schema) -> TableDefinition {
         name: model.table.clone(),
         schema: Arc::new(schema),
         partition: Vec::new(),
-        properties: HashMap::new(),
+        properties: storage(),
     }
+}
+
+/// How silver tables are stored, as properties of theirs.
+pub fn storage() -> HashMap<String, String> {
+    HashMap::from([("write.parquet.page-row-limit".to_string(), PAGE_ROWS.to_string())])
 }
 
 /// The model's SELECT with the columns every silver row carries, and hidden ones.
