@@ -35,7 +35,7 @@ columns:
   - { name: id, type: long }
   - { name: customer_id, type: long }
   - { name: quantity, type: int }
-  - { name: unit_price, type: \"decimal(12,2)\" }
+  - { name: unit_price, type: \"decimal(12,2)\", encoding: native }
   - { name: status, type: string }
   - { name: email, type: string }
   - { name: shipping_address, type: string }
