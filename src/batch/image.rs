@@ -441,12 +441,12 @@ impl Images {
                 }
                 None => Err(Unfit::NotAnObject { image }),
             };
-            let appended = read.and_then(|value| {
+            let appended = read.map(|value| {
                 size += value_size(&value);
                 if matches!(value, Value::Unavailable) {
                     unavailable.names.push(unavailable_name(image, &plan.names[index]));
                 }
-                Ok(builder.append(value))
+                builder.append(value)
             });
             match appended {
                 Ok(Ok(())) => {}
