@@ -10,13 +10,14 @@ use icestream::table::{At, Premise};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::project::Project;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const START_MS: i64 = 1_767_225_600_000;
 
 impl Project {
     /// What `verify --all --broker` says, and with which exit code it ends.
@@ -117,7 +118,7 @@ async fn what_bronze_lacks_of_a_topic_or_says_otherwise_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn offsets_that_transactions_leave_are_accounted_for() {
     let project = Project::new().await;
-    let producer: BaseProducer = ClientConfig::new()
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", &project.brokers)
         .set("transactional.id", &project.prefix)
         .create()
@@ -130,8 +131,11 @@ async fn offsets_that_transactions_leave_are_accounted_for() {
             let payload = json!({"op": "c", "after": {"id": number, "note": "n"}}).to_string();
             let key = json!({"id": number}).to_string();
             for _ in 0..2 {
-                producer.send(BaseRecord::to(&topic).partition(0).key(&key).payload(&payload)).unwrap();
+                let record = BaseRecord::to(&topic).partition(0).key(&key).payload(&payload);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
             }
+            // What is aborted before it is sent leaves nothing behind.
+            producer.flush(PATIENCE).unwrap();
             match commits {
                 true => producer.commit_transaction(PATIENCE).unwrap(),
                 false => producer.abort_transaction(PATIENCE).unwrap(),
@@ -161,12 +165,17 @@ async fn a_compacted_topic_has_less_than_bronze() {
     let new = config
         .iter()
         .fold(NewTopic::new(&topic, 1, TopicReplication::Fixed(1)), |new, (key, value)| new.set(key, value));
-    project.admin().create_topics(&[new], &AdminOptions::new()).await.unwrap();
+    for made in project.admin().create_topics(&[new], &AdminOptions::new()).await.unwrap() {
+        made.unwrap();
+    }
+    let producer = project.producer();
     let put = |id: i32, number: i32| {
-        let producer = project.producer();
         let payload = json!({"op": "c", "after": {"id": id, "note": number}}).to_string();
         let key = json!({"id": id}).to_string();
-        project.put(&producer, "compacted", 0, key.as_bytes(), Some(payload.as_bytes()));
+        // By the time of its records the broker tells when a segment is old.
+        let timestamp = START_MS + i64::from(number) * 1000;
+        let record = BaseRecord::to(&topic).partition(0).key(&key).payload(&payload).timestamp(timestamp);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
         producer.flush(PATIENCE).unwrap();
     };
     (0..20).for_each(|number| put(1, number));
