@@ -457,3 +457,38 @@ async fn a_gold_table_that_was_damaged_is_found() {
     differs amount: expected 20.5, found 99.5
     ");
 }
+
+const LOOKED_UP: &str = "/* icestream\nfrom: orders\nkeys: [id]\n*/\n\
+                         SELECT c.id, c.status, o.amount AS looked_up FROM changes AS c \
+                         LEFT JOIN shop_silver.orders AS o ON o.id = c.id";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_looked_up_is_compared_while_the_lookup_stands_still() {
+    let project = Project::new().await;
+    std::fs::write(project.folder.path().join("transforms/looked_up.sql"), LOOKED_UP).unwrap();
+    run(project.folder.path(), "build").done();
+    let project = Project::open(project.folder).await;
+    let report = project.verify().await;
+    assert!(report.is_sound() && !text(&report).contains("not compared"), "{}", text(&report));
+    let name = "shop_silver.looked_up";
+    project.replace(name, "SELECT * REPLACE (CASE WHEN id = 1 THEN 0.5 ELSE looked_up END AS looked_up) FROM t").await;
+    insta::assert_snapshot!(project.told(&project.verify().await), @"
+    shop_silver.looked_up  DIFFERS  fold        7 keys, 1 difference
+    differs id=1 looked_up: expected 10.1, found 0.5 (shop.public.orders/0 at offset 0)
+    ");
+    // Some rows are made anew, and look up what there is by now: which rows saw which state is not known.
+    std::fs::write(project.folder.path().join("dump/1.json"), event("u", 4, "late", 4.0, 130)).unwrap();
+    run(project.folder.path(), "run --drain").done();
+    let report = project.verify().await;
+    assert!(report.is_sound(), "{}", text(&report));
+    let told = text(&report);
+    let note =
+        "not compared: `looked_up`; rows were looked up in `shop_silver.orders` at several of its snapshots, from ";
+    assert!(told.contains(note), "{told}");
+    project.replace(name, "SELECT * REPLACE (CASE WHEN id = 1 THEN 'lost' ELSE status END AS status) FROM t").await;
+    insta::assert_snapshot!(project.told(&project.verify().await), @"
+    shop_silver.looked_up  DIFFERS  fold        7 keys, 1 difference
+    differs id=1 status: expected new, found lost (shop.public.orders/0 at offset 0)
+    not compared: `looked_up`; rows were looked up in `shop_silver.orders` at several of its snapshots, from ID to ID
+    ");
+}
