@@ -44,7 +44,7 @@ class Chain:
 
 
 def life(chain):
-    """Inserts, updates, deletes, changed keys, large values, a truncation, while icestream runs."""
+    """Inserts, updates, deletes, changed keys, large values, a truncation, while icestream runs; `verify` agrees."""
     running = [project.begin("run") for project in (chain.glue, chain.rest)]
     chain.live()
     chain.shop.do("TRUNCATE order_items")
@@ -52,6 +52,8 @@ def life(chain):
     for process in running:
         chain.glue.finish(process)
     chain.compare(chain.world.engines(), (chain.glue, chain.rest))
+    for project in (chain.glue, chain.rest):
+        print(project.icestream("verify", "--all", "--broker").stdout.splitlines()[-1])
 
 
 def columns_change(chain):
@@ -193,7 +195,8 @@ def looked_after(chain):
     chain.live(LOAD // 3)
     chain.glue.finish(running)
     chain.compare(chain.world.engines())
-    print(chain.glue.icestream("verify", "--all").stdout)
+    # Not against the topics, whose rows of before a raised epoch it would miss.
+    print(chain.glue.icestream("verify", "--all", "--no-broker").stdout.splitlines()[-1])
 
 
 ALL = {

@@ -16,6 +16,7 @@ mod s3;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -34,6 +35,10 @@ use file_io::Handle;
 pub(crate) use local::{create_folder, write_kind};
 use location::Place;
 use s3::LazyS3;
+
+/// Files that cannot be deleted after so many tries stay, and are orphans.
+const DELETE_ATTEMPTS: u32 = 4;
+const DELETE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How to reach the places where files live. Locations are full: `s3://bucket/key` or `file:///absolute/path`.
 #[derive(Debug, Clone, Default)]
@@ -177,6 +182,18 @@ impl fmt::Debug for Stores {
     }
 }
 
+async fn delete_all(store: &Arc<dyn ObjectStore>, paths: &[Path]) -> object_store::Result<()> {
+    let paths = futures::stream::iter(paths.to_vec().into_iter().map(Ok)).boxed();
+    let mut outcomes = store.delete_stream(paths);
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl Stores {
     fn store(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
         match Place::parse(location)? {
@@ -264,13 +281,14 @@ impl Stores {
             groups.entry(key).or_insert_with(|| (location, store, Vec::new())).2.push(path);
         }
         for (location, store, paths) in groups.into_values() {
-            let paths = futures::stream::iter(paths.into_iter().map(Ok)).boxed();
-            let mut outcomes = store.delete_stream(paths);
-            while let Some(outcome) = outcomes.next().await {
-                match outcome {
-                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(self.failure("delete files next to", &location, error)),
+            // Many are deleted with a POST, which the client does not send again by itself; a delete may be.
+            let mut attempt = 1;
+            while let Err(error) = delete_all(&store, &paths).await {
+                if attempt == DELETE_ATTEMPTS {
+                    return Err(self.failure("delete files next to", &location, error));
                 }
+                tokio::time::sleep(DELETE_PAUSE * attempt).await;
+                attempt += 1;
             }
         }
         Ok(())
