@@ -183,8 +183,8 @@ impl fmt::Debug for Stores {
 }
 
 async fn delete_all(store: &Arc<dyn ObjectStore>, paths: &[Path]) -> object_store::Result<()> {
-    let paths = futures::stream::iter(paths.to_vec().into_iter().map(Ok)).boxed();
-    let mut outcomes = store.delete_stream(paths);
+    let paths: Vec<object_store::Result<Path>> = paths.iter().cloned().map(Ok).collect();
+    let mut outcomes = store.delete_stream(futures::stream::iter(paths).boxed());
     while let Some(outcome) = outcomes.next().await {
         match outcome {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
