@@ -19,17 +19,29 @@ def run(world, *command):
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+def signed(aws, service):
+    """What moto wants to see of a signature."""
+    scope = f"{aws['access_key']}/20250101/{aws['region']}/{service}/aws4_request"
+    return {"Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none"}
+
+
 def glue_location(aws, database, table):
     """The metadata file of a table, as Glue has it."""
     headers = {
         "Content-Type": "application/x-amz-json-1.1",
         "X-Amz-Target": "AWSGlue.GetTable",
-        "Authorization": f"AWS4-HMAC-SHA256 Credential={aws['access_key']}/20250101/{aws['region']}/glue/aws4_request, "
-        "SignedHeaders=host, Signature=none",
+        **signed(aws, "glue"),
     }
     body = json.dumps({"DatabaseName": database, "Name": table}).encode()
     with OPENER.open(urllib.request.Request(aws["glue_endpoint"], body, headers), timeout=60) as answer:
         return json.load(answer)["Table"]["Parameters"]["metadata_location"]
+
+
+def s3_json(aws, location):
+    """A JSON file in S3."""
+    request = urllib.request.Request(f"{aws['s3_endpoint']}/{location.removeprefix('s3://')}", headers=signed(aws, "s3"))
+    with OPENER.open(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 class Lake:
