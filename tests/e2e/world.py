@@ -262,6 +262,21 @@ class World:
                 process.wait()
         until(f"process {pid} is gone", lambda: not runs())
 
+    def sent(self, name):
+        """How many records a connector's topics have had until now."""
+        from confluent_kafka import TopicPartition
+
+        client = self.client()
+        topics = client.list_topics(timeout=30).topics
+        ends = [
+            client.get_watermark_offsets(TopicPartition(topic, number), timeout=30)[1]
+            for topic in (f"{name}.public.{table}" for table in shop.TABLES)
+            if topic in topics
+            for number in topics[topic].partitions
+        ]
+        client.close()
+        return sum(ends)
+
     def records(self, topic):
         """How many records with a value a topic holds: one row of bronze each."""
         from confluent_kafka import TopicPartition
