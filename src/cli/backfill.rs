@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::output::Grid;
@@ -283,11 +282,11 @@ pub async fn run(args: BackfillArgs, context: &Context) -> Result<Outcome> {
     };
     let (end, stop) = watch::channel(false);
     let (mut report, signal) = {
+        let _heed = context.signals.heed();
         let mut filling = std::pin::pin!(backfill.run(&histories, &tick, &stop));
         tokio::select! {
             report = &mut filling => (report, None),
-            signal = signalled() => {
-                let signal = signal?;
+            signal = context.signals.asked() => {
                 tracing::info!("a signal came: committing what is read");
                 end.send_replace(true);
                 (filling.await, Some(signal))
@@ -388,16 +387,6 @@ async fn of_files(config: &Config, args: &BackfillArgs, context: &Context) -> Re
         }
     }
     Ok(tables)
-}
-
-/// Waits for a signal that asks the program to end.
-async fn signalled() -> Result<u8> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(15),
-        _ = interrupt.recv() => Ok(2),
-    }
 }
 
 fn show(outlooks: &[Outlook], json: bool, context: &Context) -> Result<Outcome> {

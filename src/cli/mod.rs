@@ -25,6 +25,7 @@ pub mod query;
 pub mod rejected;
 pub mod report;
 pub mod run;
+pub mod signals;
 pub mod sql;
 pub mod status;
 pub mod tables;
@@ -42,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::telemetry::{self, LogFormat, PastBars};
 use output::Stdout;
 use progress::Progress;
+use signals::Signals;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -139,11 +141,6 @@ impl Verb {
             _ => "warn",
         }
     }
-
-    /// Whether a signal is the verb's own business: it commits what it has read, and ends well.
-    fn minds_signals(&self) -> bool {
-        matches!(self, Verb::Ingest(_) | Verb::Run(_) | Verb::Backfill(_))
-    }
 }
 
 /// How a verb that did its work ended.
@@ -179,10 +176,11 @@ pub struct Context {
     pub stdout: Stdout,
     pub progress: Progress,
     pub quiet: bool,
+    pub signals: Signals,
 }
 
 impl Context {
-    pub fn new(global: &Global, environment: Environment) -> Self {
+    pub fn new(global: &Global, environment: Environment, signals: Signals) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         Context {
             project: global
@@ -196,6 +194,7 @@ impl Context {
             progress: Progress::new(!global.quiet && std::io::stderr().is_terminal()),
             quiet: global.quiet,
             environment,
+            signals,
         }
     }
 
@@ -232,8 +231,7 @@ pub fn main() -> ExitCode {
             std::io::stderr().is_terminal() && environment.get("NO_COLOR").is_none_or(String::is_empty)
         }
     };
-    let context = Context::new(&cli.global, environment);
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| start(cli, &context, color)));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| start(cli, environment, color)));
     match ended {
         Ok(Ok(outcome)) => {
             if let Outcome::Interrupted(_) = outcome {
@@ -250,49 +248,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli, context: &Context, color: bool) -> Result<Outcome> {
-    // Charts and compose files pass on variables that nobody set as empty ones.
-    let variable = |name: &str| context.environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    let filter = cli.global.log.as_deref().or_else(|| variable("ICESTREAM_LOG"));
-    let format = match (cli.global.log_format, variable("ICESTREAM_LOG_FORMAT")) {
-        (Some(format), _) => format,
-        (None, Some(text)) => text.parse()?,
-        (None, None) => LogFormat::default(),
-    };
-    telemetry::init(filter, cli.verb.level(), format, color, PastBars(context.progress.bars()))?;
+fn start(cli: Cli, environment: Environment, color: bool) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|source| Error::from(report::StartError { source }))?;
-    let minds_signals = cli.verb.minds_signals();
     let ended = runtime.block_on(async {
-        if minds_signals {
-            return perform(cli.verb, context).await;
-        }
+        let context = Context::new(&cli.global, environment, Signals::listen());
+        // Charts and compose files pass on variables that nobody set as empty ones.
+        let variable = |name: &str| context.environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let filter = cli.global.log.as_deref().or_else(|| variable("ICESTREAM_LOG"));
+        let format = match (cli.global.log_format, variable("ICESTREAM_LOG_FORMAT")) {
+            (Some(format), _) => format,
+            (None, Some(text)) => text.parse()?,
+            (None, None) => LogFormat::default(),
+        };
+        telemetry::init(filter, cli.verb.level(), format, color, PastBars(context.progress.bars()))?;
         tokio::select! {
             // A verb that is dropped takes its half-written files with it, and leaves of a commit what `kill -9` would.
             biased;
-            signal = interruption() => Ok(Outcome::Interrupted(signal)),
-            ended = perform(cli.verb, context) => ended,
+            signal = context.signals.unheeded() => Ok(Outcome::Interrupted(signal)),
+            ended = perform(cli.verb, &context) => ended,
         }
     });
     // A reader that hangs in a system call must not keep the program from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ended
-}
-
-/// Waits for a signal that asks the program to end, and says which.
-async fn interruption() -> u8 {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    // Where signals cannot be listened to, they end the process by themselves.
-    let of = async |listening: std::io::Result<Signal>| match listening {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = of(signal(SignalKind::interrupt())) => 2,
-        () = of(signal(SignalKind::terminate())) => 15,
-    }
 }
 
 /// Runs one verb.

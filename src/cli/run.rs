@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::query::parse_time;
@@ -122,6 +121,16 @@ pub struct ReadingArgs {
     pub result: Option<PathBuf>,
 }
 
+impl ReadingArgs {
+    /// How reading ended: a drain has an end to reach, and without one a signal is how it ends.
+    fn outcome(&self, context: &Context) -> Outcome {
+        match context.signals.came() {
+            Some(signal) if self.drain => Outcome::Interrupted(signal),
+            _ => Outcome::Done,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("the project does not say which Kafka brokers to read from")]
@@ -144,16 +153,11 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    #[error("cannot listen for signals")]
-    Signals(#[source] std::io::Error),
 }
 
 impl Situation for RunError {
     fn kind(&self) -> Kind {
-        match self {
-            RunError::Signals(_) => Kind::Bug,
-            _ => Kind::Config,
-        }
+        Kind::Config
     }
 
     fn hint(&self) -> Option<String> {
@@ -170,7 +174,6 @@ impl Situation for RunError {
                     .to_string()
             }
             RunError::Result { .. } => "check that the folder exists and that this process may write there".to_string(),
-            RunError::Signals(_) => return None,
         })
     }
 }
@@ -236,9 +239,10 @@ impl From<IngestReport> for Ingested {
 pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
-    let report = read(&config, &lake, args.reading.drain, pipeline::unobserved()).await?;
+    let report = read(&config, &lake, args.reading.drain, pipeline::unobserved(), context).await?;
     let summary = Summary { ingested: Some(report.into()), built: None };
-    finish(&summary, args.reading.result.as_deref(), context)
+    tell(&summary, args.reading.result.as_deref(), context)?;
+    Ok(args.reading.outcome(context))
 }
 
 pub async fn build(args: BuildArgs, context: &Context) -> Result<Outcome> {
@@ -283,7 +287,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
     let engine = pipeline::engine(&config)?;
     let tally = Tally::default();
     let observer = tally.observer();
-    let reading = read(&config, &lake, args.reading.drain, observer.clone());
+    let reading = read(&config, &lake, args.reading.drain, observer.clone(), context);
     let report = match args.reading.drain {
         true => reading.await?,
         // A build that is given up in the middle leaves no trace: the next one does it.
@@ -292,9 +296,14 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
             error = build_for_ever(&lake, &engine, &models, &observer, config.build_every) => return Err(error),
         },
     };
+    let ingested = Some(report.into());
+    if context.signals.came().is_some() {
+        // Whoever asked waits. What is in bronze is built by the next run.
+        tell(&Summary { ingested, built: Some(tally.built()) }, args.reading.result.as_deref(), context)?;
+        return Ok(args.reading.outcome(context));
+    }
     let built = pipeline::build(&lake, &engine, &models, &observer).await;
-    let summary = Summary { ingested: Some(report.into()), built: Some(tally.built()) };
-    conclude(built, summary, args.reading.result.as_deref(), context)
+    conclude(built, Summary { ingested, built: Some(tally.built()) }, args.reading.result.as_deref(), context)
 }
 
 /// Builds at intervals. Ends only with an error that trying again will not mend.
@@ -322,20 +331,22 @@ async fn build_for_ever(
 }
 
 /// Reads the project's topics into bronze until the goal is reached or a signal comes.
-async fn read(config: &Config, lake: &Lake, drain: bool, observer: Observer) -> Result<IngestReport> {
+async fn read(
+    config: &Config,
+    lake: &Lake,
+    drain: bool,
+    observer: Observer,
+    context: &Context,
+) -> Result<IngestReport> {
     let source = source(config, drain)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let route = |topic: &str| pipeline::route(config, topic);
     let triggers = pipeline::commit_triggers(config);
     let mut ingest = Ingest::start(lake, source, route, pipeline::dialect(config), triggers, observer).await?;
     let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
     let (tell, until) = watch::channel(goal);
+    let _heed = context.signals.heed();
     let listening = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        context.signals.asked().await;
         tracing::info!("a signal came: committing what is read");
         // The receiver is there until reading ends.
         let _ = tell.send(Until::Now);

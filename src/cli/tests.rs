@@ -40,6 +40,7 @@ fn context(folder: &std::path::Path) -> (Context, Seen) {
         stdout: Stdout::to(Box::new(seen.clone())),
         progress: Progress::new(false),
         quiet: true,
+        signals: Signals::none(),
     };
     (context, seen)
 }

@@ -217,6 +217,26 @@ async fn killed_doubled_and_asked_to_end_the_tables_are_right() {
     project.check(&shop).await;
 }
 
+/// A drain that was ended says that there is more to do; without an end to reach, a signal is how a run ends well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_is_ended_has_more_to_do() {
+    let project = Project::new().await;
+    let (mut shop, producer) = (shop(30_000), project.producer(false));
+    project.sell(&mut shop, u64::MAX, &producer);
+    let mut codes = Vec::new();
+    for (words, least) in [(["ingest", "--drain"].as_slice(), 1), (&["run"], 5_000)] {
+        // A pace that leaves the time to ask.
+        let arguments = [words, &["--set", "commit.rows=500", "--set", "build.every=100ms"]].concat();
+        let mut pod = project.start(&arguments);
+        wait_for_rows(&project, least).await;
+        assert!(Command::new("kill").args(["-TERM", &pod.id().to_string()]).status().unwrap().success());
+        codes.push(pod.wait().unwrap().code());
+    }
+    assert!(matches!(codes[..], [Some(0 | 143), Some(0)]), "{codes:?}");
+    project.verb(&["run", "--drain"]);
+    project.check(&shop).await;
+}
+
 /// Waits until bronze holds at least so many rows.
 async fn wait_for_rows(project: &Project, least: u64) {
     let lake = pipeline::open_lake(&project.config(), Clock::system()).await.unwrap();

@@ -179,6 +179,25 @@ async fn who_never_answers_is_not_waited_for() {
     ");
 }
 
+/// Also a verb that would commit what it has read: it has read nothing.
+#[test]
+fn who_waits_for_an_answer_can_be_ended() {
+    for args in ["run", "ingest --drain", "build", "backfill --files *.json", "maintain"] {
+        let (listener, address) = silent();
+        let settings = "source: { kafka: { brokers: \"127.0.0.1:1\", topics: [\"shop.public.*\"] } }\n";
+        let project = project(&format!("name: shop\ncatalog: {{ type: rest, uri: \"{address}\" }}\n{settings}"));
+        std::fs::write(project.path().join("shop.public.orders+0+0000000000.json"), "{}\n").unwrap();
+        let running = Running::start(icestream(project.path(), args));
+        let _held = listener.accept().unwrap();
+        let asked = Command::new("kill").args(["-TERM", &running.child.id().to_string()]).status().unwrap();
+        assert!(asked.success());
+        let at = Instant::now();
+        let told = running.end().error(143);
+        assert!(at.elapsed() < Duration::from_secs(10), "`{args}` took {:?}", at.elapsed());
+        assert_eq!(told, "error: interrupted\n  what was committed stays; safe to run again\n", "{args}");
+    }
+}
+
 #[test]
 fn brokers_that_do_not_answer_are_told_before_a_run() {
     let address = closed().replace("http://", "");
