@@ -290,11 +290,11 @@ fn take_away(
 fn runs_without(deleted: &RoaringTreemap, group: &Range<u64>) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let mut next = group.start;
-    for position in from(deleted, group.start).take_while(|position| *position < group.end) {
-        if position > next {
-            runs.push((next - group.start) as usize..(position - group.start) as usize);
+    for gone in runs_in(deleted, group) {
+        if gone.start > next {
+            runs.push((next - group.start) as usize..(gone.start - group.start) as usize);
         }
-        next = position + 1;
+        next = gone.end;
     }
     if next < group.end {
         runs.push((next - group.start) as usize..(group.end - group.start) as usize);
@@ -302,10 +302,17 @@ fn runs_without(deleted: &RoaringTreemap, group: &Range<u64>) -> Vec<Range<usize
     runs
 }
 
-fn from(deleted: &RoaringTreemap, start: u64) -> impl Iterator<Item = u64> {
-    let mut positions = deleted.iter();
-    positions.advance_to(start);
-    positions
+/// The runs of positions within a range. A set may hold all but a few rows of a file: it is not gone through one by one.
+fn runs_in<'a>(positions: &'a RoaringTreemap, within: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'a> {
+    let Range { start, end } = *within;
+    let parts = positions.bitmaps().filter_map(move |(high, bitmap)| {
+        let first = u64::from(high) << u32::BITS;
+        let mut rest = bitmap.iter();
+        rest.advance_to(u32::try_from(start.saturating_sub(first)).ok()?);
+        let runs = std::iter::from_fn(move || rest.next_range());
+        Some(runs.map(move |run| first + u64::from(*run.start())..first + u64::from(*run.end()) + 1))
+    });
+    parts.flatten().take_while(move |run| run.start < end).map(move |run| run.start..run.end.min(end))
 }
 
 /// Tells the live rows from the deleted ones as whole row groups go by.
@@ -325,7 +332,7 @@ impl LiveRows {
             && let Some(group) = self.groups.front_mut()
         {
             let end = group.end.min(group.start + (rows - done) as u64);
-            for position in from(&self.deleted, group.start).take_while(|position| *position < end) {
+            for position in runs_in(&self.deleted, &(group.start..end)).flatten() {
                 live.set_bit(done + (position - group.start) as usize, false);
                 any_deleted = true;
             }
@@ -336,5 +343,51 @@ impl LiveRows {
             }
         }
         any_deleted.then(|| BooleanArray::new(live.finish(), None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_those_of_the_positions_one_by_one() {
+        let edge = u64::from(u32::MAX);
+        let check = |runs: &[(u64, u64)], within: (u64, u64), expected: &[(u64, u64)]| {
+            let mut positions = RoaringTreemap::new();
+            for (start, end) in runs {
+                positions.insert_range(*start..*end);
+            }
+            let mut found: Vec<(u64, u64)> = Vec::new();
+            for run in runs_in(&positions, &(within.0..within.1)) {
+                match found.last_mut() {
+                    // Where the set's parts meet.
+                    Some(last) if last.1 == run.start => last.1 = run.end,
+                    _ => found.push((run.start, run.end)),
+                }
+            }
+            assert_eq!(found, expected, "{runs:?} within {within:?}");
+        };
+        check(&[], (0, 10), &[]);
+        check(&[(0, 10)], (0, 10), &[(0, 10)]);
+        check(&[(0, 10)], (3, 5), &[(3, 5)]);
+        check(&[(0, 3), (5, 6), (8, 20)], (2, 10), &[(2, 3), (5, 6), (8, 10)]);
+        check(&[(0, 3), (20, 30)], (3, 20), &[]);
+        check(&[(0, 200_000)], (65_535, 131_073), &[(65_535, 131_073)]);
+        check(&[(edge - 1, edge + 3)], (0, edge + 2), &[(edge - 1, edge + 2)]);
+        check(&[(0, 5), (edge + 7, edge + 9)], (edge + 2, edge + 20), &[(edge + 7, edge + 9)]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_row_group() {
+        let check = |gone: &[u64], group: (u64, u64), expected: &[(usize, usize)]| {
+            let left = runs_without(&RoaringTreemap::from_iter(gone), &(group.0..group.1));
+            let left: Vec<(usize, usize)> = left.into_iter().map(|run| (run.start, run.end)).collect();
+            assert_eq!(left, expected, "{gone:?} of {group:?}");
+        };
+        check(&[], (5, 9), &[(0, 4)]);
+        check(&[5, 8], (5, 9), &[(1, 3)]);
+        check(&[4, 6, 7, 9], (5, 9), &[(0, 1), (3, 4)]);
+        check(&[5, 6, 7, 8], (5, 9), &[]);
     }
 }
