@@ -106,11 +106,11 @@ class Lake:
 
 
 class Trino:
-    def __init__(self, uri):
-        self.uri = uri
+    def __init__(self, uri, catalog="system"):
+        self.uri, self.catalog = uri, catalog
 
     def query(self, sql):
-        headers = {"X-Trino-User": "e2e", "X-Trino-Time-Zone": "UTC"}
+        headers = {"X-Trino-User": "e2e", "X-Trino-Time-Zone": "UTC", "X-Trino-Catalog": self.catalog}
         # Without it, times come cut to milliseconds.
         headers["X-Trino-Client-Capabilities"] = "PARAMETRIC_DATETIME"
         request = urllib.request.Request(f"{self.uri}/v1/statement", sql.encode(), headers)

@@ -7,6 +7,7 @@ import time
 
 import shop
 from compare import compare, compare_bronze, report
+from printed import Printed, models
 from processes import until
 from shop import Shop
 from world import DATABASE, PARTITIONS, Project
@@ -47,8 +48,11 @@ class Chain:
 
 def life(chain):
     """Inserts, updates, deletes, changed keys, large values, a truncation, while icestream runs; `verify` agrees."""
-    running = [project.begin("run") for project in (chain.glue, chain.rest)]
+    projects = (chain.glue, chain.rest)
+    running = [project.begin("run") for project in projects]
     chain.live()
+    for project, process in zip(projects, running):
+        project.commits(process)
     chain.shop.do("TRUNCATE order_items")
     chain.live()
     for process in running:
@@ -85,9 +89,35 @@ def columns_change(chain):
     chain.world.release("typed")
 
 
+def printed(chain):
+    """Trino runs the statements that `icestream sql` prints, and comes to the rows of the build that they stand for."""
+    glue = chain.glue
+    if "trino" not in chain.world.engines():
+        return
+    glue.catch_up()
+    chain.live()
+    chain.shop.do("UPDATE products SET price = price + 1 WHERE id %% 3 = 0")
+    chain.world.quiet()
+    glue.icestream("ingest", "--drain")
+    statements, silver, gold = Printed(chain.world, glue), models("transforms"), models("sql/gold")
+    statements.merge(silver)
+    glue.icestream("build")
+    statements.compute(gold)
+    different = False
+    for table, missing, extra, rows in [*statements.differences(glue.silver, silver), *statements.differences(glue.gold, gold)]:
+        print(f" {table:<36} | {rows:>6} rows | {'equal' if not missing + extra else f'{missing} missing, {extra} extra'}")
+        different |= missing + extra > 0
+    if different:
+        sys.exit("error: the printed statements mean something else than a build")
+    statements.drop()
+    chain.compare()
+
+
 def connector_killed(chain):
     """kill -9 of Kafka Connect while it sends: it sends again what it had not noted as sent."""
     running = chain.glue.begin("run")
+    chain.live(LOAD // 3)
+    chain.glue.commits(running)
     for _ in range(2):
         kill_while_it_sends(chain)
     # Now and then it has noted everything the moment before the signal comes.
@@ -118,6 +148,7 @@ def partitions_added(chain):
     running = chain.glue.begin("run")
     chain.live(LOAD // 3)
     chain.world.quiet()
+    chain.glue.commits(running)
     for table in ("orders", "customers"):
         chain.world.add_partitions(f"shop.public.{table}", PARTITIONS + 2)
     # The producer finds them when it looks at the topics the next time.
@@ -130,6 +161,7 @@ def broker_killed(chain):
     """kill -9 of one of two brokers while everything runs."""
     running = chain.glue.begin("run")
     chain.live(LOAD // 3)
+    chain.glue.commits(running)
     chain.world.kill_broker(2)
     chain.live(LOAD // 3)
     chain.world.restart_broker(2)
@@ -202,6 +234,7 @@ def looked_after(chain):
     chain.glue.icestream("check")
     running = chain.glue.begin("run")
     chain.live(LOAD // 3)
+    chain.glue.commits(running)
     # Old enough is what the last few commits are not.
     few = {"ICESTREAM_MAINTAIN__MAX_SNAPSHOTS": "3", "ICESTREAM_MAINTAIN__KEEP_SNAPSHOTS": "2"}
     chain.glue.icestream("maintain", "--remove-orphans", environment=few)
@@ -217,6 +250,7 @@ ALL = {
     for scenario in (
         life,
         columns_change,
+        printed,
         connector_killed,
         partitions_added,
         broker_killed,

@@ -17,7 +17,7 @@ sys.path += [str(SERVICES), str(SERVICES / "kafka")]
 import psycopg  # noqa: E402
 import shop  # noqa: E402
 from connect import Connect, postgres_connector  # noqa: E402
-from processes import answers, end, is_ours, start, sweep, until  # noqa: E402
+from processes import answers, catches, end, is_ours, start, sweep, until  # noqa: E402
 
 PROFILE = os.environ.get("E2E_PROFILE") or "debug"
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / PROFILE / "icestream"
@@ -343,8 +343,27 @@ class Project:
         return ended
 
     def begin(self, *words):
-        """Starts a verb that goes on."""
-        return self.world.spawn(f"{self.name}-{words[0]}", self.command(*words), self.environment)
+        """Starts a verb that goes on, and waits until it listens to signals."""
+        log = self.world.run_dir / f"{self.name}-{words[0]}.log"
+        began_at = log.stat().st_size if log.exists() else 0
+        process = self.world.spawn(f"{self.name}-{words[0]}", self.command(*words), self.environment)
+        process.began_at = began_at
+
+        def listens():
+            return process.poll() is not None or catches(process.pid, signal.SIGTERM)
+
+        until(f"`icestream {words[0]}` listens to signals", listens)
+        return process
+
+    def commits(self, process):
+        """Waits until such a verb has committed to bronze."""
+
+        def has_committed():
+            if process.poll() is not None:
+                sys.exit(f"error: `icestream` ended with {process.returncode}; see {process.log}")
+            return b'"layer":"bronze"' in process.log.read_bytes()[process.began_at :]
+
+        until("icestream commits", has_committed)
 
     def finish(self, process):
         """Ends a verb as a scheduler does."""

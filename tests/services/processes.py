@@ -78,6 +78,12 @@ def is_ours(pid, run_dir):
     return state != "Z" and f"TEST_RUN_DIR={run_dir}".encode() in environment
 
 
+def catches(pid, number):
+    """Whether a process has something of its own to do when it is sent this signal."""
+    (caught,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return int(caught.split()[1], 16) >> number - 1 & 1 == 1
+
+
 def end(pid, run_dir, number=signal.SIGTERM):
     """Ends a process of the run and waits until it is gone. Returns whether it is."""
     for number, seconds in ((number, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
