@@ -88,7 +88,13 @@ impl Writing<'_> {
             None => format!("-- {table}: all of {} up to its snapshot {}.", self.model.from, self.to),
         };
         let told: String = notes.iter().map(|note| format!("-- NOTE: {note}\n")).collect();
-        let sql = format!("{header}\n{told}{sql};\n");
+        let stages = match self.model.scd {
+            Scd::One => "",
+            Scd::Two { .. } => {
+                "-- It has more stages than Trino takes by default: SET SESSION query_max_stage_count = 500\n"
+            }
+        };
+        let sql = format!("{header}\n{told}{stages}{sql};\n");
         Statement { table: table.clone(), from: self.from, to: self.to, notes, touched, rows, sql }
     }
 

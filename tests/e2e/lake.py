@@ -106,11 +106,12 @@ class Lake:
 
 
 class Trino:
-    def __init__(self, uri, catalog="system"):
-        self.uri, self.catalog = uri, catalog
+    def __init__(self, uri, catalog="system", session=""):
+        self.uri, self.catalog, self.session = uri, catalog, session
 
     def query(self, sql):
         headers = {"X-Trino-User": "e2e", "X-Trino-Time-Zone": "UTC", "X-Trino-Catalog": self.catalog}
+        headers["X-Trino-Session"] = self.session
         # Without it, times come cut to milliseconds.
         headers["X-Trino-Client-Capabilities"] = "PARAMETRIC_DATETIME"
         request = urllib.request.Request(f"{self.uri}/v1/statement", sql.encode(), headers)

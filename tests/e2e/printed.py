@@ -1,6 +1,8 @@
 """The statements that `icestream sql` prints, run by Trino on copies of the tables, against what a build makes of the same
 events."""
 
+import re
+
 from lake import Trino
 from world import ROOT
 
@@ -12,29 +14,30 @@ VOLATILE = "_merged_at"
 class Printed:
     def __init__(self, world, project):
         self.project = project
-        self.trino = Trino(world.trino["uri"], project.name)
+        self.trino = Trino(world.trino["uri"], project.name, "query_max_stage_count=500")
         self.trino.query(f"CREATE SCHEMA {SCHEMA} WITH (location = 's3://{world.aws['bucket']}/{SCHEMA}')")
 
-    def print(self, namespace, model):
-        """A statement that changes a table of ours instead of the project's own."""
+    def run(self, namespace, model, verb):
+        """Has the printed statements change a table of ours instead of the project's own."""
         text = self.project.icestream("sql", model).stdout
-        if f"{namespace}.{model} " not in text:
-            raise SystemExit(f"error: that is no statement about {namespace}.{model}: {text}")
-        return text.replace(f" {namespace}.{model} ", f" {SCHEMA}.{model} ", 1).strip().rstrip(";")
+        if f"{verb} {namespace}.{model} " not in text:
+            raise SystemExit(f"error: there is no {verb} of {namespace}.{model}: {text}")
+        # What is read has a snapshot behind it.
+        text = re.sub(rf"\b{namespace}\.{model} (?!FOR )", f"{SCHEMA}.{model} ", text)
+        for statement in text.strip().removesuffix(";").split(";\n"):
+            self.trino.query(statement)
 
     def merge(self, models):
-        """Has each silver table, as it is now, merged by its statement."""
+        """Has each silver table, as it is now, merged by its statements."""
         for model in models:
             self.trino.query(f"CREATE TABLE {SCHEMA}.{model} AS SELECT * FROM {self.project.silver}.{model}")
-            statement = self.print(self.project.silver, model)
-            if "MERGE INTO" not in statement:
-                raise SystemExit(f"error: there is nothing to merge into {model}: {statement}")
-            self.trino.query(statement)
+            versioned = "scd: 2" in (ROOT / f"transforms/{model}.sql").read_text()
+            self.run(self.project.silver, model, "INSERT INTO" if versioned else "MERGE INTO")
 
     def compute(self, models):
         """Has each gold table computed by its statement."""
         for model in models:
-            self.trino.query(self.print(self.project.gold, model))
+            self.run(self.project.gold, model, "CREATE OR REPLACE TABLE")
 
     def differences(self, namespace, models):
         """How many rows of each table only one of both has."""

@@ -3,6 +3,7 @@ icestream does not take for a setting misspelt."""
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,10 +17,18 @@ GRACE_SECONDS = 20
 PATIENCE_SECONDS = 180
 
 
+# Below those that outgoing connections take, and one of them might until a server is there.
+PORTS = range(15_000, 32_000)
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.choice(PORTS)))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
 
 
 def start(run_dir, name, command, environment={}, **options):
