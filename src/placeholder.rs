@@ -3,6 +3,8 @@
 //! Debezium's `unavailable.value.placeholder` is a text or, behind `hex:`, bytes. Each type of column has a form of its
 //! own of it, which are told apart here from the JSON as it was sent.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 
 use crate::json;
@@ -75,7 +77,7 @@ impl Placeholder {
         let map = format!(r#"{{"{text}":"{text}"}}"#);
         let codes: Vec<String> = bytes.iter().map(|byte| byte.cast_signed().to_string()).collect();
         let codes = codes.join(",");
-        let (base64, uuid) = (base64(bytes), name_uuid(bytes));
+        let (base64, uuid) = (STANDARD.encode(bytes), name_uuid(bytes));
         Placeholder {
             marks: vec![text.clone(), base64.clone(), uuid.clone(), codes.chars().take(MOST_CODES).collect()],
             lists: [format!(r#"["{text}"]"#), format!(r#"["{uuid}"]"#), format!("[{codes}]")],
@@ -149,20 +151,6 @@ fn inside(text: &str) -> String {
     let mut quoted = String::new();
     json::push_string(&mut quoted, text);
     quoted[1..quoted.len() - 1].to_string()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = (group >> (18 - 6 * digit) & 63) as usize;
-            text.push(if digit <= chunk.len() { char::from(DIGITS[value]) } else { '=' });
-        }
-    }
-    text
 }
 
 /// What Java's `UUID.nameUUIDFromBytes` makes: version 3 of no namespace.

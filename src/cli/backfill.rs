@@ -27,10 +27,10 @@ Examples:
   icestream backfill --from-time 2026-03-01 --to-time 2026-03-02 --table orders
   icestream backfill --from-offset shop.public.orders/0=1200 --to-offset shop.public.orders/0=4711
 
-Files are what the S3 sinks of Kafka Connect leave: JSON lines, plain or packed with gzip or zstd, in whatever folders,
-called `<topic>+<partition>+<offset>` and an ending. Each line is a record's value, or an object with `value` and some of
-`key`, `topic`, `partition`, `offset`, `timestamp` and `headers`. In a pattern, `*` stands for any characters and `**/` for
-any folders.
+Files are what the S3 sinks of Kafka Connect leave: JSON lines, plain or packed with gzip or zstd, or Parquet, in whatever
+folders, called `<topic>+<partition>+<offset>` and an ending. Each line is a record's value, or an object with `value` and
+some of `key`, `topic`, `partition`, `offset`, `timestamp` and `headers`; each row of Parquet is a value. In a pattern, `*`
+stands for any characters and `**/` for any folders.
 
 A record that the table holds by its topic, partition and offset does not come again, so that overlapping history, a second
 run and two at once do no harm, also beside `icestream ingest`. What lies behind the offset at which ingestion reads on is

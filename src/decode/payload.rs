@@ -1,5 +1,7 @@
 //! Keys and payloads as JSON, out of their schema blocks.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -88,7 +90,7 @@ const SHORTEST_WRAPPED: usize = r#"{"schema":{},"payload":1}"#.len();
 /// JSON comes back as JSON that holds it, for the rejected row.
 pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return Err(format!("{{\"base64\":\"{}\"}}", base64(bytes)));
+        return Err(format!("{{\"base64\":\"{}\"}}", STANDARD.encode(bytes)));
     };
     let text = text.trim_ascii();
     if !json::is_value(text) {
@@ -102,19 +104,6 @@ pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
         key = Fields::read(text).and_then(|fields| fields.schema_and_payload()).map_or(text, |(_, payload)| payload);
     }
     Ok((key != "null").then(|| json::compact(key)))
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for digit in 0..4 {
-            let index = (group >> (18 - 6 * digit)) & 63;
-            text.push(if digit <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
-        }
-    }
-    text
 }
 
 impl<'a> Fields<'a> {

@@ -126,6 +126,9 @@ pub enum Error {
         source: Reason,
     },
 
+    #[error("column `{column}` of `{file}` is of type {found}, which no sink of Kafka Connect writes")]
+    Uncarried { file: String, column: String, found: String },
+
     #[error("the embedded broker cannot {what}")]
     Embedded {
         what: &'static str,
@@ -238,6 +241,7 @@ impl Situation for Error {
             | Error::NoFiles { .. }
             | Error::NoTopic { .. }
             | Error::OtherTopic { .. }
+            | Error::Uncarried { .. }
             | Error::Denied { .. }
             | Error::Untrusted { .. }
             | Error::NotTrusted { .. }
@@ -326,6 +330,10 @@ impl Situation for Error {
             }
             Error::LongLine { .. } => "a file holds one JSON document in each line".to_string(),
             Error::Damaged { .. } => "the file was probably cut short: write it again".to_string(),
+            Error::Uncarried { .. } => {
+                "its values would not come as they are in the topic: write the file as JSON lines, or with types of Connect's"
+                    .to_string()
+            }
             _ => return None,
         };
         Some(hint)

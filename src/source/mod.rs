@@ -18,10 +18,12 @@ mod member;
 mod msk;
 mod oidc;
 mod ownership;
+mod parquet;
 mod pattern;
 mod token;
 mod witness;
 
+pub use self::parquet::ParquetRows;
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
 pub use files::{FilePlace, FilesConfig, FilesSource};

@@ -1,5 +1,7 @@
 //! Tokens for Amazon MSK: an address of its service, signed with AWS credentials. Nobody has to be asked for them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -44,7 +46,7 @@ impl Msk {
         let expiry = credentials.expiry().and_then(|expiry| expiry.duration_since(UNIX_EPOCH).ok());
         let expiry_ms = expiry.map_or(i64::MAX, |expiry| i64::try_from(expiry.as_millis()).unwrap_or(i64::MAX));
         Ok(Token {
-            text: base64(signed(&signer.region, credentials, now_us)?.as_str().as_bytes()),
+            text: URL_SAFE_NO_PAD.encode(signed(&signer.region, credentials, now_us)?.as_str().as_bytes()),
             principal: "aws-msk-iam".to_string(),
             // The signature has whole seconds.
             until_ms: expiry_ms.min((now_us.div_euclid(1_000_000) + LIFETIME.as_secs().cast_signed()) * 1000),
@@ -97,17 +99,6 @@ fn signed(region: &str, credentials: Credentials, now_us: i64) -> Result<Url> {
     Ok(url)
 }
 
-/// The alphabet for addresses, and no padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - three.len()));
-        text.extend((0..=three.len()).map(|index| char::from(ALPHABET[bits >> (18 - 6 * index) & 63])));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,7 +117,7 @@ mod tests {
 
     #[test]
     fn bytes_of_any_length_are_written_without_padding() {
-        let check = |bytes: &[u8], expected: &str| assert_eq!(base64(bytes), expected);
+        let check = |bytes: &[u8], expected: &str| assert_eq!(URL_SAFE_NO_PAD.encode(bytes), expected);
         check(b"", "");
         check(b"f", "Zg");
         check(b"fo", "Zm8");
@@ -178,7 +169,7 @@ mod tests {
         let token = Msk::new(identity, brokers).issue(&clock).await.unwrap();
         assert_eq!(token.until_ms, 1_700_000_900_000);
         assert!(
-            token.text.starts_with(&base64(b"https://kafka.eu-central-1.amazonaws.com/?Action=")[..60]),
+            token.text.starts_with(&URL_SAFE_NO_PAD.encode(b"https://kafka.eu-central-1.amazonaws.com/?Action=")[..60]),
             "{}",
             token.text
         );

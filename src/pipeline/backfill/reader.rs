@@ -1,4 +1,5 @@
-//! Reads a file of a history into batches of rows: its bytes here, what becomes of them on the makers' threads.
+//! Reads a file of a history into batches of rows: its bytes here, what becomes of them on the makers' threads. The rows of
+//! a Parquet file are read as the lines they stand for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
@@ -19,7 +20,7 @@ use crate::evolution::TableImages;
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::pipeline::Dialect;
 use crate::pipeline::makers::Makers;
-use crate::source::{HistoryFile, Identity, Line, Lines, MOST_LINE_BYTES};
+use crate::source::{HistoryFile, Identity, Line, Lines, MOST_LINE_BYTES, ParquetRows};
 
 /// A batch is handed over when it has so many records, or so many bytes of them, as in ingestion.
 const CHUNK_ROWS: usize = 8_192;
@@ -133,9 +134,11 @@ impl Reading {
             // A task that was cancelled is one whose runtime ends.
             let mut piece = match piece.await.unwrap_or_else(|_| Ok(Bytes::new())) {
                 Ok(piece) => piece,
-                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
-                Err(error) => return Ok((Ended::Broken(error), parser.seen)),
+                Err(error) => return broken(error, parser.seen),
             };
+            if read == 0 && ParquetRows::is_parquet(&piece) {
+                return self.read_rows(parser, file).await;
+            }
             let next = read + piece.len() as u64;
             if next < file.bytes && !piece.is_empty() {
                 coming = Some(fetch(file, next));
@@ -159,6 +162,42 @@ impl Reading {
             }
         }
         Ok((Ended::Whole, parser.seen))
+    }
+
+    /// Reads the rows of a Parquet file.
+    async fn read_rows(&mut self, mut parser: Parser, file: &HistoryFile) -> Result<(Ended, Seen)> {
+        let mut rows = match ParquetRows::open(file).await {
+            Ok(rows) => rows,
+            Err(error) => return broken(error.into(), parser.seen),
+        };
+        loop {
+            if *self.stop.borrow() {
+                return Ok((Ended::Stopped, parser.seen));
+            }
+            let (lines, amount) = match rows.next().await {
+                Ok(None) => (None, 0),
+                Ok(Some((batch, amount))) => {
+                    let file = parser.file.clone();
+                    let made = self.makers.run(move || ParquetRows::lines(&file, &batch)).await;
+                    match made.ok_or(BackfillError::ThreadsEnded)? {
+                        Ok(lines) => (Some(lines), amount),
+                        Err(error) => return broken(error.into(), parser.seen),
+                    }
+                }
+                // What came before is good, as far as it is known which offsets it has.
+                Err(error) => return broken(error.into(), parser.seen),
+            };
+            let is_end = lines.is_none();
+            let ended;
+            (parser, ended) = self.work(parser, lines.unwrap_or_default(), is_end).await?;
+            self.told(i64::try_from(amount).unwrap_or(i64::MAX));
+            if let Some(ended) = ended {
+                return Ok((ended, parser.seen));
+            }
+            if is_end {
+                return Ok((Ended::Whole, parser.seen));
+            }
+        }
     }
 
     /// Tells that the whole is further by so much.
@@ -189,6 +228,14 @@ impl Reading {
             Err(Trouble::OfFile(error)) => Ok((parser, Some(Ended::Broken(error)))),
             Err(Trouble::OfTable(error)) => Err(error),
         }
+    }
+}
+
+/// How a file ended that cannot be read further. Where storage does not answer, no other will either.
+fn broken(error: Error, seen: Seen) -> Result<(Ended, Seen)> {
+    match error.kind() {
+        Kind::Unavailable => Err(error),
+        _ => Ok((Ended::Broken(error), seen)),
     }
 }
 

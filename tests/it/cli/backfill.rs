@@ -4,6 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 
+use arrow::array::{
+    ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
+    StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::json::ReaderBuilder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use icestream::clock::Clock;
@@ -11,6 +17,8 @@ use icestream::config::Config;
 use icestream::offsets::TopicPartition;
 use icestream::pipeline;
 use icestream::source::EmbeddedBroker;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -122,7 +130,14 @@ impl Shop {
             _ => format!("{}\n", json!({"value": event(partition, *offset), "offset": offset, "topic": TOPIC})),
         };
         let (lines, from) = (offsets.iter().map(line).collect::<String>(), offsets[0]);
-        let (path, bytes) = match (partition, hour % 2) {
+        let (path, bytes) = match (partition, hour % 3) {
+            (0, 2) => {
+                let events = offsets.iter().map(|offset| event(0, *offset));
+                let path = format!(
+                    "topics/{TOPIC}/year=2026/month=01/day=01/hour={hour:02}/{TOPIC}+0+{from:010}.snappy.parquet"
+                );
+                (path, parquet(&events.collect::<Vec<_>>(), event_type()))
+            }
             (0, packing) => (
                 format!("topics/{TOPIC}/year=2026/month=01/day=01/hour={hour:02}/{TOPIC}+0+{from:010}.json"),
                 if packing == 0 { lines.into_bytes() } else { zstd::encode_all(lines.as_bytes(), 0).unwrap() },
@@ -148,7 +163,7 @@ impl Shop {
         let mut command = icestream(self.folder.path(), "--log off backfill");
         match files {
             Some(files) => drop(command.args(["--tombstones", "left-out", "--files"]).args(files)),
-            None => drop(command.args(["--files", "topics/**/*.json*"])),
+            None => drop(command.args(["--files", "topics/**/*+*"])),
         }
         Running::start(command).end().json()["backfilled"].clone()
     }
@@ -187,6 +202,44 @@ impl Shop {
     fn result(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.folder.path().join("result.json")).unwrap()).unwrap()
     }
+}
+
+/// The columns of an event.
+fn event_type() -> Vec<Field> {
+    let image = || DataType::Struct(fields(&[("id", DataType::Int64), ("note", DataType::Utf8)]));
+    let source = [
+        ("connector", DataType::Utf8),
+        ("ts_ms", DataType::Int64),
+        ("lsn", DataType::Int64),
+        ("sequence", DataType::Utf8),
+    ];
+    let columns = [
+        ("before", image()),
+        ("after", image()),
+        ("source", DataType::Struct(fields(&source))),
+        ("op", DataType::Utf8),
+    ];
+    fields(&columns).iter().map(|field| field.as_ref().clone()).collect()
+}
+
+fn fields(fields: &[(&str, DataType)]) -> Fields {
+    fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true)).collect()
+}
+
+/// The file that a sink makes of values, in small row groups.
+fn parquet(values: &[Value], columns: Vec<Field>) -> Vec<u8> {
+    let schema = Arc::new(Schema::new(columns));
+    let mut decoder = ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
+    decoder.serialize(values).unwrap();
+    packed(&decoder.flush().unwrap().unwrap())
+}
+
+fn packed(rows: &RecordBatch) -> Vec<u8> {
+    let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY);
+    let properties = properties.set_max_row_group_row_count(Some(20)).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+    writer.write(rows).unwrap();
+    writer.into_inner().unwrap()
 }
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -349,6 +402,106 @@ async fn a_file_that_was_cut_is_told_and_the_others_are_read() {
     shop.check();
 }
 
+/// An event with a row image of these columns.
+fn envelope(image: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    let rows = image[0].1.len();
+    let of_image = |(name, values): &(&str, ArrayRef)| Arc::new(Field::new(*name, values.data_type().clone(), true));
+    let image = StructArray::from(image.iter().map(|of| (of_image(of), of.1.clone())).collect::<Vec<_>>());
+    let op: ArrayRef = Arc::new(StringArray::from(vec!["c"; rows]));
+    let ts_ms: ArrayRef = Arc::new(Int64Array::from(vec![1_767_225_600_000; rows]));
+    RecordBatch::try_from_iter_with_nullable([
+        ("after", Arc::new(image) as ArrayRef, true),
+        ("op", op, true),
+        ("ts_ms", ts_ms, true),
+    ])
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_parquet_are_those_of_the_same_history_as_json() {
+    let settings = "name: shop\nsource: { kafka: { brokers: \"127.0.0.1:1\", topics: [\"shop.public.*\"] } }\n";
+    let table = "key: [id]\ncolumns:\n  - { name: id, type: long }\n  - { name: total, type: \"decimal(12,2)\" }\n  \
+        - { name: born, type: date }\n  - { name: at, type: timestamp, encoding: millis }\n  \
+        - { name: zoned, type: timestamptz }\n  - { name: share, type: double }\n  - { name: photo, type: binary }\n";
+    let folder = folder_with(&[("icestream.yaml", settings), ("catalog/orders.yaml", table)]);
+    let rows = envelope(vec![
+        ("id", Arc::new(Int64Array::from(vec![1, i64::MAX, 3]))),
+        (
+            "total",
+            Arc::new(
+                Decimal128Array::from(vec![Some(-1), Some(999_999_999_999), None])
+                    .with_precision_and_scale(12, 2)
+                    .unwrap(),
+            ),
+        ),
+        ("born", Arc::new(Date32Array::from(vec![Some(-25_567), Some(20_454), None]))),
+        (
+            "at",
+            Arc::new(
+                TimestampMillisecondArray::from(vec![Some(-1), Some(1_767_225_600_123), None]).with_timezone("UTC"),
+            ),
+        ),
+        (
+            "zoned",
+            Arc::new(StringArray::from(vec![Some("2026-01-31T23:59:59.123456Z"), Some("0099-03-01T00:00:00Z"), None])),
+        ),
+        ("share", Arc::new(Float64Array::from(vec![Some(0.1), Some(f64::NAN), None]))),
+        ("photo", Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\x00\xff"), Some(b""), None]))),
+    ]);
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    put("shop.public.orders+0+0000000000.parquet", &packed(&rows));
+    let json = |id: i64, rest: Value| {
+        let mut after = rest;
+        after["id"] = id.into();
+        json!({"after": after, "op": "c", "ts_ms": 1_767_225_600_000_i64}).to_string() + "\n"
+    };
+    let lines = [
+        json(
+            1,
+            json!({"total": "/w==", "born": -25_567, "at": -1, "zoned": "2026-01-31T23:59:59.123456Z", "share": 0.1, "photo": "AP8="}),
+        ),
+        json(
+            i64::MAX,
+            json!({"total": "AOjUpQ//", "born": 20_454, "at": 1_767_225_600_123_i64, "zoned": "0099-03-01T00:00:00Z", "share": "NaN", "photo": ""}),
+        ),
+        json(3, json!({"total": null, "born": null, "at": null, "zoned": null, "share": null, "photo": null})),
+    ];
+    put("shop.public.orders+1+0000000000.json", lines.concat().as_bytes());
+    let told = run(folder.path(), "--log off backfill --files *+*").json();
+    assert_eq!((&told["backfilled"]["rows"], &told["backfilled"]["rejected"]), (&json!(6), &json!(0)), "{told}");
+    let of = |partition: i32| {
+        let mut command = icestream(folder.path(), "query --format csv");
+        command.arg(format!(
+            "select _offset, after['id'] id, after['total'] total, after['born'] born, after['at'] at, \
+             after['zoned'] zoned, after['share'] share, encode(after['photo'], 'hex') photo from shop_bronze.orders \
+             where _topic_partition = {partition} order by 1"
+        ));
+        Running::start(command).end().done().to_string()
+    };
+    insta::assert_snapshot!(of(0), @"
+    _offset,id,total,born,at,zoned,share,photo
+    0,1,-0.01,1900-01-01,1969-12-31T23:59:59.999,2026-01-31T23:59:59.123456Z,0.1,00ff
+    1,9223372036854775807,9999999999.99,2026-01-01,2026-01-01T00:00:00.123,0099-03-01T00:00:00Z,NaN,
+    2,3,,,,,,
+    ");
+    assert_eq!(of(0), of(1));
+    // Microseconds are what Connect has no type for; a file that was cut has no footer.
+    let micros = TimestampMicrosecondArray::from(vec![1]);
+    let wrong = packed(&envelope(vec![("id", Arc::new(Int64Array::from(vec![9]))), ("at", Arc::new(micros))]));
+    put("shop.public.orders+2+0000000000.parquet", &wrong);
+    let told = run(folder.path(), "--log off backfill --files *+2+*").error(2);
+    let cut = packed(&rows);
+    put("shop.public.orders+2+0000000000.parquet", &cut[..cut.len() / 2]);
+    let also = run(folder.path(), "--log off backfill --files *+2+*").error(1);
+    insta::assert_snapshot!(told + &also, @"
+    error: column `after.at` of `file://FOLDER/shop.public.orders+2+0000000000.parquet` is of type Timestamp(µs), which no sink of Kafka Connect writes
+      hint: its values would not come as they are in the topic: write the file as JSON lines, or with types of Connect's
+    error: `file://FOLDER/shop.public.orders+2+0000000000.parquet` cannot be unpacked
+      caused by: Parquet error: Invalid Parquet file. Corrupt footer
+      hint: the file was probably cut short: write it again
+    ");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_commits_what_is_staged_and_the_same_command_goes_on() {
     let shop = Shop::new().await;
@@ -400,7 +553,7 @@ async fn records_of_several_files_come_once_rejected_ones_are_rows_and_what_is_n
         shop.run(&format!("backfill --from-offset {TOPIC}/7=0")).error(2),
     ];
     insta::assert_snapshot!(messages.join(""), @"
-    error: `file://FOLDER/topics/shop.public.orders/year=2026/month=01/day=01/hour=02/shop.public.orders+0+0000000250.json` has 5 deletes, and it is not known whether the records without a value behind them were left out
+    error: `file://FOLDER/topics/shop.public.orders/year=2026/month=01/day=01/hour=02/shop.public.orders+0+0000000250.snappy.parquet` has 5 deletes, and it is not known whether the records without a value behind them were left out
       nothing of it was committed, and the other files were read; safe to run again
       hint: say it with `--tombstones left-out` or `--tombstones kept`: it decides which of its lines are the 45 records that the table holds already
     error: there are no files at `nowhere/*.json`
