@@ -35,6 +35,22 @@ pub struct TopicOffsets {
     /// The last record before `next`, by which a topic made anew under the old name is told from the old one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub last: BTreeMap<i32, RecordMark>,
+    /// Where the epochs began that were raised, the oldest first. Older markers do not say it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub began: BTreeMap<i32, Vec<Beginning>>,
+}
+
+/// Where in a partition an epoch began. Its text form is `[epoch, at, ended, is_same_topic]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(i32, i64, i64, bool)", from = "(i32, i64, i64, bool)")]
+pub struct Beginning {
+    pub epoch: i32,
+    /// The first offset that is read in it.
+    pub at: i64,
+    /// Behind the last offset that is left of the epoch before.
+    pub ended: i64,
+    /// Whether the offsets of both are those of one topic; else the topic was made anew in between.
+    pub is_same_topic: bool,
 }
 
 /// By what a record is known again. Its text form is `[offset, milliseconds since 1970 or null, "hash"]`.
@@ -102,6 +118,21 @@ impl Offsets {
         let offsets = self.topics.entry(topic.to_string()).or_default();
         offsets.next.insert(partition, next);
         offsets.last.remove(&partition);
+        // An epoch that reads what is before its beginning began there.
+        if let Some(began) = offsets.began.get_mut(&partition).and_then(|began| began.last_mut()) {
+            began.at = began.at.min(next);
+        }
+    }
+
+    /// Writes down where in a partition an epoch begins. Moving it there is another matter.
+    pub fn begin(&mut self, topic: &str, partition: i32, beginning: Beginning) {
+        self.topics.entry(topic.to_string()).or_default().began.entry(partition).or_default().push(beginning);
+    }
+
+    /// Where in a partition an epoch began, if that was written down.
+    pub fn began(&self, topic: &str, partition: i32, epoch: i32) -> Option<Beginning> {
+        let began = self.topics.get(topic)?.began.get(&partition)?;
+        began.iter().rfind(|beginning| beginning.epoch == epoch).copied()
     }
 
     /// Moves a partition on past what was read. `last` is the last record of that; none, where offsets without records
@@ -156,6 +187,18 @@ impl RecordMark {
         let (key, payload) = (bytes(&record.key), bytes(&record.payload));
         let parts: [&[u8]; 4] = [&part(&record.key), &key, &part(&record.payload), &payload];
         RecordMark { offset: record.offset, timestamp_ms: record.timestamp_ms, hash: fingerprint::hash(parts) }
+    }
+}
+
+impl From<Beginning> for (i32, i64, i64, bool) {
+    fn from(of: Beginning) -> Self {
+        (of.epoch, of.at, of.ended, of.is_same_topic)
+    }
+}
+
+impl From<(i32, i64, i64, bool)> for Beginning {
+    fn from((epoch, at, ended, is_same_topic): (i32, i64, i64, bool)) -> Self {
+        Beginning { epoch, at, ended, is_same_topic }
     }
 }
 
@@ -243,6 +286,28 @@ mod tests {
         offsets.set("t", 0, 7);
         assert_eq!(offsets.to_string(), r#"{"t":{"next":{"0":7}}}"#);
         assert!(Offsets::parse(r#"{"t":{"next":{"0":7},"last":{"0":[6,null,"x"]}}}"#).is_err());
+    }
+
+    #[test]
+    fn where_epochs_began_stands_in_the_marker() {
+        let mut offsets = Offsets::parse(r#"{"t":{"next":{"0":9}}}"#).unwrap();
+        assert_eq!(offsets.began("t", 0, 1), None);
+        let beginning = |epoch, at, ended, is_same_topic| Beginning { epoch, at, ended, is_same_topic };
+        offsets.begin("t", 0, beginning(1, 0, 9, false));
+        offsets.set("t", 0, 0);
+        offsets.advance("t", 0, 7, None);
+        offsets.begin("t", 0, beginning(2, 4, 4, true));
+        offsets.set("t", 0, 4);
+        let text = offsets.to_string();
+        assert_eq!(text, r#"{"t":{"next":{"0":4},"began":{"0":[[1,0,9,false],[2,4,4,true]]}}}"#);
+        assert_eq!(Offsets::parse(&text).unwrap(), offsets);
+        // Moved on it began where it did; moved back before that, it begins there.
+        for (to, at) in [(6, 4), (3, 3)] {
+            offsets.set("t", 0, to);
+            assert_eq!(offsets.began("t", 0, 2), Some(beginning(2, at, 4, true)), "{to}");
+        }
+        assert_eq!(offsets.began("t", 0, 1), Some(beginning(1, 0, 9, false)));
+        assert_eq!((offsets.began("t", 0, 3), offsets.began("t", 1, 2), offsets.began("u", 0, 2)), (None, None, None));
     }
 
     #[test]

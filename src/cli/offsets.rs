@@ -353,7 +353,7 @@ async fn reset(args: ResetArgs, config: &Config, lake: &Lake, context: &Context)
         Some(table) => marker_of(&table)?,
         None => Offsets::default(),
     };
-    let log = Log::look(&kafka, config, &[&marker]).await?;
+    let mut log = Log::look(&kafka, config, &[&marker]).await?;
     if marker.is_empty() && !routed_tables(config, &log).contains(&table) {
         return Err(match lakes::load(&table, config, lake).await? {
             Some(_) => OffsetsMoveError::NoTopics { table }.into(),
@@ -377,6 +377,9 @@ async fn reset(args: ResetArgs, config: &Config, lake: &Lake, context: &Context)
         (.., true) => RowsPassed::Anew,
         _ => RowsPassed::Refuse,
     };
+    if args.epoch || args.restored {
+        log.recognise(&kafka, &marker).await?;
+    }
     let engine = pipeline::engine(config)?;
     let plan = MovePlan::new(lake, &engine, config, &table, &targets, &log, rows_passed).await?;
     carry_out(vec![plan], &args.how, "offsets reset", lake, &engine, context).await

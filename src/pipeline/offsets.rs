@@ -22,7 +22,7 @@ use crate::engine::{self, Engine};
 use crate::error::{Kind, Result, Situation};
 use crate::ids::TableName;
 use crate::layout;
-use crate::offsets::{self, Offsets, OffsetsError, Positions, TopicPartition};
+use crate::offsets::{self, Beginning, Offsets, OffsetsError, Positions, RecordMark, TopicPartition};
 use crate::source::{Bounds, KafkaAdmin};
 use crate::table::{self, At, Lake, Premise, ScanFile, Table, WrittenFile};
 
@@ -147,6 +147,8 @@ impl Situation for OffsetsMoveError {
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     bounds: BTreeMap<TopicPartition, Bounds>,
+    /// Whether topics are still those that were read, where their records tell.
+    same: BTreeMap<String, bool>,
 }
 
 impl Log {
@@ -155,7 +157,31 @@ impl Log {
         let known: BTreeSet<&str> = known.iter().flat_map(|offsets| offsets.topics().map(|(topic, _)| topic)).collect();
         let mut partitions = kafka.partitions().await?;
         partitions.retain(|at| config.reads_topic(&at.topic) || known.contains(&*at.topic));
-        Ok(Log { bounds: kafka.bounds(partitions).await? })
+        Ok(Log { bounds: kafka.bounds(partitions).await?, same: BTreeMap::new() })
+    }
+
+    /// Looks whether topics are still those that were read, by the last record of each partition.
+    pub async fn recognise(&mut self, kafka: &KafkaAdmin, known: &Offsets) -> Result<()> {
+        let mut read: BTreeMap<TopicPartition, RecordMark> = BTreeMap::new();
+        for (topic, of) in known.topics() {
+            let is_there = self.partitions().any(|at| *at.topic == *topic);
+            for (partition, mark) in of.last.iter().filter(|_| is_there) {
+                let at = TopicPartition::new(topic, *partition);
+                match self.bounds(&at) {
+                    Some(bounds) if (bounds.first..bounds.end).contains(&mark.offset) => drop(read.insert(at, *mark)),
+                    // Records that are too old are gone, and tell nothing.
+                    Some(bounds) if mark.offset < bounds.first => {}
+                    // A topic neither becomes shorter nor loses partitions.
+                    _ => drop(self.same.insert(topic.to_string(), false)),
+                }
+            }
+        }
+        let asked = read.iter().map(|(at, mark)| (at.clone(), mark.offset)).collect();
+        for (at, found) in kafka.marks(&asked).await? {
+            let Some(mark) = read.get(&at).filter(|mark| mark.offset == found.offset) else { continue };
+            *self.same.entry(at.topic.to_string()).or_insert(true) &= found == *mark;
+        }
+        Ok(())
     }
 
     pub fn bounds(&self, at: &TopicPartition) -> Option<Bounds> {
@@ -330,6 +356,8 @@ pub struct MovePlan {
     /// The epoch now, and the one to come.
     pub epoch: (i32, i32),
     rows_passed: RowsPassed,
+    /// Whether the topics are still those that were read, where that can be told.
+    same: BTreeMap<String, bool>,
     /// `None` for a table that has to be made.
     head: Option<Table>,
     route: Option<Route>,
@@ -373,7 +401,15 @@ impl MovePlan {
             RowsPassed::Refuse | RowsPassed::Delete => epoch,
         };
         let route = targets.keys().find_map(|at| route(config, &at.topic).filter(|route| route.table == *table));
-        Ok(MovePlan { table: table.clone(), moves, epoch: (epoch, next_epoch), rows_passed, head, route })
+        Ok(MovePlan {
+            table: table.clone(),
+            moves,
+            epoch: (epoch, next_epoch),
+            rows_passed,
+            same: log.same.clone(),
+            head,
+            route,
+        })
     }
 
     /// Whether there is nothing to do.
@@ -403,6 +439,9 @@ impl MovePlan {
         };
         let old = table.marker(offsets::MARKER);
         let mut next = marker_of(&table)?;
+        if self.epoch.0 != self.epoch.1 {
+            self.begin_epoch(&mut next);
+        }
         for Move { at, to, .. } in &self.moves {
             next.set(&at.topic, at.partition, *to);
             if self.rows_passed == RowsPassed::NextEpoch {
@@ -453,6 +492,26 @@ impl MovePlan {
 }
 
 impl MovePlan {
+    /// Writes down where in each partition the next epoch begins. In those that are not moved it goes on where the one
+    /// before has come to.
+    fn begin_epoch(&self, offsets: &mut Offsets) {
+        let read =
+            offsets.topics().flat_map(|(topic, of)| of.next.iter().map(move |(part, next)| (topic, *part, *next)));
+        let mut begins: BTreeMap<TopicPartition, (i64, i64, bool)> =
+            read.map(|(topic, part, next)| (TopicPartition::new(topic, part), (next, next, true))).collect();
+        let is_anew = self.rows_passed == RowsPassed::Anew;
+        for Move { at, from, to, .. } in &self.moves {
+            let read = from.unwrap_or(0);
+            // Where no record tells whether the topic is the same, whoever moves it does.
+            begins.insert(at.clone(), (*to, if is_anew { read.min(*to) } else { read }, is_anew));
+        }
+        for (partition, (at, ended, is_said_same)) in begins {
+            let is_same_topic = self.same.get(&*partition.topic).copied().unwrap_or(is_said_same);
+            let beginning = Beginning { epoch: self.epoch.1, at, ended, is_same_topic };
+            offsets.begin(&partition.topic, partition.partition, beginning);
+        }
+    }
+
     /// Writes a truncation with which the epoch ends. It is no record of the topic: its offset says so.
     async fn write_end(&self, table: &Table, clock: &Clock) -> Result<Vec<WrittenFile>> {
         let Some(Move { at, .. }) = self.moves.first() else { return Ok(Vec::new()) };
@@ -664,7 +723,7 @@ mod tests {
     #[test]
     fn a_marker_and_a_partition_relate_in_every_way() {
         let at = TopicPartition::new("t", 0);
-        let log = Log { bounds: [(at.clone(), Bounds { first: 10, end: 20 })].into() };
+        let log = Log { bounds: [(at.clone(), Bounds { first: 10, end: 20 })].into(), ..Log::default() };
         let check = |next: Option<i64>, state: State, lag: Option<i64>| {
             let position = PartitionPosition::new(at.clone(), next, Some(&log));
             assert_eq!((position.state, position.lag()), (state, lag), "{next:?}");
@@ -675,7 +734,7 @@ mod tests {
         check(Some(20), State::Ok, Some(0));
         check(Some(21), State::PastEnd, None);
         let elsewhere = TopicPartition::new("t", 1);
-        let empty = Log { bounds: [(elsewhere.clone(), Bounds { first: 7, end: 7 })].into() };
+        let empty = Log { bounds: [(elsewhere.clone(), Bounds { first: 7, end: 7 })].into(), ..Log::default() };
         let unread = PartitionPosition::new(elsewhere.clone(), None, Some(&empty));
         assert_eq!((unread.state, unread.lag()), (State::Ok, Some(0)));
         let gone = PartitionPosition::new(elsewhere.clone(), Some(5), Some(&log));

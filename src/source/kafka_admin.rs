@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
@@ -17,8 +18,8 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, client_config, list_partitions, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
-use super::kafka::{KafkaConfig, SOON};
-use crate::offsets::{Positions, TopicPartition};
+use super::kafka::{KafkaConfig, SOON, record};
+use crate::offsets::{Positions, RecordMark, TopicPartition};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -115,6 +116,23 @@ impl KafkaAdmin {
             let times = first_records(consumer, &positions, |message| message.timestamp().to_millis());
             consumer.unassign()?;
             Ok(times?.into_iter().filter_map(|(at, time)| Some((at, time?))).collect())
+        };
+        self.ask(None, read).await
+    }
+
+    /// By what the first record at or behind each position is known again, where there is a record.
+    pub async fn marks(&self, positions: &Positions) -> Result<BTreeMap<TopicPartition, RecordMark>> {
+        if positions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let positions = positions.clone();
+        let read = move |consumer: &BaseConsumer<ClientLog>, _| {
+            let marks = first_records(consumer, &positions, |message| {
+                let at = TopicPartition::new(message.topic(), message.partition());
+                RecordMark::of(&record(&at, message, &mut BytesMut::new()))
+            });
+            consumer.unassign()?;
+            marks
         };
         self.ask(None, read).await
     }

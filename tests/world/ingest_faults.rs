@@ -398,7 +398,7 @@ async fn a_marker_whose_snapshots_another_engine_expired_is_still_there() {
 }
 
 /// Deletes topics and makes them anew, and sends so many records to all.
-async fn remake(project: &Project, tables: &[&str], records: u64) {
+pub async fn remake(project: &Project, tables: &[&str], records: u64) {
     let names: Vec<String> = tables.iter().map(|table| project.topic(table)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for deleted in project.admin().delete_topics(&names, &AdminOptions::new()).await.unwrap() {

@@ -14,7 +14,9 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
-use crate::project::Project;
+use crate::auditor::Entry;
+use crate::ingest_faults::remake;
+use crate::project::{Project, TABLES};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const START_MS: i64 = 1_767_225_600_000;
@@ -29,6 +31,21 @@ impl Project {
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(code), "{words}\n{said}");
         serde_json::from_str(&said).unwrap()
+    }
+
+    /// Runs a verb that has to succeed.
+    fn done(&self, arguments: &[&str]) {
+        let output = tokio::task::block_in_place(|| self.command(arguments).output().unwrap());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Takes rows out of the table of orders that the topic holds, and has each of them found.
+    async fn loses(&self, rows: &str, told: &[&str]) {
+        self.replace("orders", &format!("SELECT * FROM of.t WHERE ({rows}) IS DISTINCT FROM true")).await;
+        let report = self.verify(1);
+        let mut found = differences(&report, "orders");
+        found.sort();
+        assert_eq!(found, told, "{report:#}");
     }
 
     /// Puts what a query gives in the place of a table's rows. It calls the table `of.t`.
@@ -113,6 +130,147 @@ async fn what_bronze_lacks_of_a_topic_or_says_otherwise_is_found() {
         found.contains(&"differs | 1/1000 | icestream.offsets | at most 50, where the topic ends | 1000".to_string()),
         "{found:?}"
     );
+}
+
+/// The notes of the check against the broker, which found nothing.
+fn notes(report: &Value, table: &str) -> Vec<String> {
+    let check = broker(report, table);
+    assert_eq!(check["verdict"], "holds", "{report:#}");
+    let notes = check["notes"].as_array().into_iter().flatten();
+    notes.map(|note| note.as_str().unwrap().to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_epoch_of_one_topic_is_held_against_it() {
+    let project = Project::new().await;
+    project.send(200);
+    project.drain(3);
+    // Epoch 0 keeps what is before offset 20. The topic is the same one, whatever is said of it: epoch 2 reads a second
+    // time what the others have from offset 10 on.
+    project.done(&["offsets", "reset", "orders", "--to", "20", "--restored", "--yes"]);
+    project.send(100);
+    project.drain(3);
+    project.done(&["offsets", "reset", "orders", "--to", "10", "--epoch", "--yes"]);
+    project.drain(3);
+    let marker = project.table("orders").await.marker(MARKER).unwrap();
+    assert!(marker.contains(r#""began":{"0":[[1,20,20,true],[2,10,75,true]],"1":[[1,20,20,true],[2,10,75,true]]}"#));
+    let healthy = project.verify(0);
+    assert_eq!(
+        notes(&healthy, "orders"),
+        [
+            "32 records were compared with the rows of epoch 0",
+            "88 records were compared with the rows of epoch 1",
+            "records that make no row: 30 tombstones",
+        ]
+    );
+    assert_eq!(broker(&healthy, "orders")["checked"], 150);
+    let rows = "_topic_partition = 0 AND (_offset = 5 OR coalesce(_epoch, 0) = 1 AND _offset = 30 OR \
+                coalesce(_epoch, 0) = 2 AND _offset = 15)";
+    let told = [
+        "missing | 0/15 | - | the row of an event `c` | -",
+        "missing | 0/30 | - | the row of an event `c` in epoch 1 | -",
+        "missing | 0/5 | - | the row of an event `c` in epoch 0 | -",
+    ];
+    project.loses(rows, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_topic_that_is_gone_are_told_and_not_compared() {
+    let project = Project::new().await;
+    project.send(200);
+    project.drain(3);
+    remake(&project, &TABLES, 400).await;
+    for table in TABLES {
+        project.done(&["offsets", "reset", table, "--to", "earliest", "--epoch", "--yes"]);
+    }
+    project.drain(3);
+    project.done(&["offsets", "reset", "orders", "--to", "30", "--restored", "--yes"]);
+    project.drain(3);
+    let healthy = project.verify(0);
+    let gone = |table: &str, rows: u64| {
+        format!(
+            "{rows} rows of epoch 0 are not compared: `{}` was made anew when epoch 1 began, and its records of before are \
+             gone",
+            project.topic(table)
+        )
+    };
+    assert_eq!(notes(&healthy, "customers"), [gone("customers", 100)]);
+    let of_orders = notes(&healthy, "orders");
+    assert_eq!(
+        of_orders,
+        [
+            gone("orders", 80),
+            "48 records were compared with the rows of epoch 1".to_string(),
+            "records that make no row: 40 tombstones".to_string()
+        ]
+    );
+    let rows = "_topic_partition = 0 AND (_epoch = 1 AND _offset = 5 OR _epoch = 2 AND _offset = 95)";
+    let told = [
+        "missing | 0/5 | - | the row of an event `c` in epoch 1 | -",
+        "missing | 0/95 | - | the row of an event `c` | -",
+    ];
+    project.loses(rows, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_from_the_topic_is_held_against_it_before_and_after_maintenance() {
+    let project = Project::new().await;
+    project.send(200);
+    // Nobody has begun to ingest.
+    project.done(&["backfill", "--from-time", "1970-01-01"]);
+    assert_eq!(notes(&project.verify(0), "orders"), ["records that make no row: 20 tombstones"]);
+    project.send(100);
+    project.drain(3);
+    for _ in 0..4 {
+        project.send(20);
+        project.drain(3);
+    }
+    let healthy = project.verify(0);
+    assert_eq!(broker(&healthy, "orders")["checked"], 190, "{healthy:#}");
+    let before = project.table("orders").await;
+    let mut maintain = project.command(&["maintain", "--remove-orphans"]);
+    maintain.env("ICESTREAM_MAINTAIN__MAX_SNAPSHOTS", "3").env("ICESTREAM_MAINTAIN__KEEP_SNAPSHOTS", "2");
+    let maintained = tokio::task::block_in_place(|| maintain.output().unwrap());
+    assert!(maintained.status.success(), "{}", String::from_utf8_lossy(&maintained.stderr));
+    let after = project.table("orders").await;
+    assert!(after.snapshots().len() < before.snapshots().len(), "{:?}", after.snapshots());
+    assert_eq!(notes(&project.verify(0), "orders"), notes(&healthy, "orders"));
+    let told = ["missing | 0/5 | - | the row of an event `c` | -", "missing | 0/60 | - | the row of an event `c` | -"];
+    project.loses("_topic_partition = 0 AND _offset IN (5, 60)", &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_from_files_is_held_against_the_topic_as_far_as_they_tell() {
+    let project = Project::new().await;
+    project.send(200);
+    project.done(&["offsets", "reset", "orders", "--to", "latest", "--yes"]);
+    let topic = project.topic("orders");
+    let produced = tokio::task::block_in_place(|| project.log());
+    let files = project.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    for ((_, partition), log) in produced.0.iter().filter(|((name, _), _)| *name == topic) {
+        let mut lines = String::new();
+        for (offset, entry) in log.entries.iter().enumerate() {
+            let Entry::Record(sent) = entry else { continue };
+            let Some(payload) = &sent.payload else { continue };
+            let value: Value = serde_json::from_slice(payload).unwrap();
+            lines.push_str(&format!("{}\n", json!({"value": value, "offset": offset})));
+        }
+        std::fs::write(files.join(format!("{topic}+{partition}+0000000000.json")), lines).unwrap();
+    }
+    project.done(&["backfill", "--files", &format!("{}/*.json", files.display())]);
+    project.send(100);
+    project.drain(3);
+    let healthy = project.verify(0);
+    assert_eq!(
+        notes(&healthy, "orders"),
+        [
+            "records that make no row: 30 tombstones",
+            "80 rows were compared without the record's key or time: they came by a backfill, and do not have it",
+        ]
+    );
+    let told = ["missing | 0/5 | - | the row of an event `c` | -", "missing | 0/60 | - | the row of an event `c` | -"];
+    project.loses("_topic_partition = 0 AND _offset IN (5, 60)", &told).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

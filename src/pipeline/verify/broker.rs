@@ -3,6 +3,8 @@
 //! The part of each partition that the broker still keeps, up to the marker, is read again, record by record. A record
 //! that makes a row must have one; one that makes none must have none; an offset without a record is accounted for. Some
 //! records are decoded again, and what they say is compared with the rows there are.
+//!
+//! A record that was read in several epochs of the table, while its topic stayed the same, makes a row in each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
 use super::bronze::Held;
+use super::epochs::{self, Epochs, Span};
 use super::report::{At, Check, Difference, Kind, Tally};
 use super::rows::{self, Identity, Manner, Rows};
 use super::slice::{Slice, hash};
@@ -28,7 +31,7 @@ use crate::decode::Decoder;
 use crate::engine::{self, register};
 use crate::error::Result;
 use crate::layout;
-use crate::offsets::{self, Offsets, RecordMark, TopicPartition};
+use crate::offsets::{self, Offsets, TopicPartition};
 use crate::pipeline::{Dialect, Route};
 use crate::quality::literal;
 use crate::source::{Assignment, Bounds, FetchLimits, KafkaAdmin, KafkaConfig, KafkaSource, Source, Start};
@@ -54,11 +57,26 @@ pub struct Broker<'a> {
 }
 
 /// The part of a partition that is read again.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Part {
     from: i64,
     to: i64,
-    last: Option<RecordMark>,
+    /// The epochs that should have rows of it, the present one first.
+    spans: Vec<Span>,
+    /// Whether ingestion has read it; else rows are there by backfills alone.
+    is_read: bool,
+}
+
+impl Part {
+    /// The epochs in which an offset has a row, if its record makes one. What none has read, and is below the marker, was
+    /// passed over.
+    fn expected(&self, offset: i64) -> Vec<i32> {
+        let mut expected: Vec<i32> = self.spans.iter().filter(|span| span.has(offset)).map(|span| span.epoch).collect();
+        if expected.is_empty() && self.is_read {
+            expected.extend(self.spans.first().map(|span| span.epoch));
+        }
+        expected
+    }
 }
 
 /// Compares what the broker keeps of the table's topics with its rows.
@@ -68,30 +86,38 @@ pub(super) async fn against_topics(
     table: &Table,
     held: &Held,
 ) -> Result<Check> {
-    let marker = table.marker(offsets::MARKER).map(|text| Offsets::parse(&text));
-    let Some(Ok(marker)) = marker else {
+    let marker = table.marker(offsets::MARKER).map_or(Ok(Offsets::default()), |text| Offsets::parse(&text));
+    let Ok(marker) = marker else {
         return Ok(Check::skipped(CHECK, "there is no marker that says what was read"));
     };
+    let epochs = Epochs::of(table, marker)?;
+    if epochs.partitions().is_empty() {
+        return Ok(Check::skipped(CHECK, "there is no marker that says what was read"));
+    }
     let mut tally = Tally::new(CHECK, "records", verifier.options.show);
-    let parts = broker.parts(&marker, &mut tally).await?;
-    let none = BTreeMap::new();
-    let now = held.get(&bronze::epoch(table)?).unwrap_or(&none);
+    epochs::apart(&epochs, held).into_iter().for_each(|note| tally.note(note));
+    let parts = broker.parts(&epochs, &mut tally).await?;
     let mut reading = Reading {
         verifier,
         broker,
         table,
-        // What is of an earlier life of a topic is not compared with this one.
-        now,
+        held,
+        epochs: &epochs,
         decoder: Decoder::new(broker.dialect.format),
         sample: sample(verifier, &parts),
-        sampled: Sampled::default(),
+        sampled: BTreeMap::new(),
         consumed: BTreeMap::new(),
+        earlier: BTreeMap::new(),
+        unsaid: 0,
         not_alike: 0,
         replayed: 0,
         tally,
     };
-    let seen = broker.each_record(&parts, "read_committed", async |record| reading.record(record).await).await?;
-    reading.compare().await?;
+    let seen =
+        broker.each_record(&parts, "read_committed", async |record| reading.record(&parts, record).await).await?;
+    for epoch in std::mem::take(&mut reading.sampled) {
+        reading.compare(epoch).await?;
+    }
     reading.account(&parts, &seen, broker).await?;
     Ok(reading.finish())
 }
@@ -106,23 +132,19 @@ fn sample(verifier: &Verifier<'_>, parts: &BTreeMap<TopicPartition, Part>) -> Sl
 
 impl Broker<'_> {
     /// What of each partition is below the marker and still there.
-    async fn parts(&self, marker: &Offsets, tally: &mut Tally) -> Result<BTreeMap<TopicPartition, Part>> {
+    async fn parts(&self, epochs: &Epochs, tally: &mut Tally) -> Result<BTreeMap<TopicPartition, Part>> {
         let there: BTreeSet<TopicPartition> = self.admin.partitions().await?.into_iter().collect();
-        let mut wanted: Vec<(TopicPartition, i64)> = Vec::new();
-        for (topic, of_topic) in marker.topics() {
-            for (partition, next) in &of_topic.next {
-                let at = TopicPartition::new(topic, *partition);
-                match there.contains(&at) {
-                    true => wanted.push((at, *next)),
-                    false => tally.note(format!("`{at}` is not there any more")),
-                }
-            }
-        }
-        let bounds = self.admin.bounds(wanted.iter().map(|(at, _)| at.clone()).collect()).await?;
+        let (wanted, gone): (Vec<_>, Vec<_>) = epochs.partitions().into_iter().partition(|at| there.contains(at));
+        gone.iter().for_each(|at| tally.note(format!("`{at}` is not there any more")));
+        let bounds = self.admin.bounds(wanted.clone()).await?;
         let mut parts = BTreeMap::new();
-        for (at, next) in wanted {
+        for at in wanted {
             let Some(Bounds { first, end }) = bounds.get(&at).copied() else { continue };
-            if next > end {
+            let (spans, _) = epochs.spans(&at);
+            let read = epochs.offsets.next(&at.topic, at.partition);
+            let added = spans.iter().filter_map(|span| span.backfilled.iter().last()).map(|range| range.next).max();
+            let next = read.or(added).unwrap_or(0);
+            if read.is_some() && next > end {
                 tally.add(Difference {
                     column: Some(offsets::MARKER.to_string()),
                     expected: Some(format!("at most {end}, where the topic ends")),
@@ -136,8 +158,7 @@ impl Broker<'_> {
             }
             let (from, to) = (first, next.min(end));
             if from < to {
-                let last = marker.last(&at.topic, at.partition);
-                parts.insert(at, Part { from, to, last });
+                parts.insert(at, Part { from, to, spans, is_read: read.is_some() });
             }
         }
         Ok(parts)
@@ -220,12 +241,18 @@ struct Reading<'a> {
     verifier: &'a Verifier<'a>,
     broker: &'a Broker<'a>,
     table: &'a Table,
-    now: &'a BTreeMap<TopicPartition, RoaringTreemap>,
+    held: &'a Held,
+    epochs: &'a Epochs,
     decoder: Decoder,
     sample: Slice,
-    sampled: Sampled,
+    /// By the epoch whose rows they are compared with.
+    sampled: BTreeMap<i32, Sampled>,
     /// Records that make no row, by what they are.
     consumed: BTreeMap<&'static str, u64>,
+    /// Records whose rows are looked for in an earlier epoch.
+    earlier: BTreeMap<i32, u64>,
+    /// Rows of files that do not say a record's key or time.
+    unsaid: u64,
     /// Rows that were made by other declarations than there are now.
     not_alike: u64,
     replayed: u64,
@@ -241,11 +268,16 @@ struct Sampled {
 }
 
 impl Reading<'_> {
-    async fn record(&mut self, record: RawRecord) -> Result<()> {
-        self.tally.checked += 1;
+    async fn record(&mut self, parts: &BTreeMap<TopicPartition, Part>, record: RawRecord) -> Result<()> {
         let at = TopicPartition::new(record.topic.clone(), record.partition);
+        let Some(part) = parts.get(&at) else { return Ok(()) };
+        let expected = part.expected(record.offset);
+        if expected.is_empty() {
+            // It lies between what backfills have done with, and nobody has read it yet.
+            return Ok(());
+        }
+        self.tally.checked += 1;
         let place = place(&at, record.offset);
-        let has_row = self.now.get(&at).is_some_and(|held| held.contains(record.offset as u64));
         let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
         let decoded = self.decoder.decode(record.clone());
         let what = match &decoded {
@@ -254,11 +286,12 @@ impl Reading<'_> {
             Decoded::Consumed(_, consumed) => {
                 let name = named(*consumed);
                 *self.consumed.entry(name).or_default() += 1;
-                if has_row {
+                let has_row = |epoch: &i32| self.has_row(*epoch, &at, record.offset);
+                if let Some(epoch) = part.spans.iter().map(|span| span.epoch).find(has_row) {
                     self.tally.add(Difference {
                         key,
                         expected: Some(format!("no row: it is one of the {name}")),
-                        found: Some("a row".to_string()),
+                        found: Some(format!("a row{}", self.in_epoch(epoch))),
                         at: Some(place),
                         ..Difference::new(Kind::Unexpected)
                     });
@@ -266,25 +299,48 @@ impl Reading<'_> {
                 return Ok(());
             }
         };
-        if !has_row {
-            self.tally.add(Difference { key, expected: Some(what), at: Some(place), ..Difference::new(Kind::Missing) });
-            return Ok(());
-        }
         let identity = identity(&place);
-        if self.sample.holds(hash(self.verifier.options.seed, &identity)) {
-            self.sampled.bytes += record.payload.as_ref().map_or(0, Bytes::len) + 256;
-            self.sampled.payloads.insert(identity, (place, record.payload.clone()));
-            self.sampled.decoded.push(decoded);
-            if self.sampled.decoded.len() >= COMPARED_AT_ONCE || self.sampled.bytes >= COMPARED_BYTES {
-                self.compare().await?;
+        let is_sampled = self.sample.holds(hash(self.verifier.options.seed, &identity));
+        for epoch in expected {
+            if epoch != self.epochs.now {
+                *self.earlier.entry(epoch).or_default() += 1;
+            }
+            if !self.has_row(epoch, &at, record.offset) {
+                self.tally.add(Difference {
+                    key: key.clone(),
+                    expected: Some(format!("{what}{}", self.in_epoch(epoch))),
+                    at: Some(place.clone()),
+                    ..Difference::new(Kind::Missing)
+                });
+                continue;
+            }
+            if !is_sampled {
+                continue;
+            }
+            let sampled = self.sampled.entry(epoch).or_default();
+            sampled.bytes += record.payload.as_ref().map_or(0, Bytes::len) + 256;
+            sampled.payloads.insert(identity.clone(), (place.clone(), record.payload.clone()));
+            sampled.decoded.push(decoded.clone());
+            if sampled.decoded.len() >= COMPARED_AT_ONCE || sampled.bytes >= COMPARED_BYTES {
+                let sampled = std::mem::take(sampled);
+                self.compare((epoch, sampled)).await?;
             }
         }
         Ok(())
     }
 
+    fn has_row(&self, epoch: i32, at: &TopicPartition, offset: i64) -> bool {
+        self.held.get(&epoch).and_then(|held| held.get(at)).is_some_and(|held| held.contains(offset as u64))
+    }
+
+    /// Which rows are meant, where that is not clear.
+    fn in_epoch(&self, epoch: i32) -> String {
+        if epoch == self.epochs.now { String::new() } else { format!(" in epoch {epoch}") }
+    }
+
     /// Makes rows of the sampled records, and compares them with those there are.
-    async fn compare(&mut self) -> Result<()> {
-        let Sampled { decoded, payloads, .. } = std::mem::take(&mut self.sampled);
+    async fn compare(&mut self, (epoch, sampled): (i32, Sampled)) -> Result<()> {
+        let Sampled { decoded, payloads, .. } = sampled;
         let Some(route) = decoded.first().and_then(|of| (self.broker.route)(&of.record().topic)) else { return Ok(()) };
         let failed = |source| BrokerError::Batch { table: self.table.name().clone(), source };
         let images = bronze::images(self.table, route.shape.clone(), route.evolution)?;
@@ -299,13 +355,13 @@ impl Reading<'_> {
             builder.push(decoded).map_err(failed)?;
         }
         push(&mut expected, &builder.finish().map_err(failed)?.rows).map_err(Failure::from)?;
-        let found = self.found(&payloads).await?;
-        self.difference(&expected, &found, &payloads).map_err(Failure::from)?;
+        let found = self.found(epoch, &payloads).await?;
+        self.difference(epoch, &expected, &found, &payloads).map_err(Failure::from)?;
         Ok(())
     }
 
-    /// The rows that bronze has of these records.
-    async fn found(&self, of: &HashMap<Identity, (At, Option<Bytes>)>) -> Result<Rows> {
+    /// The rows that bronze has of these records in an epoch.
+    async fn found(&self, epoch: i32, of: &HashMap<Identity, (At, Option<Bytes>)>) -> Result<Rows> {
         let mut ranges: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
         for (at, _) in of.values() {
             let range = ranges.entry((&at.topic, at.partition)).or_insert((at.offset, at.offset));
@@ -323,7 +379,6 @@ impl Reading<'_> {
                 )
             })
             .collect();
-        let epoch = bronze::epoch(self.table)?;
         let session = self.verifier.engine.session();
         register(&session, self.table.name(), self.table.view(AtSnapshot::Head)?)?;
         let sql = format!(
@@ -344,6 +399,7 @@ impl Reading<'_> {
 
     fn difference(
         &mut self,
+        epoch: i32,
         expected: &Rows,
         found: &Rows,
         payloads: &HashMap<Identity, (At, Option<Bytes>)>,
@@ -371,8 +427,20 @@ impl Reading<'_> {
                 self.not_alike += u64::from(passed_over.insert(of.identity.clone()));
             }
         }
+        let mut unsaid: BTreeSet<Identity> = BTreeSet::new();
         for of in unlike.into_iter().filter(|of| !passed_over.contains(&of.identity)) {
             let at = payloads.get(&of.identity).map(|(at, _)| at.clone());
+            // Files may have a record's value alone.
+            let is_unsaid = |name: &str| of.found_at.is_some_and(|place| found.value(name, place).is_none());
+            let of_files = [layout::KEY, layout::TIMESTAMP];
+            if let (Some(column), Some(at)) = (&of.column, &at)
+                && of_files.contains(&column.as_str())
+                && is_unsaid(column)
+                && self.epochs.is_backfilled(&TopicPartition::new(at.topic.as_str(), at.partition), epoch, at.offset)
+            {
+                self.unsaid += u64::from(unsaid.insert(of.identity.clone()));
+                continue;
+            }
             let key = of.expected_at.and_then(|place| expected.value(layout::KEY, place));
             self.tally.add(Difference {
                 kind: of.kind,
@@ -406,13 +474,16 @@ impl Reading<'_> {
             let mut missing = RoaringTreemap::new();
             missing.insert_range(from as u64..part.to.max(from) as u64);
             missing -= seen;
-            let with_row = self.now.get(at).map(|held| &missing & held).unwrap_or_default();
-            gone += with_row.len();
-            compacted.extend(with_row.iter().map(|offset| place(at, offset as i64)));
-            let open = &missing - &with_row;
+            let mut open = missing.clone();
+            for held in part.spans.iter().filter_map(|span| self.held.get(&span.epoch)?.get(at)) {
+                let with_row = &missing & held;
+                gone += with_row.len();
+                compacted.extend(with_row.iter().map(|offset| place(at, offset as i64)));
+                open -= with_row;
+            }
             without += open.len();
             if let (Some(first), Some(last)) = (open.min(), open.max()) {
-                gaps.insert(at.clone(), Part { from: first as i64, to: last as i64 + 1, last: part.last });
+                gaps.insert(at.clone(), Part { from: first as i64, to: last as i64 + 1, ..part.clone() });
             }
         }
         if gone > 0 {
@@ -470,6 +541,9 @@ impl Reading<'_> {
     }
 
     fn finish(mut self) -> Check {
+        for (epoch, records) in std::mem::take(&mut self.earlier) {
+            self.tally.note(format!("{records} records were compared with the rows of epoch {epoch}"));
+        }
         if !self.consumed.is_empty() {
             let consumed = self.consumed.iter().map(|(name, count)| format!("{count} {name}"));
             let consumed = consumed.collect::<Vec<_>>().join(", ");
@@ -479,6 +553,12 @@ impl Reading<'_> {
             self.tally.note(format!(
                 "{} records were not compared by value: they were read by other columns than are declared now",
                 self.not_alike
+            ));
+        }
+        if self.unsaid > 0 {
+            self.tally.note(format!(
+                "{} rows were compared without the record's key or time: they came by a backfill, and do not have it",
+                self.unsaid
             ));
         }
         if self.replayed > 0 {

@@ -1,4 +1,4 @@
-//! A bronze table against itself: each offset once, none that its marker says is not read yet.
+//! A bronze table against itself: each offset once in an epoch, none that its markers do not say was read in it.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,12 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
+use super::epochs::Epochs;
 use super::report::{At, Check, Difference, Kind, Tally};
 use super::rows::text_of;
 use super::{Topics, Verifier};
 use crate::amendment;
+use crate::backfilled;
 use crate::engine::{self, FILE_COLUMN, POSITION_COLUMN, register};
 use crate::error::Result;
 use crate::layout;
@@ -63,38 +65,14 @@ pub(super) async fn offsets(verifier: &Verifier<'_>, table: &Table) -> Result<(C
             tally.add(of_marker(Kind::Differs, "an offsets marker", error.to_string()));
             return Ok((tally.finish(), held));
         }
-        None if tally.checked == 0 => Offsets::default(),
+        None if tally.checked == 0 || table.marker(backfilled::MARKER).is_some() => Offsets::default(),
         None => {
             tally.add(of_marker(Kind::Missing, "an offsets marker", "none".to_string()));
             return Ok((tally.finish(), held));
         }
     };
-    let now = crate::bronze::epoch(table)?;
-    let mut beyond: Vec<At> = Vec::new();
-    let mut between = 0;
-    for (partition, found) in held.get(&now).into_iter().flatten() {
-        let next = marker.next(&partition.topic, partition.partition).unwrap_or(0);
-        let read = u64::try_from(next).unwrap_or(0);
-        let at = |offset| At { topic: partition.topic.to_string(), partition: partition.partition, offset };
-        let below = read.checked_sub(1).map_or(0, |last| found.rank(last));
-        for offset in found.iter().skip(below as usize) {
-            beyond.push(at(offset as i64));
-        }
-        if let Some(first) = found.min().filter(|first| *first < read) {
-            between += read - first - below;
-        }
-    }
-    for at in beyond {
-        let next = marker.next(&at.topic, at.partition);
-        tally.add(Difference {
-            expected: Some(
-                next.map_or("no marker of this partition".to_string(), |next| format!("offsets below {next}")),
-            ),
-            found: Some("a row".to_string()),
-            at: Some(at),
-            ..Difference::new(Kind::Unexpected)
-        });
-    }
+    let epochs = Epochs::of(table, marker)?;
+    let between = each_in_its_epoch(&epochs, &held, &mut tally);
     // Where files are read, offsets say more than what comes after what.
     if between > 0 && !matches!(verifier.topics, Topics::Files) {
         tally.note(format!(
@@ -105,6 +83,47 @@ pub(super) async fn offsets(verifier: &Verifier<'_>, table: &Table) -> Result<(C
     let mut check = tally.finish();
     name_rows(&session, table, &mut check).await?;
     Ok((check, held))
+}
+
+/// Checks that the offsets of each epoch are those that it read, or that a backfill has done with. Gives how many of the
+/// present one have no row.
+fn each_in_its_epoch(epochs: &Epochs, held: &Held, tally: &mut Tally) -> u64 {
+    let mut between = 0;
+    for (epoch, partitions) in held {
+        for (partition, found) in partitions {
+            let (from, next) = epochs.limits(partition, *epoch);
+            let [first, end] = [from.unwrap_or(0), next.unwrap_or(i64::MAX)].map(|at| u64::try_from(at).unwrap_or(0));
+            let is_now = *epoch == epochs.now;
+            let expected = match (is_now, from, next) {
+                (true, _, Some(0)) if epochs.offsets.next(&partition.topic, partition.partition).is_none() => {
+                    "no marker of this partition".to_string()
+                }
+                (true, None | Some(0), Some(next)) => format!("offsets below {next}"),
+                (_, None | Some(0), Some(next)) => format!("offsets below {next}, where epoch {epoch} ended"),
+                (_, Some(from), Some(next)) => format!("offsets from {from} to below {next} in epoch {epoch}"),
+                (_, from, None) => format!("offsets from {} on in epoch {epoch}", from.unwrap_or(0)),
+            };
+            let below = end.max(first).checked_sub(1).map_or(0, |last| found.rank(last));
+            // One behind all of them is no record's: it says where an epoch ended.
+            let behind = found.iter().skip(below as usize).take_while(|offset| *offset <= i64::MAX as u64);
+            let outside = found.iter().take_while(|offset| *offset < first).chain(behind);
+            for offset in outside.map(|offset| offset as i64) {
+                if !epochs.is_backfilled(partition, *epoch, offset) {
+                    let at = At { topic: partition.topic.to_string(), partition: partition.partition, offset };
+                    tally.add(Difference {
+                        expected: Some(expected.clone()),
+                        found: Some("a row".to_string()),
+                        at: Some(at),
+                        ..Difference::new(Kind::Unexpected)
+                    });
+                }
+            }
+            if is_now && let Some(first) = found.min().filter(|first| *first < end) {
+                between += end - first - found.range_cardinality(first..end);
+            }
+        }
+    }
+    between
 }
 
 fn of_marker(kind: Kind, expected: &str, found: String) -> Difference {

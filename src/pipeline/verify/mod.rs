@@ -11,6 +11,7 @@
 
 mod broker;
 mod bronze;
+mod epochs;
 mod fold;
 mod gold;
 mod history;
