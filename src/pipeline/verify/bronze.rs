@@ -32,7 +32,7 @@ pub(super) async fn offsets(verifier: &Verifier<'_>, table: &Table) -> Result<(C
     let session = verifier.engine.session();
     register(&session, name, table.view(AtSnapshot::Head)?)?;
     let sql = format!(
-        "SELECT {topic}, {partition}, {offset}, coalesce({epoch}, 0) AS epoch FROM {name}",
+        "SELECT {topic}, {partition}, {offset}, {epoch} FROM {name}",
         topic = layout::TOPIC,
         partition = layout::PARTITION,
         offset = layout::OFFSET,
