@@ -7,7 +7,8 @@
 //! With versions, it is the row of each event that is looked at: from an event whose row breaks a rule until one whose row
 //! does not, a key's versions are in quarantine.
 //!
-//! The quarantine also holds each event that has no value for a key, for good: no later event is known to be about it.
+//! The quarantine also holds each event that has no value for a key, for good: no later event is known to be about it. Those
+//! that the model's WHERE leaves out are in neither, like all others.
 
 use std::sync::Arc;
 

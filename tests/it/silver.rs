@@ -361,7 +361,9 @@ impl World {
 
     /// Where the events without a key stand, and why each row of the quarantine is there.
     fn reasons(&self) -> Reasons {
-        let keyless = self.events.iter().filter(|event| event.kind == Kind::Keyless);
+        // What a model leaves out is for neither table.
+        let is_left_out = self.sql.is_some_and(|sql| sql.contains("WHERE id >= 0"));
+        let keyless = self.events.iter().filter(|event| event.kind == Kind::Keyless && !is_left_out);
         let mut reasons: Reasons = keyless
             .map(|event| (None, format!("{:?} {}", LANES[event.lane], event.offset), vec!["null_key".to_string()]))
             .collect();

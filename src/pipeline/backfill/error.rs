@@ -16,6 +16,9 @@ pub enum BackfillError {
         source: std::io::Error,
     },
 
+    #[error("`{file}` holds {format}, which is not read")]
+    OtherFormat { file: String, format: &'static str },
+
     #[error("line {line} of `{file}` has no end")]
     LongLine { file: String, line: u64 },
 
@@ -62,7 +65,7 @@ impl Situation for BackfillError {
             | BackfillError::LongLine { .. }
             | BackfillError::OtherPartition { .. }
             | BackfillError::Disorder { .. } => Kind::Corrupt,
-            BackfillError::Seam { .. } => Kind::Input,
+            BackfillError::Seam { .. } | BackfillError::OtherFormat { .. } => Kind::Input,
             BackfillError::ThreadsEnded => Kind::Unavailable,
             BackfillError::Busy { .. } => Kind::Conflict,
             BackfillError::Rows { .. } => Kind::Bug,
@@ -77,6 +80,9 @@ impl Situation for BackfillError {
         Some(match self {
             BackfillError::Damaged { .. } => {
                 "the file was probably cut short: put a whole one in its place and run this again".to_string()
+            }
+            BackfillError::OtherFormat { .. } => {
+                "write its records in the same order as JSON lines or Parquet, under a name that begins like its own".to_string()
             }
             BackfillError::LongLine { .. } => "a file holds one JSON document in each line".to_string(),
             BackfillError::OtherPartition { .. } => {
@@ -107,7 +113,7 @@ impl Situation for BackfillError {
             | BackfillError::Disorder { .. } => Some(
                 "the other files were read, and of a large one the lines before that; safe to run again".to_string(),
             ),
-            BackfillError::Seam { .. } => {
+            BackfillError::Seam { .. } | BackfillError::OtherFormat { .. } => {
                 Some("nothing of it was committed, and the other files were read; safe to run again".to_string())
             }
             _ => None,
@@ -126,6 +132,7 @@ mod tests {
         let found = TopicPartition::new("u", 3);
         let errors = [
             BackfillError::Damaged { file: file(), line: 17, source: std::io::Error::other("corrupt gzip stream") },
+            BackfillError::OtherFormat { file: "s3://b/t+0+7.avro".to_string(), format: "Avro" },
             BackfillError::LongLine { file: file(), line: 18 },
             BackfillError::OtherPartition { file: file(), line: 3, at, found },
             BackfillError::Disorder { file: file(), line: 3, offset: 8, expected: 9 },
@@ -141,6 +148,9 @@ mod tests {
           caused by: corrupt gzip stream
           the other files were read, and of a large one the lines before that; safe to run again
           hint: the file was probably cut short: put a whole one in its place and run this again
+        error: `s3://b/t+0+7.avro` holds Avro, which is not read
+          nothing of it was committed, and the other files were read; safe to run again
+          hint: write its records in the same order as JSON lines or Parquet, under a name that begins like its own
         error: line 18 of `s3://b/t+0+7.json.gz` has no end
           the other files were read, and of a large one the lines before that; safe to run again
           hint: a file holds one JSON document in each line

@@ -139,6 +139,11 @@ impl Reading {
             if read == 0 && ParquetRows::is_parquet(&piece) {
                 return self.read_rows(parser, file).await;
             }
+            if read == 0
+                && let Some(format) = other_format(&piece)
+            {
+                return broken(BackfillError::OtherFormat { file: parser.file, format }.into(), parser.seen);
+            }
             let next = read + piece.len() as u64;
             if next < file.bytes && !piece.is_empty() {
                 coming = Some(fetch(file, next));
@@ -248,6 +253,15 @@ fn fetch(file: &HistoryFile, from: u64) -> JoinHandle<Result<Bytes>> {
             bytes => Ok(file.read(from..bytes.min(from + READ_BYTES)).await?),
         }
     })
+}
+
+/// What else sinks write, by a file's first bytes. As lines they would be rejected records, and their offsets done with.
+fn other_format(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [b'O', b'b', b'j', 1, ..] => Some("Avro"),
+        [b'O', b'R', b'C', ..] => Some("ORC"),
+        _ => None,
+    }
 }
 
 enum Trouble {

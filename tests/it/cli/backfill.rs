@@ -493,12 +493,18 @@ async fn values_in_parquet_are_those_of_the_same_history_as_json() {
     let cut = packed(&rows);
     put("shop.public.orders+2+0000000000.parquet", &cut[..cut.len() / 2]);
     let also = run(folder.path(), "--log off backfill --files *+2+*").error(1);
-    insta::assert_snapshot!(told + &also, @"
+    put("shop.public.orders+2+0000000000.avro", b"Obj\x01\x04\x16\n\n");
+    std::fs::remove_file(folder.path().join("shop.public.orders+2+0000000000.parquet")).unwrap();
+    let last = run(folder.path(), "--log off backfill --files *+2+*").error(1);
+    insta::assert_snapshot!(told + &also + &last, @"
     error: column `after.at` of `file://FOLDER/shop.public.orders+2+0000000000.parquet` is of type Timestamp(µs), which no sink of Kafka Connect writes
       hint: its values would not come as they are in the topic: write the file as JSON lines, or with types of Connect's
     error: `file://FOLDER/shop.public.orders+2+0000000000.parquet` cannot be unpacked
       caused by: Parquet error: Invalid Parquet file. Corrupt footer
       hint: the file was probably cut short: write it again
+    error: `file://FOLDER/shop.public.orders+2+0000000000.avro` holds Avro, which is not read
+      nothing of it was committed, and the other files were read; safe to run again
+      hint: write its records in the same order as JSON lines or Parquet, under a name that begins like its own
     ");
 }
 
