@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema as ArrowSchema};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Datum, PartitionSpecRef, Struct, TableMetadata};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{AsyncArrowWriter, PARQUET_FIELD_ID_META_KEY, ProjectionMask};
 use parquet::file::properties::EnabledStatistics;
@@ -68,8 +69,10 @@ async fn read_one(
             .unwrap_or_else(|| Error::corrupt(table, format!("delete file `{}` cannot be read", delete.path), error))
     };
     let (store, path) = storage.store(&delete.path)?;
-    let reader = ParquetObjectReader::new(store, path).with_file_size(delete.data.file_size_in_bytes());
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(damaged)?;
+    let mut reader = ParquetObjectReader::new(store, path).with_file_size(delete.data.file_size_in_bytes());
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(damaged)?;
+    let metadata = with_numbered_texts(metadata).map_err(damaged)?;
+    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
     let schema = builder.parquet_schema();
     let column = |id: i32, name: &str| {
         let leaves = schema.columns().iter().enumerate();
@@ -105,25 +108,25 @@ async fn read_one(
         if positions.null_count() > 0 || positions.values().iter().any(|position| *position < 0) {
             return Err(shape_error());
         }
-        let as_unsigned = positions.values().iter().map(|position| *position as u64);
         if let (true, Some(path)) = (only_positions, &delete.covers) {
-            let set = found.entry(path.clone()).or_default();
-            // They come sorted, unless another engine wrote them otherwise.
-            if set.append(as_unsigned.clone()).is_err() {
-                set.extend(as_unsigned);
-            }
+            add(found.entry(path.clone()).or_default(), positions.values());
             continue;
         }
-        let texts = cast(batch.column(1 - positions_index), &DataType::Utf8).map_err(|_| shape_error())?;
-        let texts = texts.as_any().downcast_ref::<StringArray>().ok_or_else(shape_error)?;
-        for (row, position) in as_unsigned.enumerate() {
-            let path = texts.value(row);
+        let numbered = cast(batch.column(1 - positions_index), &numbered_text()).map_err(|_| shape_error())?;
+        let numbered = numbered.as_dictionary_opt::<Int32Type>().ok_or_else(shape_error)?;
+        let texts = numbered.values().as_string_opt::<i32>().ok_or_else(shape_error)?;
+        if numbered.null_count() > 0 {
+            return Err(shape_error());
+        }
+        let mut rest: &[i64] = positions.values();
+        for run in numbered.keys().values().chunk_by(|one, next| one == next) {
+            let (of_run, others) = rest.split_at(run.len());
+            rest = others;
+            let path = texts.value(run[0] as usize);
             match found.get_mut(path) {
-                Some(positions) => {
-                    positions.insert(position);
-                }
+                Some(positions) => add(positions, of_run),
                 None if paths.iter().any(|wanted| wanted == path) => {
-                    found.entry(path.to_string()).or_default().insert(position);
+                    add(found.entry(path.to_string()).or_default(), of_run);
                 }
                 None => {}
             }
@@ -131,6 +134,31 @@ async fn read_one(
     }
     found.retain(|path, _| paths.contains(path));
     Ok(found)
+}
+
+fn add(set: &mut RoaringTreemap, positions: &[i64]) {
+    let as_unsigned = positions.iter().map(|position| *position as u64);
+    // They come sorted, unless another engine wrote them otherwise.
+    if set.append(as_unsigned.clone()).is_err() {
+        set.extend(as_unsigned);
+    }
+}
+
+fn numbered_text() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// Has texts come as numbers into a list of them. A path has a hundred bytes, and stands on as many rows as its file has
+/// deleted ones.
+fn with_numbered_texts(metadata: ArrowReaderMetadata) -> parquet::errors::Result<ArrowReaderMetadata> {
+    let numbered = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(numbered_text())),
+        _ => field.clone(),
+    };
+    let schema = metadata.schema();
+    let fields: Vec<FieldRef> = schema.fields().iter().map(numbered).collect();
+    let schema = Arc::new(ArrowSchema::new_with_metadata(fields, schema.metadata().clone()));
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
 }
 
 /// Writes position-delete files for the given rows. One file per data file, so that a reader of one file opens one
