@@ -76,7 +76,7 @@ async fn ask(
                      (SELECT DISTINCT {to} AS value FROM other) AS known ON own.value = known.value",
                     to = quote(to)
                 ),
-                None => format!("SELECT count(*), count(*) FROM rows WHERE {known}"),
+                None => format!("SELECT count(*) AS own, count(*) AS missing FROM rows WHERE {known}"),
             }
         }
         Test::That(_) | Test::NotNull { .. } | Test::AcceptedValues { .. } | Test::Freshness { .. } => {

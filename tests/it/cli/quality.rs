@@ -271,6 +271,29 @@ async fn a_relationship_finds_the_rows_of_the_same_build_and_holds_back_who_read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relationship_to_a_table_that_is_not_made_yet_holds_for_no_row() {
+    let parts = Parts::new(RIGHT, &[part(0, "c", Some(1), Some("one"), "10", "2")]).await;
+    let children = |action: &str| {
+        let rule = format!("{{ relationship: {{ note: shop_silver.parents.number }}, else: {action} }}");
+        let front = format!("/* icestream\nfrom: parts\nkeys: [id]\nexpect:\n  - {rule}\n*/\n");
+        std::fs::write(parts.path().join("transforms/children.sql"), front + "SELECT id, note FROM changes").unwrap();
+    };
+    let parents = "/* icestream { from: nobody, keys: [id] } */ SELECT id, CAST(id AS VARCHAR) AS number FROM changes";
+    std::fs::create_dir_all(parts.path().join("transforms")).unwrap();
+    std::fs::write(parts.path().join("transforms/parents.sql"), parents).unwrap();
+    children("fail");
+    let (ended, _) = built(&parts, 4);
+    insta::assert_snapshot!(error_of(&ended), @"
+    error: silver table `shop_silver.children` was not merged: its rows would break `relationship_note` by 1 row
+      the table is as it was; safe to run again
+      hint: mend the source, or change what the rule does by its `else` in the model; the next build asks again
+    ");
+    children("warn");
+    built(&parts, 0);
+    assert_eq!(parts.rows("shop_silver.children", "id, note").await, [["1", "2"]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_that_is_new_looks_once_at_the_rows_that_are_there() {
     let records = [part(0, "c", Some(1), Some("one"), "10", "a"), part(1, "c", Some(2), Some("one"), "-1", "b")];
     let parts = Parts::new(RIGHT, &records).await;
