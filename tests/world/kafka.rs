@@ -222,13 +222,13 @@ async fn killed_doubled_and_asked_to_end_the_tables_are_right() {
 async fn a_drain_that_is_ended_has_more_to_do() {
     let project = Project::new().await;
     let (mut shop, producer) = (shop(30_000), project.producer(false));
-    project.sell(&mut shop, u64::MAX, &producer);
     let mut codes = Vec::new();
-    for (words, least) in [(["ingest", "--drain"].as_slice(), 1), (&["run"], 5_000)] {
+    for (words, until) in [(["ingest", "--drain"].as_slice(), 15_000), (&["run"], u64::MAX)] {
+        let before = bronze_rows(&project).await;
+        project.sell(&mut shop, until, &producer);
         // A pace that leaves the time to ask.
-        let arguments = [words, &["--set", "commit.rows=500", "--set", "build.every=100ms"]].concat();
-        let mut pod = project.start(&arguments);
-        wait_for_rows(&project, least).await;
+        let mut pod = project.start(&[words, &["--set", "commit.rows=500"]].concat());
+        wait_for_rows(&project, before + 1).await;
         assert!(Command::new("kill").args(["-TERM", &pod.id().to_string()]).status().unwrap().success());
         codes.push(pod.wait().unwrap().code());
     }
@@ -239,19 +239,24 @@ async fn a_drain_that_is_ended_has_more_to_do() {
 
 /// Waits until bronze holds at least so many rows.
 async fn wait_for_rows(project: &Project, least: u64) {
-    let lake = pipeline::open_lake(&project.config(), Clock::system()).await.unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
-        let mut rows = 0;
-        for name in lake.tables("shop_bronze").await.unwrap() {
-            rows += lake.table(&name).await.unwrap().summary().records.unwrap_or(0);
-        }
+        let rows = bronze_rows(project).await;
         if rows >= least {
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "{rows} rows after a minute, {least} wanted");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn bronze_rows(project: &Project) -> u64 {
+    let lake = pipeline::open_lake(&project.config(), Clock::system()).await.unwrap();
+    let mut rows = 0;
+    for name in lake.tables("shop_bronze").await.unwrap_or_default() {
+        rows += lake.table(&name).await.unwrap().summary().records.unwrap_or(0);
+    }
+    rows
 }
 
 /// Transaction markers take offsets that hold no record, and what was aborted is never seen.
