@@ -10,14 +10,15 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Datum, PartitionSpecRef, Struct, TableMetadata};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
-use parquet::arrow::{AsyncArrowWriter, PARQUET_FIELD_ID_META_KEY, ProjectionMask};
+use parquet::arrow::{PARQUET_FIELD_ID_META_KEY, ProjectionMask};
 use parquet::file::properties::EnabledStatistics;
 use roaring::RoaringTreemap;
 
 use super::error::{Error, Result};
+use super::parquet_file::ParquetFile;
 use super::scan::{DeleteFile, ScanFile};
 use super::storage::{Storage, situation};
-use super::writer::{ParquetOutput, WriteTarget, WrittenFile, parquet_builder, write_error};
+use super::writer::{WriteTarget, WrittenFile, parquet_builder, write_error};
 use crate::ids::TableName;
 
 const PATH_FIELD_ID: i32 = 2_147_483_546;
@@ -227,9 +228,7 @@ async fn write_one(
         .set_statistics_truncate_length(None)
         .set_column_index_truncate_length(None)
         .build();
-    let output = ParquetOutput::open(&target.file_io, &path).await?;
-    let mut writer = AsyncArrowWriter::try_new(output, schema.clone(), Some(properties))
-        .map_err(|error| write_error(&path, error))?;
+    let mut rows = ParquetFile::create(&target.file_io, path.clone(), schema.clone(), properties).await?;
     let mut count = 0u64;
     let mut bounds: Option<(i64, i64)> = None;
     for (file, positions) in group {
@@ -244,10 +243,10 @@ async fn write_one(
             let paths = StringArray::from_iter_values(std::iter::repeat_n(file.path.as_str(), chunk.len()));
             let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(paths), Arc::new(Int64Array::from(chunk))])
                 .map_err(|error| write_error(&path, error))?;
-            writer.write(&batch).await.map_err(|error| write_error(&path, error))?;
+            rows.write(&batch).await?;
         }
     }
-    writer.finish().await.map_err(|error| write_error(&path, error))?;
+    rows.finish().await?;
     let (low, high) = bounds.unwrap_or((0, 0));
     let (first, last) = (&group[0].0.path, &group[group.len() - 1].0.path);
     let mut builder = DataFileBuilder::default();
@@ -258,7 +257,7 @@ async fn write_one(
         .partition(partition)
         .partition_spec_id(spec.spec_id())
         .record_count(count)
-        .file_size_in_bytes(writer.bytes_written() as u64)
+        .file_size_in_bytes(rows.written_bytes())
         .value_counts(HashMap::from([(PATH_FIELD_ID, count), (POSITION_FIELD_ID, count)]))
         .null_value_counts(HashMap::from([(PATH_FIELD_ID, 0), (POSITION_FIELD_ID, 0)]))
         .lower_bounds(HashMap::from([(PATH_FIELD_ID, Datum::string(first)), (POSITION_FIELD_ID, Datum::long(low))]))

@@ -26,6 +26,7 @@ mod loose;
 mod manifest;
 mod metrics;
 mod orphans;
+mod parquet_file;
 mod partition;
 mod scan;
 mod schema;

@@ -8,22 +8,18 @@ use arrow::compute::{CastOptions, cast, cast_with_options, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::FormatOptions;
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use iceberg::arrow::arrow_primitive_to_literal;
-use iceberg::io::{FileIO, FileWrite};
+use iceberg::io::FileIO;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, PartitionSpecRef, SchemaRef, Struct, Transform, Type,
 };
-use parquet::arrow::AsyncArrowWriter;
-use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
-use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
 use super::error::{Error, Result};
+use super::parquet_file::ParquetFile;
 use super::storage::situation;
 use super::{metrics, partition, schema};
 use crate::ids::TableName;
@@ -98,9 +94,8 @@ pub struct DataWriter {
 }
 
 struct OpenFile {
-    path: String,
     partition: Struct,
-    writer: AsyncArrowWriter<ParquetOutput>,
+    rows: ParquetFile,
     nans: metrics::NanCounts,
 }
 
@@ -151,7 +146,7 @@ impl DataWriter {
 
     /// Bytes held in memory for row groups that are not written yet.
     pub fn buffered_bytes(&self) -> usize {
-        self.open.values().map(|file| file.writer.memory_size()).sum()
+        self.open.values().map(|file| file.rows.held_bytes()).sum()
     }
 
     /// Closes every file and hands them over. When one of them cannot be closed, none is left.
@@ -181,7 +176,7 @@ impl DataWriter {
     async fn write_rows(&mut self, key: Option<OwnedRow>, partition: Struct, rows: RecordBatch) -> Result<()> {
         if !self.open.contains_key(&key) {
             if self.open.len() >= MAX_OPEN_FILES {
-                let fullest = self.open.iter().max_by_key(|(_, file)| file.writer.memory_size());
+                let fullest = self.open.iter().max_by_key(|(_, file)| file.rows.held_bytes());
                 if let Some(fullest) = fullest.map(|(key, _)| key.clone()) {
                     self.close(&fullest).await?;
                 }
@@ -191,8 +186,8 @@ impl DataWriter {
         }
         let Some(file) = self.open.get_mut(&key) else { return Ok(()) };
         file.nans.add(&rows);
-        file.writer.write(&rows).await.map_err(|error| write_error(&file.path, error))?;
-        if file.writer.bytes_written() + file.writer.in_progress_size() >= self.target_bytes {
+        file.rows.write(&rows).await?;
+        if file.rows.expected_bytes() >= self.target_bytes {
             self.close(&key).await?;
         }
         Ok(())
@@ -205,26 +200,24 @@ impl DataWriter {
         };
         let path = self.target.data_file_location(&folder, "");
         self.started.push(path.clone());
-        let output = ParquetOutput::open(&self.target.file_io, &path).await?;
         let properties = without_idle_dictionaries(&self.properties, first);
-        let writer = AsyncArrowWriter::try_new(output, self.arrow_schema.clone(), Some(properties))
-            .map_err(|error| write_error(&path, error))?;
-        Ok(OpenFile { path, partition, writer, nans: metrics::NanCounts::new(&self.arrow_schema) })
+        let rows = ParquetFile::create(&self.target.file_io, path, self.arrow_schema.clone(), properties).await?;
+        Ok(OpenFile { partition, rows, nans: metrics::NanCounts::new(&self.arrow_schema) })
     }
 
     async fn close(&mut self, key: &Option<OwnedRow>) -> Result<()> {
         let Some(mut file) = self.open.remove(key) else { return Ok(()) };
-        let parquet = file.writer.finish().await.map_err(|error| write_error(&file.path, error))?;
+        let parquet = file.rows.finish().await?;
         let mut builder = DataFileBuilder::default();
         builder
             .content(DataContentType::Data)
-            .file_path(file.path.clone())
+            .file_path(file.rows.path().to_string())
             .file_format(DataFileFormat::Parquet)
             .partition(file.partition)
             .partition_spec_id(self.target.spec.spec_id())
-            .file_size_in_bytes(file.writer.bytes_written() as u64);
+            .file_size_in_bytes(file.rows.written_bytes());
         metrics::describe(&mut builder, &parquet, &self.target.schema, file.nans);
-        let data_file = builder.build().map_err(|error| write_error(&file.path, error))?;
+        let data_file = builder.build().map_err(|error| write_error(file.rows.path(), error))?;
         self.done.push(WrittenFile { file: data_file, spec_id: self.target.spec.spec_id() });
         Ok(())
     }
@@ -262,7 +255,7 @@ fn repeats_itself(column: &ArrayRef) -> bool {
     let Ok(converter) = RowConverter::new(vec![SortField::new(column.data_type().clone())]) else { return true };
     let Ok(rows) = converter.convert_columns(std::slice::from_ref(column)) else { return true };
     let different: HashSet<&[u8]> = (0..rows.num_rows()).map(|index| rows.row(index).data()).collect();
-    different.len() < values / 2
+    different.len() < values / 4
 }
 
 /// Brings a batch into the table's schema: order, types, nested fields, missing columns.
@@ -475,26 +468,6 @@ fn column_at(batch: &RecordBatch, path: &[String]) -> Result<ArrayRef, String> {
         column = inner.column_by_name(name).ok_or_else(missing)?.clone();
     }
     Ok(column)
-}
-
-/// A Parquet file on its way to the table's storage.
-pub(super) struct ParquetOutput(Box<dyn FileWrite>);
-
-impl ParquetOutput {
-    pub(super) async fn open(file_io: &FileIO, path: &str) -> Result<Self> {
-        let output = file_io.new_output(path).map_err(|error| write_error(path, error))?;
-        Ok(ParquetOutput(output.writer().await.map_err(|error| write_error(path, error))?))
-    }
-}
-
-impl AsyncFileWriter for ParquetOutput {
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
-        Box::pin(async move { self.0.write(bytes).await.map_err(|error| ParquetError::External(Box::new(error))) })
-    }
-
-    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
-        Box::pin(async move { self.0.close().await.map_err(|error| ParquetError::External(Box::new(error))) })
-    }
 }
 
 /// The storage's own account of a failed write where the crates carried it through, else what they say.
