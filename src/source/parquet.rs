@@ -33,8 +33,9 @@ use super::history::HistoryFile;
 /// What every Parquet file begins with.
 const MAGIC: &[u8] = b"PAR1";
 
-/// Rows of a batch. They may be large ones.
+/// Rows of a batch at most, and about how many bytes those may have.
 const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// A Parquet file that is read from its first row to its last.
 pub struct ParquetRows {
@@ -64,13 +65,14 @@ impl ParquetRows {
             found,
         })?;
         let rows = metadata.metadata().file_metadata().num_rows();
+        let at_once = rows_at_once(metadata.metadata());
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
         Ok(ParquetRows {
             file: file.location.clone(),
             bytes: file.bytes,
             rows: u64::try_from(rows).unwrap_or(0),
             rows_read: 0,
-            batches: builder.with_batch_size(BATCH_ROWS).build().map_err(failed)?,
+            batches: builder.with_batch_size(at_once).build().map_err(failed)?,
         })
     }
 
@@ -95,6 +97,17 @@ impl ParquetRows {
         written.map_err(|error| Error::Damaged { file: file.to_string(), source: Reason::new(error.to_string()) })?;
         Ok(writer.into_inner().into())
     }
+}
+
+/// How many rows make a batch that is not too large, where rows are about as large as each other.
+fn rows_at_once(metadata: &ParquetMetaData) -> usize {
+    let row_bytes = metadata.row_groups().iter().map(|group| {
+        // A dictionary holds a text once, however many rows have it.
+        let texts = group.columns().iter().filter_map(|column| column.unencoded_byte_array_data_bytes());
+        let bytes = group.total_byte_size().max(texts.sum());
+        u64::try_from(bytes).unwrap_or(0) / u64::try_from(group.num_rows()).unwrap_or(0).max(1)
+    });
+    usize::try_from(BATCH_BYTES / row_bytes.max().unwrap_or(0).max(1)).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
 }
 
 /// Reads ranges of a file's bytes.
@@ -319,6 +332,23 @@ mod tests {
         let date: ArrayRef = Arc::new(Date32Array::from(vec![None, Some(7)]));
         let inner = StructArray::from(vec![(Arc::new(Field::new("d", DataType::Date32, true)), date)]);
         check(Arc::new(inner), &["{\"d\":null}", "{\"d\":7}"]);
+    }
+
+    #[test]
+    fn batches_of_large_rows_have_few_of_them() {
+        let check = |texts: Vec<String>, expected: usize| {
+            let rows = RecordBatch::try_from_iter([("x", Arc::new(StringArray::from(texts)) as ArrayRef)]).unwrap();
+            let mut file = Vec::new();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(&mut file, rows.schema(), None).unwrap();
+            writer.write(&rows).unwrap();
+            let metadata = writer.close().unwrap();
+            assert_eq!(rows_at_once(&metadata), expected);
+        };
+        check(vec![], BATCH_ROWS);
+        check(vec!["a".repeat(10); 5000], BATCH_ROWS);
+        check(vec!["a".repeat(1 << 20); 8], 4);
+        check((0..8).map(|row| row.to_string().repeat(1 << 20)).collect(), 3);
+        check(vec!["a".repeat(20 << 20)], 1);
     }
 
     #[test]
