@@ -116,7 +116,7 @@ impl Run<'_> {
             ..Had::default()
         };
         let mut batch = 0;
-        for (_, hits) in self.probe(target, newest, &Arc::new(only), &names).await? {
+        for (_, hits) in self.probe(target, newest, &Arc::new(only), &names, None).await?.hits {
             for (rows, columns) in hits {
                 let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
                 if newest.hold_more(bytes + rows.len() * size_of::<(u32, (u32, u32))>()).is_err() {

@@ -21,7 +21,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, 
 use arrow::error::ArrowError;
 
 use super::versions::{IS_CURRENT, VALID_FROM, VALID_TO};
-use super::{SilverModel, versioned};
+use super::{MERGED_AT, SilverModel, versioned};
 use crate::engine::{self, Engine};
 use crate::layout;
 use crate::quality::{Action, NULL_KEY, Origin, RULES_COLUMN, Rule, Tally, Watch};
@@ -179,7 +179,7 @@ impl Gate {
 /// The columns of a model's rows that rules may look at.
 pub(super) fn rule_columns(rows: &Schema) -> Schema {
     // Neither what comes along only while rows are made, nor what is known when they are written.
-    let hidden = [ORIGIN, versioned::EVENT, VALID_FROM, VALID_TO, IS_CURRENT, "_merged_at"];
+    let hidden = [ORIGIN, versioned::EVENT, VALID_FROM, VALID_TO, IS_CURRENT, MERGED_AT];
     let fields = rows.fields().iter().filter(|field| !hidden.contains(&field.name().as_str()));
     Schema::new(fields.cloned().collect::<Vec<_>>())
 }

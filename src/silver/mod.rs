@@ -54,6 +54,9 @@ const PAGE_ROWS: u32 = 4000;
 /// The marker's key in snapshot summaries and table properties.
 pub const MARKER: &str = "icestream.bronze";
 
+/// When a row was written.
+const MERGED_AT: &str = "_merged_at";
+
 /// How a silver table comes out of its bronze table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SilverModel {
@@ -806,7 +809,7 @@ pub async fn statement(lake: &Lake, engine: &Engine, model: &SilverModel) -> Res
     }
     let names = |fields: &[usize]| fields.iter().map(|at| schema.field(*at).name().clone()).collect::<Vec<_>>();
     let tracked = names(&versioned::tracked(model, &run.keys, &schema)?);
-    let output = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != "_merged_at");
+    let output = schema.fields().iter().map(|field| field.name().as_str()).filter(|name| *name != MERGED_AT);
     let writing = statement::Writing {
         model,
         select: translated.sql,
@@ -946,7 +949,7 @@ fn row_schema(rows: &DataFrame, keys: &[String]) -> Schema {
         let required = keys.iter().any(|key| key == field.name());
         Field::new(field.name(), field.data_type().clone(), !required)
     });
-    let merged_at = Field::new("_merged_at", layout::instant(), true);
+    let merged_at = Field::new(MERGED_AT, layout::instant(), true);
     Schema::new(fields.chain([merged_at]).collect::<Vec<_>>())
 }
 

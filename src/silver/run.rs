@@ -36,7 +36,7 @@ use crate::engine::{self, Engine};
 use crate::ids::TableName;
 use crate::table::{At, Lake, Table, TableView, WrittenFile};
 pub(super) use fates::Fate;
-pub(super) use probe::{set_of, with_deletes};
+pub(super) use probe::{Owned, Whole, set_of, with_deletes};
 pub(super) use rows::ROWS_TO_SPLIT;
 pub(super) use staged::Staged;
 
@@ -123,10 +123,10 @@ impl<'a> Run<'a> {
 
     /// Writes everything the run has to write. Nothing is left behind when it fails.
     pub(super) async fn stage(&self, silver: Option<Table>, base: Option<Base>) -> Result<Staged> {
-        let (mut base, mut least_passes) = (base, 1);
+        let (mut base, mut passes) = (base, 1);
         loop {
             let mut staged = None;
-            let outcome = self.stage_since(silver.clone(), base.as_ref(), least_passes, &mut staged).await;
+            let outcome = self.stage_since(silver.clone(), base.as_ref(), &mut passes, &mut staged).await;
             let staged = match (&outcome, staged) {
                 (Ok(Reach::Whole), Some(staged)) => return Ok(staged),
                 (_, staged) => staged,
@@ -136,21 +136,27 @@ impl<'a> Run<'a> {
             }
             match outcome {
                 Ok(Reach::Truncated) => base = None,
-                Ok(Reach::OutOfMemory { passes, .. }) if passes < MOST_PASSES_EVER => least_passes = passes * 2,
-                Ok(Reach::OutOfMemory { source, .. }) => return Err(self.failed(source)),
                 Ok(Reach::Whole) => {
                     return Err(self.failed(engine::Error::Internal { problem: "a run staged nothing".to_string() }));
+                }
+                // Whichever step it was: with fewer keys at a time, all of them take less.
+                Err(Error::Query { source: engine::Error::OutOfMemory { problem }, .. })
+                    if passes < MOST_PASSES_EVER =>
+                {
+                    passes *= 2;
+                    tracing::debug!(table = %self.model.table, passes, problem, "divides the run further");
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
+    /// One attempt, in `passes` over the changes or more.
     async fn stage_since(
         &self,
         mut silver: Option<Table>,
         base: Option<&Base>,
-        least_passes: u64,
+        passes: &mut u64,
         staged: &mut Option<Staged>,
     ) -> Result<Reach> {
         let new = self.view.added_since(base.map_or(0, |base| base.sequence));
@@ -160,18 +166,13 @@ impl<'a> Run<'a> {
         // Rows that the model gives are kept next to the events they come from.
         let bytes =
             files.iter().chain(&again.files).map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
-        let passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(least_passes);
+        *passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(*passes);
+        let passes = *passes;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
             let depth = if versions { Depth::Versions } else { Depth::Rows };
             let started = tokio::time::Instant::now();
-            let mut newest = match self.newest(&new, &files, &again, range, depth, base).await {
-                Ok(newest) => newest,
-                Err(Error::Query { source: source @ engine::Error::OutOfMemory { .. }, .. }) => {
-                    return Ok(Reach::OutOfMemory { passes, source });
-                }
-                Err(error) => return Err(error),
-            };
+            let mut newest = self.newest(&new, &files, &again, range, depth, base).await?;
             if let Some(base) = base {
                 let known = &base.merged;
                 let knows = |of: &Truncation| known.truncations.iter().any(|(truncation, _)| truncation == of);
@@ -307,11 +308,6 @@ enum Reach {
     Whole,
     /// There is a new truncation: everything has to be folded.
     Truncated,
-    /// The changes of one pass do not fit.
-    OutOfMemory {
-        passes: u64,
-        source: engine::Error,
-    },
 }
 
 fn fates_is(fates: &[Fate], number: u32, fate: Fate) -> bool {

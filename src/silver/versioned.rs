@@ -5,6 +5,7 @@
 //! that the model ignores), or is before a truncation. All its versions are replaced then.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
@@ -17,20 +18,23 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
-use super::events::{Depth, EventRef, Events, Newest};
+use super::events::{Depth, EventRef, Events, Newest, Step, What};
 use super::order::Place;
-use super::run::{Base, Fate, Run, Staged, arrow_failed, set_of};
+use super::run::{Base, Fate, Owned, Run, Staged, Whole, arrow_failed, set_of};
 use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
-use super::{Error, Merged, Result, Scd, SilverModel, row_schema};
+use super::{Error, MERGED_AT, Merged, OnDelete, Result, Scd, SilverModel, row_schema};
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
 use crate::layout;
-use crate::table::{EvolvedSchema, ScanFile, Table, WrittenFile};
+use crate::table::{DataWriter, ScanFile, Table, TableView, WrittenFile};
 
 /// Says which step a row that the model gives is of.
 pub(super) const EVENT: &str = "_event";
 
 /// Rows that are compared or written at a time.
 const CHUNK_ROWS: usize = 8192;
+
+/// Columns of a version that say what became of it, whatever its row was.
+const MADE_ANEW: [&str; 5] = [VALID_FROM, VALID_TO, IS_CURRENT, IS_DELETED, MERGED_AT];
 
 /// Rows from many batches, column by column.
 struct Pool {
@@ -40,7 +44,8 @@ struct Pool {
 }
 
 impl Pool {
-    /// The batches brought to the schema's types; a column that a batch lacks is null.
+    /// The batches brought to the schema's types; a column that a batch lacks is null. Columns that are made anew are
+    /// not held.
     fn new(schema: SchemaRef, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
         let mut parts = Vec::with_capacity(schema.fields().len());
         for field in schema.fields() {
@@ -49,7 +54,10 @@ impl Pool {
                 Some(column) => cast(column, field.data_type()),
                 None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
             };
-            parts.push(batches.iter().map(of_batch).collect::<Result<_, _>>()?);
+            parts.push(match MADE_ANEW.contains(&field.name().as_str()) {
+                true => Vec::new(),
+                false => batches.iter().map(of_batch).collect::<Result<_, _>>()?,
+            });
         }
         Ok(Pool { schema, parts })
     }
@@ -163,31 +171,14 @@ impl Run<'_> {
         let pool = Pool::new(schema, &batches).map_err(failed)?;
         drop(batches);
         let tracked = tracked(self.model, &self.keys, &pool.schema)?;
-        let timeline =
-            Timeline { steps: &steps, rows: &of_step, before: &known.before, on_delete: self.model.on_delete };
-        let compared = timeline.compared();
-        let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
-        let (pool, pairs, tracked) = (Arc::new(pool), Arc::new(pairs), Arc::new(tracked));
-        let mut differ = vec![false; pairs.len()];
-        let work = |from: usize| {
-            let (pool, pairs, tracked) = (pool.clone(), pairs.clone(), tracked.clone());
-            async move {
-                let some = &pairs[from..pairs.len().min(from + CHUNK_ROWS)];
-                Ok((from, pool.differ(some, &tracked).map_err(arrow_failed)?))
-            }
-        };
-        let take = |(from, found): (usize, Vec<bool>)| differ[from..from + found.len()].copy_from_slice(&found);
-        in_parallel(self.engine.threads(), (0..pairs.len()).step_by(CHUNK_ROWS), work, take)
-            .await
-            .map_err(|error| self.failed(error))?;
-        let mut differ = differ.into_iter();
-        let changes: Vec<bool> = compared.iter().map(|pair| pair.is_some() && differ.next().unwrap_or(false)).collect();
-        let versions = timeline.versions(&changes);
-        let (count, compared_ms) = (versions.len(), elapsed_ms());
-        staged.written.extend(self.write_versions(staged, pool, versions).await?);
+        let now = self.lake.clock().now_us();
+        let on_delete = self.model.on_delete;
+        let count = steps.len();
+        let work = Work { steps, rows: of_step, before: known.before, on_delete, pool, tracked, now };
+        staged.written.extend(self.write_versions(staged, work).await?);
         tracing::debug!(
-            table = %self.model.table, steps = steps.len(), versions = count, made_ms, found_ms, compared_ms,
-            written_ms = elapsed_ms(), "went through the versions"
+            table = %self.model.table, steps = count, made_ms, found_ms, written_ms = elapsed_ms(),
+            "went through the versions"
         );
         Ok(())
     }
@@ -266,41 +257,68 @@ impl Run<'_> {
     /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
     async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
         let fates = Arc::new(fates);
-        let hits = self.probe(&staged.view, newest, &fates, &[IS_CURRENT, VALID_FROM, VALID_TO]).await?;
+        let fields = staged.view.arrow_schema().fields().clone();
+        let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
+        let columns: Vec<FieldRef> = fields.iter().filter(is_read).cloned().collect();
+        let whole = Whole { columns: columns.clone(), is_wanted: goes_on };
+        let times = [IS_CURRENT, VALID_FROM, VALID_TO];
+        let found = self.probe(&staged.view, newest, &fates, &times, Some(whole)).await?;
         let mut known = Known { before: vec![Before::default(); newest.keys.len()], rows: Vec::new() };
-        // The rows to be read of each file, in order, and whose they are.
+        // The rows to go on from in each file, in order, and whose they are.
         let mut wanted: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
-        for (file, hits) in hits {
-            let (mut folded, mut current) = (Vec::new(), Vec::new());
+        for (file, hits) in found.hits {
+            let (mut doomed, mut current) = (Vec::new(), Vec::new());
             for (rows, extra) in hits {
                 let time = |at: usize| Ok(cast(&extra[at], &DataType::Int64)?.as_primitive::<Int64Type>().clone());
                 let times: Result<(Int64Array, Int64Array), ArrowError> = time(1).and_then(|from| Ok((from, time(2)?)));
                 let (from, to) = times.map_err(|error| self.failed(arrow_failed(error)))?;
-                let is_current = extra[0].as_boolean();
                 for (row, (position, number)) in rows.into_iter().enumerate() {
-                    if fates[number as usize] == Fate::Fold {
-                        folded.push(position);
+                    let fate = fates[number as usize];
+                    if fate == Fate::Fold {
+                        doomed.push(position);
                         continue;
                     }
                     let before = &mut known.before[number as usize];
                     for times in [&from, &to] {
                         before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
                     }
-                    if is_current.is_valid(row) && is_current.value(row) {
+                    if goes_on(&extra, row, fate) {
                         current.push((position, number));
                     }
                 }
             }
-            current.sort_unstable();
-            folded.extend(current.iter().map(|(position, _)| *position));
-            staged.doom(file.clone(), set_of(folded));
+            doomed.extend(current.iter().map(|(position, _)| *position));
+            staged.doom(file.clone(), set_of(doomed));
             if !current.is_empty() {
+                current.sort_unstable();
                 wanted.push((file, current));
             }
         }
+        let rows = match found.whole {
+            Some(rows) => rows,
+            None => self.rows_at(&staged.view, columns, wanted).await?,
+        };
+        for (numbers, batch) in rows {
+            let from = batch.column_by_name(VALID_FROM).map(|from| cast(from, &DataType::Int64)).transpose();
+            let Some(from) = from.map_err(|error| self.failed(arrow_failed(error)))? else { continue };
+            let from = from.as_primitive::<Int64Type>();
+            for (row, number) in numbers.into_iter().enumerate() {
+                known.before[number as usize].current = Some(((known.rows.len(), row), from.value(row)));
+            }
+            known.rows.push(batch);
+        }
+        Ok(known)
+    }
+
+    /// Reads rows whole: those at places of files, in order, with whose they are.
+    async fn rows_at(
+        &self,
+        view: &TableView,
+        columns: Vec<FieldRef>,
+        wanted: Vec<(ScanFile, Vec<(u64, u32)>)>,
+    ) -> Result<Vec<Owned>> {
         let files: Vec<ScanFile> = wanted.iter().map(|(file, _)| file.clone()).collect();
-        let columns: Vec<FieldRef> = staged.view.arrow_schema().fields().to_vec();
-        let reader = Arc::new(RowReader::new(&self.session, &staged.view, columns).with_positions());
+        let reader = Arc::new(RowReader::new(&self.session, view, columns).with_positions());
         let others: Vec<Arc<RoaringTreemap>> = wanted
             .iter()
             .map(|(file, rows)| {
@@ -328,51 +346,34 @@ impl Run<'_> {
                 }
             }
         };
-        let (before, rows) = (&mut known.before, &mut known.rows);
+        let mut rows = Vec::new();
         let take = |(file, batch): (usize, Option<RecordBatch>)| {
-            let Some(batch) = batch else { return };
-            let (Some(positions), Some(from)) = (batch.columns().last(), batch.column_by_name(VALID_FROM)) else {
-                return;
-            };
-            let Ok(from) = cast(from, &DataType::Int64) else { return };
-            let (positions, from) = (positions.as_primitive::<Int64Type>(), from.as_primitive::<Int64Type>());
-            let of_file = &wanted[file].1;
-            let mut at =
-                positions.values().first().map_or(0, |first| of_file.partition_point(|(of, _)| *of < *first as u64));
-            for (row, position) in positions.values().iter().enumerate() {
-                while of_file.get(at).is_some_and(|(of, _)| *of < *position as u64) {
-                    at += 1;
-                }
-                if let Some((_, number)) = of_file.get(at).filter(|(of, _)| *of == *position as u64) {
-                    before[*number as usize].current = Some(((rows.len(), row), from.value(row)));
-                }
-            }
-            rows.push(batch);
+            let Some(mut batch) = batch else { return };
+            let positions = batch.remove_column(batch.num_columns() - 1);
+            let of_file: &[(u64, u32)] = &wanted[file].1;
+            let mut at = 0;
+            let numbers = positions.as_primitive::<Int64Type>().values().iter().filter_map(|position| {
+                at += of_file[at..].partition_point(|(of, _)| *of < *position as u64);
+                of_file.get(at).map(|(_, number)| *number)
+            });
+            rows.push((numbers.collect(), batch));
         };
         in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
-        Ok(known)
+        Ok(rows)
     }
 
-    async fn write_versions(
-        &self,
-        staged: &Staged,
-        pool: Arc<Pool>,
-        versions: Vec<Version>,
-    ) -> Result<Vec<WrittenFile>> {
+    /// Makes and writes the versions, the keys in as many parts as there are cores.
+    async fn write_versions(&self, staged: &Staged, work: Work) -> Result<Vec<WrittenFile>> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
-        let now = self.lake.clock().now_us();
-        let parts = (versions.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
-        let versions = Arc::new(versions);
-        let work = |part: usize| {
-            let (silver, evolved) = (silver.clone(), evolved.cloned());
-            let (pool, versions) = (pool.clone(), versions.clone());
-            async move {
-                let bound = |part: usize| versions.len() * part / parts;
-                Ok(write_part(&silver, evolved.as_ref(), &pool, &versions[bound(part)..bound(part + 1)], now).await)
-            }
+        let parts = work.parts((work.steps.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads()));
+        let at_once = parts.len();
+        let work = Arc::new(work);
+        let task = |part: Part| {
+            let (silver, evolved, work) = (silver.clone(), evolved.cloned(), work.clone());
+            async move { Ok(work.write(part, silver.writer(evolved.as_ref())?).await) }
         };
         let (mut written, mut failure) = (Vec::new(), None);
-        in_parallel(parts, 0..parts, work, |outcome: Result<Vec<WrittenFile>, engine::Error>| match outcome {
+        in_parallel(at_once, parts, task, |outcome: Result<Vec<WrittenFile>, engine::Error>| match outcome {
             Ok(files) => written.extend(files),
             Err(error) => drop(failure.get_or_insert(error)),
         })
@@ -388,25 +389,80 @@ impl Run<'_> {
     }
 }
 
-async fn write_part(
-    silver: &Table,
-    evolved: Option<&EvolvedSchema>,
-    pool: &Pool,
-    versions: &[Version],
+/// Whether a row is what its key goes on from. It comes with whether it is current.
+fn goes_on(with: &[ArrayRef], row: usize, fate: Fate) -> bool {
+    let is_current = with.first().and_then(|column| column.as_boolean_opt());
+    fate != Fate::Fold && is_current.is_some_and(|current| current.is_valid(row) && current.value(row))
+}
+
+/// What the versions are made of.
+struct Work {
+    steps: Vec<Step>,
+    /// For each step that makes a row, in order, where that is.
+    rows: Vec<Option<Source>>,
+    before: Vec<Before>,
+    on_delete: OnDelete,
+    pool: Pool,
+    /// The columns whose change makes a version.
+    tracked: Vec<usize>,
     now: i64,
-) -> Result<Vec<WrittenFile>, engine::Error> {
-    let mut writer = silver.writer(evolved)?;
-    for chunk in versions.chunks(CHUNK_ROWS) {
-        let outcome = match batch_of(pool, chunk, now) {
-            Ok(batch) => writer.write(&batch).await.map_err(engine::Error::from),
-            Err(error) => Err(arrow_failed(error)),
-        };
-        if let Err(error) = outcome {
-            writer.discard().await;
-            return Err(error);
+}
+
+/// The steps of some keys, and the rows that they make.
+struct Part {
+    steps: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Work {
+    /// Parts of about as many steps, each with all steps of its keys.
+    fn parts(&self, count: usize) -> Vec<Part> {
+        let makes_row = |step: &&Step| matches!(step.what, What::Row(_));
+        let (mut parts, mut from, mut made) = (Vec::new(), 0, 0);
+        for part in 1..=count {
+            let mut to = (self.steps.len() * part / count).max(from);
+            while to > from && to < self.steps.len() && self.steps[to].key == self.steps[to - 1].key {
+                to += 1;
+            }
+            let rows = made..made + self.steps[from..to].iter().filter(makes_row).count();
+            made = rows.end;
+            parts.push(Part { steps: from..to, rows });
+            from = to;
+        }
+        parts
+    }
+
+    async fn write(&self, part: Part, mut writer: DataWriter) -> Result<Vec<WrittenFile>, engine::Error> {
+        match self.write_to(part, &mut writer).await {
+            Ok(()) => Ok(writer.finish().await?),
+            Err(error) => {
+                writer.discard().await;
+                Err(error)
+            }
         }
     }
-    Ok(writer.finish().await?)
+
+    async fn write_to(&self, part: Part, writer: &mut DataWriter) -> Result<(), engine::Error> {
+        let Work { steps, rows, before, on_delete, pool, tracked, now } = self;
+        let timeline = Timeline { steps: &steps[part.steps], rows: &rows[part.rows], before, on_delete: *on_delete };
+        let compared = timeline.compared();
+        let mut changes = vec![false; compared.len()];
+        for (compared, changes) in compared.chunks(CHUNK_ROWS).zip(changes.chunks_mut(CHUNK_ROWS)) {
+            let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
+            if pairs.is_empty() {
+                continue;
+            }
+            let mut differ = pool.differ(&pairs, tracked).map_err(arrow_failed)?.into_iter();
+            let of_pairs = changes.iter_mut().zip(compared).filter(|(_, pair)| pair.is_some());
+            of_pairs.for_each(|(change, _)| *change = differ.next().unwrap_or(false));
+            tokio::task::yield_now().await;
+        }
+        for chunk in timeline.versions(&changes).chunks(CHUNK_ROWS) {
+            let batch = batch_of(pool, chunk, *now).map_err(arrow_failed)?;
+            writer.write(&batch).await?;
+        }
+        Ok(())
+    }
 }
 
 fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, ArrowError> {
@@ -423,7 +479,7 @@ fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, 
         VALID_TO => Ok(instants(&|version| version.to)),
         IS_CURRENT => Ok(flags(&|version| version.to.is_none())),
         IS_DELETED => Ok(flags(&|version| version.is_deleted)),
-        "_merged_at" => Ok(instants(&|_| Some(now))),
+        MERGED_AT => Ok(instants(&|_| Some(now))),
         _ => pool.column(at, &sources),
     });
     RecordBatch::try_new(pool.schema.clone(), columns.collect::<Result<_, _>>()?)

@@ -53,30 +53,32 @@ impl Timeline<'_> {
     /// For each row step, the row that it has to be compared with: the one the key had until then.
     pub(super) fn compared(&self) -> Vec<Option<(Source, Source)>> {
         let mut compared = Vec::with_capacity(self.rows.len());
-        self.walk(|row, previous| {
+        let compare = |row: Option<Source>, previous| {
             compared.push(row.zip(previous));
             false
-        });
+        };
+        self.walk(compare, |_| {});
         compared
     }
 
     /// The versions of all keys. `changes` says of each row step whether it differs in a tracked column.
     pub(super) fn versions(&self, changes: &[bool]) -> Vec<Version> {
-        let mut at = 0;
-        self.walk(|_, _| {
+        let (mut at, mut versions) = (0, Vec::new());
+        let change = |_, _| {
             at += 1;
             changes[at - 1]
-        })
+        };
+        self.walk(change, |version| versions.push(version));
+        versions
     }
 
-    fn walk(&self, mut changes: impl FnMut(Option<Source>, Option<Source>) -> bool) -> Vec<Version> {
-        let mut versions: Vec<Version> = Vec::new();
+    fn walk(&self, mut changes: impl FnMut(Option<Source>, Option<Source>) -> bool, mut ended: impl FnMut(Version)) {
         let mut current: Option<Version> = None;
         let (mut key, mut until) = (None, i64::MIN);
         let mut rows = self.rows.iter();
         for step in self.steps {
             if key.replace(step.key) != Some(step.key) {
-                versions.extend(current.take());
+                current.take().into_iter().for_each(&mut ended);
                 let before = self.before.get(step.key as usize).copied().unwrap_or_default();
                 let version = |(source, from)| Version { source, from, to: None, is_deleted: false };
                 current = before.current.map(version);
@@ -99,14 +101,13 @@ impl Timeline<'_> {
                         version.to = Some(until);
                         let deleted = matches!(step.what, What::Deleted) && self.on_delete == OnDelete::Mark;
                         let marker = Version { from: until, is_deleted: true, ..version.clone() };
-                        versions.push(version);
-                        versions.extend(deleted.then_some(marker));
+                        ended(version);
+                        deleted.then_some(marker).into_iter().for_each(&mut ended);
                     }
                     current = row.map(|source| Version { source, from: until, to: None, is_deleted: false });
                 }
             }
         }
-        versions.extend(current);
-        versions
+        current.into_iter().for_each(ended);
     }
 }

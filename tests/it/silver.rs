@@ -1010,6 +1010,38 @@ fn create(key: i32, offset: i64, position: u32, name: u8) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_go_on_from_rows_whether_these_are_many_of_the_table_or_few() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |table: &str| SilverModel { scd: Scd::Two { track_history: Vec::new() }, ..model(table, OnDelete::Mark) };
+    let merged = of("merged");
+    let mut parts = Parts::open(folder.path()).await;
+    let mut offset = 0;
+    // All, few, many, and few again, which by then have versions that ended.
+    for (name, step) in [(1, 1), (2, 100), (3, 2), (4, 100)] {
+        for key in (0..400).filter(|key| key % step == 0) {
+            let kind = if name == 4 && key == 200 { Kind::Delete } else { Kind::Create };
+            parts.push(&Event { kind, ..create(key, offset, offset as u32 + 10, name) });
+            offset += 1;
+        }
+        parts.commit().await;
+        parts.merge(&merged).await;
+    }
+    let rebuilt = of("rebuilt");
+    parts.merge(&rebuilt).await;
+    let versions = parts.versions(&merged).await;
+    assert_eq!(versions, parts.versions(&rebuilt).await);
+    let names = |key: i32| {
+        let mut names: Vec<&str> = versions[&key].iter().map(|version| version.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(1), ["n1"]);
+    assert_eq!(names(2), ["n1", "n3"]);
+    assert_eq!(names(100), ["n1", "n2", "n3", "n4"]);
+    assert_eq!(names(200), ["n1", "n2", "n3", "n3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bronze_table_made_anew_is_folded_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let merged = model("merged", OnDelete::Remove);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, UInt32Array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::{FieldRef, Int64Type};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, concat_batches, take};
+use arrow::datatypes::{FieldRef, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
@@ -14,11 +15,34 @@ use super::{Fate, Run, Staged, arrow_failed, fates_is};
 use crate::engine::{Piece, RowReader, in_parallel, pieces};
 use crate::silver::Result;
 use crate::silver::events::Newest;
-use crate::silver::keys::KeySet;
+use crate::silver::keys::{KeyColumn, KeySet};
 use crate::table::{ScanFile, TableView};
+
+/// Where one row in so many or more is looked for, hardly a page has none of them: what is to be read of those rows is
+/// then read at once, and not by a second look at the same pages.
+const DENSE: u64 = 16;
 
 /// The rows of a batch that are of keys: each one's position and the key's number; and columns of theirs.
 pub(in crate::silver) type Hits = (Vec<(u64, u32)>, Vec<ArrayRef>);
+
+/// Whose rows they are, in their order, and the rows.
+pub(in crate::silver) type Owned = (Vec<u32>, RecordBatch);
+
+/// Rows that are wanted whole.
+#[derive(Clone)]
+pub(in crate::silver) struct Whole {
+    pub(in crate::silver) columns: Vec<FieldRef>,
+    /// Which of the rows, by the columns that come with each and what becomes of its key.
+    pub(in crate::silver) is_wanted: fn(&[ArrayRef], usize, Fate) -> bool,
+}
+
+/// What was found of the keys.
+#[derive(Default)]
+pub(in crate::silver) struct Found {
+    pub(in crate::silver) hits: Vec<(ScanFile, Vec<Hits>)>,
+    /// The rows that are wanted whole; `None` where they are too few among others to have been read at once.
+    pub(in crate::silver) whole: Option<Vec<Owned>>,
+}
 
 impl Run<'_> {
     /// Adds where the rows of the keys are in the target. They are looked for in the very state that the commit stands
@@ -30,7 +54,7 @@ impl Run<'_> {
         fates: &Arc<Vec<Fate>>,
     ) -> Result<(u64, u64)> {
         let (mut replaced, mut gone) = (0, 0);
-        for (file, hits) in self.probe(&staged.view, newest, fates, &[]).await? {
+        for (file, hits) in self.probe(&staged.view, newest, fates, &[], None).await?.hits {
             let hits = || hits.iter().flat_map(|(rows, _)| rows);
             let of_gone = hits().filter(|(_, number)| fates_is(fates, *number, Fate::Gone)).count() as u64;
             gone += of_gone;
@@ -47,11 +71,12 @@ impl Run<'_> {
         newest: &Arc<Newest>,
         fates: &Arc<Vec<Fate>>,
         with: &[&str],
-    ) -> Result<Vec<(ScanFile, Vec<Hits>)>> {
+        whole: Option<Whole>,
+    ) -> Result<Found> {
         let mut sorted: Vec<u32> =
             (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
         if sorted.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Found::default());
         }
         newest.keys.sort(&mut sorted);
         let key = self.keys[0].as_str();
@@ -59,15 +84,21 @@ impl Run<'_> {
         let spans = self.spans(view, &files, &newest.keys, &sorted)?;
         let (files, spans): (Vec<ScanFile>, Vec<(u32, u32)>) =
             files.into_iter().zip(spans).filter_map(|(file, span)| Some((file, span?))).unzip();
+        let rows: u64 = files.iter().map(|file| file.record_count).sum();
+        let whole = whole.filter(|_| sorted.len() as u64 * DENSE >= rows);
         let schema = view.arrow_schema();
         let names = self.keys.iter().map(String::as_str).chain(with.iter().copied());
         let columns = names.map(|name| {
             let missing = |error| self.failed_arrow(error);
             Ok(Arc::new(schema.field_with_name(name).map_err(missing)?.clone()))
         });
-        let columns = columns.collect::<Result<Vec<FieldRef>>>()?;
+        let mut columns = columns.collect::<Result<Vec<FieldRef>>>()?;
         let key_type = columns[0].data_type().clone();
-        let reader = Arc::new(RowReader::new(&self.session, view, columns).with_positions());
+        let look =
+            Look { fates: fates.clone(), newest: newest.clone(), keys: self.keys.len(), with: with.len(), whole };
+        columns.extend(look.whole.iter().flat_map(|whole| whole.columns.iter()).cloned());
+        let columns = Columns::new(columns);
+        let reader = Arc::new(RowReader::new(&self.session, view, columns.read.clone()).with_positions());
         let deleted = view.deleted_positions(&with_deletes(&files)).await?;
         let mut parts = Vec::new();
         for piece in pieces(&files) {
@@ -78,43 +109,34 @@ impl Run<'_> {
             let gone = deleted.get(&file.path).cloned();
             parts.push((piece, file, gone, (key.to_string(), end(0)?, end(1)?)));
         }
+        let reads_whole = look.whole.is_some();
+        let (look, columns) = (Arc::new(look), Arc::new(columns));
         let work = |(piece, file, gone, (key, low, high)): (Piece, ScanFile, _, (String, _, _))| {
             let (reader, shape) = (reader.clone(), self.shape.clone());
-            let (newest, fates, width) = (newest.clone(), fates.clone(), self.keys.len());
+            let (look, columns) = (look.clone(), columns.clone());
             async move {
                 let mut batches = reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
-                let mut found: Vec<Hits> = Vec::new();
+                let (mut hits, mut whole) = (Vec::new(), Vec::new());
                 while let Some(batch) = batches.try_next().await? {
-                    let (positions, columns) = match batch.columns().split_last() {
-                        Some((positions, columns)) => (positions.as_primitive::<Int64Type>(), columns),
-                        None => continue,
-                    };
-                    let keys = shape.keys(&columns[..width]).map_err(arrow_failed)?;
-                    let (mut rows, mut hits) = (Vec::new(), Vec::new());
-                    newest.keys.for_each_match(&keys, |row, number| {
-                        if fates[number] != Fate::Leave {
-                            rows.push(row as u32);
-                            hits.push((positions.value(row) as u64, number as u32));
-                        }
-                    });
-                    if hits.is_empty() {
-                        continue;
-                    }
-                    let rows = UInt32Array::from(rows);
-                    let of_hits = columns[width..].iter().map(|column| take(column, &rows, None));
-                    found.push((hits, of_hits.collect::<Result<_, _>>().map_err(arrow_failed)?));
+                    let Some((positions, read)) = batch.columns().split_last() else { continue };
+                    let columns = columns.of(read);
+                    let keys = shape.keys(&columns[..look.keys]).map_err(arrow_failed)?;
+                    let (of_batch, rows) = look.at(&keys, positions, &columns[look.keys..]).map_err(arrow_failed)?;
+                    hits.extend((!of_batch.0.is_empty()).then_some(of_batch));
+                    whole.extend(rows);
                 }
-                Ok((piece.file, found))
+                Ok((piece.file, hits, together(whole).map_err(arrow_failed)?))
             }
         };
-        let mut found: BTreeMap<usize, Vec<Hits>> = BTreeMap::new();
-        let take = |(file, hits): (usize, Vec<Hits>)| found.entry(file).or_default().extend(hits);
+        let (mut found, mut rows): (BTreeMap<usize, Vec<Hits>>, Vec<Owned>) = Default::default();
+        let take = |(file, hits, whole): (usize, Vec<Hits>, Option<Owned>)| {
+            found.entry(file).or_default().extend(hits);
+            rows.extend(whole);
+        };
         in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
-        Ok(found
-            .into_iter()
-            .filter(|(_, hits)| !hits.is_empty())
-            .map(|(file, hits)| (files[file].clone(), hits))
-            .collect())
+        let found = found.into_iter().filter(|(_, hits)| !hits.is_empty());
+        let hits = found.map(|(file, hits)| (files[file].clone(), hits)).collect();
+        Ok(Found { hits, whole: reads_whole.then_some(rows) })
     }
 
     /// For each file, the first and the last of the sorted keys that may be in it; `None` when none can.
@@ -136,6 +158,80 @@ impl Run<'_> {
         let (lower, upper) = (bounds(lower)?, bounds(upper)?);
         Ok((0..files.len()).map(|file| set.between(sorted, &lower, &upper, file)).collect())
     }
+}
+
+/// What is looked for in each batch.
+struct Look {
+    newest: Arc<Newest>,
+    fates: Arc<Vec<Fate>>,
+    /// How many of the columns are the key's, and how many come with each row.
+    keys: usize,
+    with: usize,
+    whole: Option<Whole>,
+}
+
+impl Look {
+    /// The rows of a batch that are of the keys, and of those the ones that are wanted whole.
+    fn at(
+        &self,
+        keys: &KeyColumn,
+        positions: &ArrayRef,
+        columns: &[ArrayRef],
+    ) -> Result<(Hits, Option<Owned>), ArrowError> {
+        let positions = positions.as_primitive::<Int64Type>();
+        let (mut rows, mut hits) = (Vec::new(), Vec::new());
+        self.newest.keys.for_each_match(keys, |row, number| {
+            if self.fates[number] != Fate::Leave {
+                rows.push(row as u32);
+                hits.push((positions.value(row) as u64, number as u32));
+            }
+        });
+        if hits.is_empty() {
+            return Ok(((hits, Vec::new()), None));
+        }
+        let (with, others) = columns.split_at(self.with);
+        let at = UInt32Array::from(rows);
+        let with = with.iter().map(|column| take(column, &at, None)).collect::<Result<Vec<_>, _>>()?;
+        let Some(Whole { columns: wanted, is_wanted }) = &self.whole else { return Ok(((hits, with), None)) };
+        let of_hits = (0..hits.len()).filter(|row| is_wanted(&with, *row, self.fates[hits[*row].1 as usize]));
+        let (numbers, rows): (Vec<u32>, Vec<u32>) = of_hits.map(|row| (hits[row].1, at.value(row))).unzip();
+        let rows = UInt32Array::from(rows);
+        let others = others.iter().map(|column| take(column, &rows, None)).collect::<Result<Vec<_>, _>>()?;
+        let schema = Arc::new(Schema::new(wanted.clone()));
+        Ok(((hits, with), Some((numbers, RecordBatch::try_new(schema, others)?))))
+    }
+}
+
+/// Columns that are asked for, maybe more than once, and read once.
+struct Columns {
+    read: Vec<FieldRef>,
+    /// For each that is asked for, which of those that are read it is.
+    places: Vec<usize>,
+}
+
+impl Columns {
+    fn new(asked: Vec<FieldRef>) -> Self {
+        let mut read: Vec<FieldRef> = Vec::new();
+        let places = asked.into_iter().map(|field| {
+            read.iter().position(|known| known.name() == field.name()).unwrap_or_else(|| {
+                read.push(field);
+                read.len() - 1
+            })
+        });
+        let places = places.collect();
+        Columns { read, places }
+    }
+
+    fn of(&self, read: &[ArrayRef]) -> Vec<ArrayRef> {
+        self.places.iter().map(|place| read[*place].clone()).collect()
+    }
+}
+
+/// Few are wanted of a batch; together they are one again.
+fn together(parts: Vec<Owned>) -> Result<Option<Owned>, ArrowError> {
+    let (numbers, rows): (Vec<Vec<u32>>, Vec<RecordBatch>) = parts.into_iter().unzip();
+    let schema: Option<SchemaRef> = rows.first().map(RecordBatch::schema);
+    schema.map(|schema| Ok((numbers.concat(), concat_batches(&schema, &rows)?))).transpose()
 }
 
 /// Positions as a set, which is much faster made of sorted ones.

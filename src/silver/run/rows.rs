@@ -23,7 +23,7 @@ use crate::silver::events::{Newest, Rows};
 use crate::silver::fold::Fold;
 use crate::silver::gate::{Gate, ORIGIN, Passed, origin_type};
 use crate::silver::versioned::EVENT;
-use crate::silver::{Error, Merged, OnDelete, Result, check_names, select};
+use crate::silver::{Error, MERGED_AT, Merged, OnDelete, Result, check_names, select};
 use crate::table::{EvolvedSchema, Table, WrittenFile};
 
 /// Rows that are worth a file of their own for each core.
@@ -145,7 +145,7 @@ impl Run<'_> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let failed = |error: DataFusionError| self.failed(error.into());
         let now = ScalarValue::TimestampMicrosecond(Some(self.lake.clock().now_us()), Some(layout::UTC.into()));
-        let frame = frame.with_column("_merged_at", lit(now)).map_err(failed)?;
+        let frame = frame.with_column(MERGED_AT, lit(now)).map_err(failed)?;
         let streams = frame.execute_stream_partitioned().await.map_err(failed)?;
         let (mut written, mut passed) = (Vec::new(), Passed::default());
         let work = |stream| {
