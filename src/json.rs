@@ -117,8 +117,7 @@ fn has_escape(bytes: &[u8]) -> bool {
 fn without_short_escapes(inside: &str) -> Option<String> {
     let mut text = String::with_capacity(inside.len());
     let mut rest = inside;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        let (plain, escaped) = (&rest[..at], &rest[at + 1..]);
+    while let Some((plain, escaped)) = rest.split_once('\\') {
         text.push_str(plain);
         text.push(match escaped.as_bytes().first()? {
             b'"' => '"',

@@ -338,7 +338,7 @@ impl Found {
         room: Option<&mut Images>,
     ) -> Result<Result<Row<'a>, Unfit>> {
         let Some(image) = image else { return Ok(Ok(Row::Null)) };
-        let Ok(json) = simdutf8::basic::from_utf8(image.json()) else {
+        let Ok(json) = std::str::from_utf8(image.json()) else {
             return Ok(Err(Unfit::NotAnObject { image: name }));
         };
         let Some(columns) = columns else { return Ok(image::read_json(json, name, unavailable)) };

@@ -52,7 +52,7 @@ pub(super) fn text(payload: &[u8]) -> Result<&str, Reason> {
     if payload.is_empty() {
         return Err(Reason::Empty);
     }
-    Ok(simdutf8::basic::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii())
+    Ok(std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii())
 }
 
 /// The object a payload's text holds, out of its schema block; `None` when it holds JSON's `null`.
