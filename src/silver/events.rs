@@ -655,10 +655,13 @@ impl Newest {
             group.sort_unstable_by(|left, right| self.place_of(*left).cmp(&self.place_of(*right)));
             let mut coming = truncations.iter().peekable();
             for (at, event) in group.iter().copied().enumerate() {
-                let place = self.place_of(event);
-                while let Some((_, time)) = coming.next_if(|(truncation, _)| !truncation.takes(&place)) {
-                    if at > 0 {
-                        steps.push(Step { key: *number, time: *time, what: What::Truncated });
+                // Looking at the place costs as much as the rest.
+                if coming.peek().is_some() {
+                    let place = self.place_of(event);
+                    while let Some((_, time)) = coming.next_if(|(truncation, _)| !truncation.takes(&place)) {
+                        if at > 0 {
+                            steps.push(Step { key: *number, time: *time, what: What::Truncated });
+                        }
                     }
                 }
                 let time = self.batches[event.batch as usize].time(event.row as usize).unwrap_or(0);

@@ -30,7 +30,7 @@ use crate::table::{DataWriter, ScanFile, Table, TableView, WrittenFile};
 /// Says which step a row that the model gives is of.
 pub(super) const EVENT: &str = "_event";
 
-/// Rows that are compared or written at a time.
+/// Steps that are gone through at a time.
 const CHUNK_ROWS: usize = 8192;
 
 /// Columns of a version that say what became of it, whatever its row was.
@@ -69,6 +69,9 @@ impl Pool {
     /// Whether the rows of each pair differ in one of the columns. Those that differ in one are not looked at again.
     fn differ(&self, pairs: &[(Source, Source)], columns: &[usize]) -> Result<Vec<bool>, ArrowError> {
         let mut differ = vec![false; pairs.len()];
+        if pairs.is_empty() {
+            return Ok(differ);
+        }
         let mut open: Vec<usize> = (0..pairs.len()).collect();
         for &column in columns {
             let (new, old): (Vec<Source>, Vec<Source>) = open.iter().map(|at| pairs[*at]).unzip();
@@ -93,7 +96,7 @@ impl Pool {
 /// Where in the target what is known of the keys lies.
 #[derive(Default)]
 struct Known {
-    /// By the key's number.
+    /// By the key's rank.
     before: Vec<Before>,
     rows: Vec<RecordBatch>,
 }
@@ -128,6 +131,8 @@ impl Run<'_> {
         let truncations: BTreeMap<_, _> = merged.truncations.iter().cloned().collect();
         let mut sorted: Vec<u32> = (0..newest.keys.len() as u32).collect();
         newest.keys.sort(&mut sorted);
+        let mut rank = vec![0; sorted.len()];
+        (0..).zip(&sorted).for_each(|(at, number)| rank[*number as usize] = at);
         let steps = newest.steps(&sorted, &truncations);
         let rows = newest.rows_of(&steps, &self.images()).map_err(failed)?;
         let made = rows.len();
@@ -150,7 +155,7 @@ impl Run<'_> {
         let newest = Arc::new(newest);
         let known = match staged.replaces_all {
             true => Known::default(),
-            false => self.known(staged, &newest, fates).await?,
+            false => self.known(staged, &newest, fates, &rank).await?,
         };
         drop(newest);
         let found_ms = elapsed_ms();
@@ -174,7 +179,7 @@ impl Run<'_> {
         let now = self.lake.clock().now_us();
         let on_delete = self.model.on_delete;
         let count = steps.len();
-        let work = Work { steps, rows: of_step, before: known.before, on_delete, pool, tracked, now };
+        let work = Work { steps, rows: of_step, before: known.before, rank, on_delete, pool, tracked, now };
         staged.written.extend(self.write_versions(staged, work).await?);
         tracing::debug!(
             table = %self.model.table, steps = count, made_ms, found_ms, written_ms = elapsed_ms(),
@@ -255,7 +260,7 @@ impl Run<'_> {
     }
 
     /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
-    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
+    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>, rank: &[u32]) -> Result<Known> {
         let fates = Arc::new(fates);
         let fields = staged.view.arrow_schema().fields().clone();
         let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
@@ -278,7 +283,7 @@ impl Run<'_> {
                         doomed.push(position);
                         continue;
                     }
-                    let before = &mut known.before[number as usize];
+                    let before = &mut known.before[rank[number as usize] as usize];
                     for times in [&from, &to] {
                         before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
                     }
@@ -303,7 +308,7 @@ impl Run<'_> {
             let Some(from) = from.map_err(|error| self.failed(arrow_failed(error)))? else { continue };
             let from = from.as_primitive::<Int64Type>();
             for (row, number) in numbers.into_iter().enumerate() {
-                known.before[number as usize].current = Some(((known.rows.len(), row), from.value(row)));
+                known.before[rank[number as usize] as usize].current = Some(((known.rows.len(), row), from.value(row)));
             }
             known.rows.push(batch);
         }
@@ -365,8 +370,8 @@ impl Run<'_> {
     /// Makes and writes the versions, the keys in as many parts as there are cores.
     async fn write_versions(&self, staged: &Staged, work: Work) -> Result<Vec<WrittenFile>> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
-        let parts = work.parts((work.steps.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads()));
-        let at_once = parts.len();
+        let at_once = (work.steps.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
+        let parts: Vec<Part> = work.cut(&work.whole(), at_once).collect();
         let work = Arc::new(work);
         let task = |part: Part| {
             let (silver, evolved, work) = (silver.clone(), evolved.cloned(), work.clone());
@@ -401,6 +406,7 @@ struct Work {
     /// For each step that makes a row, in order, where that is.
     rows: Vec<Option<Source>>,
     before: Vec<Before>,
+    rank: Vec<u32>,
     on_delete: OnDelete,
     pool: Pool,
     /// The columns whose change makes a version.
@@ -409,27 +415,31 @@ struct Work {
 }
 
 /// The steps of some keys, and the rows that they make.
+#[derive(Clone)]
 struct Part {
     steps: Range<usize>,
     rows: Range<usize>,
 }
 
 impl Work {
+    fn whole(&self) -> Part {
+        Part { steps: 0..self.steps.len(), rows: 0..self.rows.len() }
+    }
+
     /// Parts of about as many steps, each with all steps of its keys.
-    fn parts(&self, count: usize) -> Vec<Part> {
-        let makes_row = |step: &&Step| matches!(step.what, What::Row(_));
-        let (mut parts, mut from, mut made) = (Vec::new(), 0, 0);
-        for part in 1..=count {
-            let mut to = (self.steps.len() * part / count).max(from);
-            while to > from && to < self.steps.len() && self.steps[to].key == self.steps[to - 1].key {
+    fn cut(&self, part: &Part, count: usize) -> impl Iterator<Item = Part> + '_ {
+        let Part { steps, rows } = part.clone();
+        let (mut from, mut made) = (steps.start, rows.start);
+        (1..=count).map(move |index| {
+            let mut to = (steps.start + steps.len() * index / count).max(from);
+            while to > from && to < steps.end && self.steps[to].key == self.steps[to - 1].key {
                 to += 1;
             }
+            let makes_row = |step: &&Step| matches!(step.what, What::Row(_));
             let rows = made..made + self.steps[from..to].iter().filter(makes_row).count();
             made = rows.end;
-            parts.push(Part { steps: from..to, rows });
-            from = to;
-        }
-        parts
+            Part { steps: std::mem::replace(&mut from, to)..to, rows }
+        })
     }
 
     async fn write(&self, part: Part, mut writer: DataWriter) -> Result<Vec<WrittenFile>, engine::Error> {
@@ -443,25 +453,27 @@ impl Work {
     }
 
     async fn write_to(&self, part: Part, writer: &mut DataWriter) -> Result<(), engine::Error> {
-        let Work { steps, rows, before, on_delete, pool, tracked, now } = self;
-        let timeline = Timeline { steps: &steps[part.steps], rows: &rows[part.rows], before, on_delete: *on_delete };
-        let compared = timeline.compared();
-        let mut changes = vec![false; compared.len()];
-        for (compared, changes) in compared.chunks(CHUNK_ROWS).zip(changes.chunks_mut(CHUNK_ROWS)) {
-            let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
-            if pairs.is_empty() {
+        // Little at a time, which then is near.
+        for part in self.cut(&part, part.steps.len().div_ceil(CHUNK_ROWS)) {
+            let versions = self.versions(part).map_err(arrow_failed)?;
+            if versions.is_empty() {
                 continue;
             }
-            let mut differ = pool.differ(&pairs, tracked).map_err(arrow_failed)?.into_iter();
-            let of_pairs = changes.iter_mut().zip(compared).filter(|(_, pair)| pair.is_some());
-            of_pairs.for_each(|(change, _)| *change = differ.next().unwrap_or(false));
-            tokio::task::yield_now().await;
-        }
-        for chunk in timeline.versions(&changes).chunks(CHUNK_ROWS) {
-            let batch = batch_of(pool, chunk, *now).map_err(arrow_failed)?;
-            writer.write(&batch).await?;
+            writer.write(&batch_of(&self.pool, &versions, self.now).map_err(arrow_failed)?).await?;
+            tokio::task::consume_budget().await;
         }
         Ok(())
+    }
+
+    fn versions(&self, part: Part) -> Result<Vec<Version>, ArrowError> {
+        let Work { steps, rows, before, rank, on_delete, pool, tracked, .. } = self;
+        let (steps, rows, on_delete) = (&steps[part.steps], &rows[part.rows], *on_delete);
+        let timeline = Timeline { steps, rows, before, rank, on_delete };
+        let compared = timeline.compared();
+        let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
+        let mut differ = pool.differ(&pairs, tracked)?.into_iter();
+        let changes = compared.iter().map(|pair| pair.is_some() && differ.next().unwrap_or(false));
+        Ok(timeline.versions(&changes.collect::<Vec<_>>()))
     }
 }
 
