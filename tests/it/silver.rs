@@ -632,6 +632,7 @@ type Versions = BTreeMap<i32, Vec<Version>>;
 
 struct Parts {
     lake: Lake,
+    options: EngineOptions,
     engine: Engine,
     bronze: BronzeTable,
     builder: ChangeBatchBuilder,
@@ -664,7 +665,7 @@ impl Parts {
         let options = EngineOptions { memory_bytes, threads: 2, spill_dir: folder.join("spill") };
         let builder = ChangeBatchBuilder::new(bronze.images().unwrap(), 0, Clock::system());
         let engine = Engine::new(&options).unwrap();
-        let mut parts = Parts { lake, engine, bronze, builder, offsets: [0; LANES.len()] };
+        let mut parts = Parts { lake, options, engine, bronze, builder, offsets: [0; LANES.len()] };
         parts.start(0);
         parts
     }
@@ -706,7 +707,19 @@ impl Parts {
     }
 
     async fn merge(&self, model: &SilverModel) {
-        silver::merge(&self.lake, &self.engine, model, &silver::Lookups::default()).await.unwrap();
+        let with = async |engine| silver::merge(&self.lake, engine, model, &silver::Lookups::default()).await;
+        match with(&self.engine).await {
+            // A mebibyte is too little for some sorts. Then nothing has happened, and whoever has more goes on from there.
+            Err(silver::Error::Query { source: engine::Error::OutOfMemory { .. }, .. }) if self.has_little() => {
+                with(&Engine::new(&EngineOptions { memory_bytes: 256 << 20, ..self.options.clone() }).unwrap()).await
+            }
+            outcome => outcome,
+        }
+        .unwrap();
+    }
+
+    fn has_little(&self) -> bool {
+        self.options.memory_bytes <= 1 << 20
     }
 
     /// Merges, and has the statement that the merge stands for give the same rows.
