@@ -38,6 +38,9 @@ pub struct TopicOffsets {
     /// Where the epochs began that were raised, the oldest first. Older markers do not say it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub began: BTreeMap<i32, Vec<Beginning>>,
+    /// Offsets that somebody moved the marker past, which nobody has read: `[epoch, first, behind the last]`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed: BTreeMap<i32, Vec<(i32, i64, i64)>>,
 }
 
 /// Where in a partition an epoch began. Its text form is `[epoch, at, ended, is_same_topic]`.
@@ -122,6 +125,29 @@ impl Offsets {
         if let Some(began) = offsets.began.get_mut(&partition).and_then(|began| began.last_mut()) {
             began.at = began.at.min(next);
         }
+    }
+
+    /// Moves a partition within an epoch, and writes down what nobody has read thereby. What it goes back to will be read.
+    pub fn relocate(&mut self, topic: &str, partition: i32, epoch: i32, to: i64) {
+        let from = self.next(topic, partition).unwrap_or(0);
+        self.set(topic, partition, to);
+        let offsets = self.topics.entry(topic.to_string()).or_default();
+        let passed = offsets.passed.entry(partition).or_default();
+        passed.retain_mut(|(of, first, end)| {
+            if *of == epoch {
+                *end = (*end).min(to);
+            }
+            first < end
+        });
+        passed.extend((from < to).then_some((epoch, from, to)));
+        offsets.passed.retain(|_, passed| !passed.is_empty());
+    }
+
+    /// What of a partition an epoch has not read, although its marker is past it.
+    pub fn passed(&self, topic: &str, partition: i32, epoch: i32) -> impl Iterator<Item = OffsetRange> + use<'_> {
+        let passed = self.topics.get(topic).and_then(|offsets| offsets.passed.get(&partition));
+        let of_epoch = passed.into_iter().flatten().filter(move |(of, ..)| *of == epoch);
+        of_epoch.map(|(_, from, next)| OffsetRange { from: *from, next: *next })
     }
 
     /// Writes down where in a partition an epoch begins. Moving it there is another matter.
@@ -308,6 +334,30 @@ mod tests {
         }
         assert_eq!(offsets.began("t", 0, 1), Some(beginning(1, 0, 9, false)));
         assert_eq!((offsets.began("t", 0, 3), offsets.began("t", 1, 2), offsets.began("u", 0, 2)), (None, None, None));
+    }
+
+    #[test]
+    fn what_was_passed_over_stands_in_the_marker_until_it_is_read() {
+        let mut offsets = Offsets::parse(r#"{"t":{"next":{"0":9}}}"#).unwrap();
+        let check = |offsets: &Offsets, epoch, expected: &[(i64, i64)]| {
+            let offsets = Offsets::parse(&offsets.to_string()).unwrap();
+            let passed: Vec<_> = offsets.passed("t", 0, epoch).map(|range| (range.from, range.next)).collect();
+            assert_eq!(passed, expected, "{offsets}");
+        };
+        offsets.relocate("t", 0, 0, 20);
+        offsets.advance("t", 0, 25, None);
+        offsets.relocate("t", 0, 0, 30);
+        check(&offsets, 0, &[(9, 20), (25, 30)]);
+        offsets.relocate("t", 0, 0, 15);
+        check(&offsets, 0, &[(9, 15)]);
+        offsets.relocate("t", 0, 1, 12);
+        check(&offsets, 0, &[(9, 15)]);
+        check(&offsets, 1, &[]);
+        offsets.relocate("t", 0, 0, 9);
+        assert_eq!(offsets.to_string(), r#"{"t":{"next":{"0":9}}}"#);
+        let mut none = Offsets::default();
+        none.relocate("t", 0, 0, 7);
+        insta::assert_snapshot!(none, @r#"{"t":{"next":{"0":7},"passed":{"0":[[0,0,7]]}}}"#);
     }
 
     #[test]

@@ -443,7 +443,10 @@ impl MovePlan {
             self.begin_epoch(&mut next);
         }
         for Move { at, to, .. } in &self.moves {
-            next.set(&at.topic, at.partition, *to);
+            match self.epoch.0 == self.epoch.1 {
+                true => next.relocate(&at.topic, at.partition, self.epoch.1, *to),
+                false => next.set(&at.topic, at.partition, *to),
+            }
             if self.rows_passed == RowsPassed::NextEpoch {
                 next.forget_id(&at.topic);
             }

@@ -175,6 +175,33 @@ async fn each_epoch_of_one_topic_is_held_against_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_marker_was_moved_past_is_told_and_not_missing() {
+    let project = Project::new().await;
+    project.send(200);
+    project.done(&["offsets", "reset", "orders", "--to", "latest", "--yes"]);
+    project.send(100);
+    project.drain(3);
+    let topic = project.topic("orders");
+    let passed = |records: u64| {
+        format!(
+            "{records} records of `{topic}` have no row: the marker was moved past them by hand, and no backfill brought them"
+        )
+    };
+    assert_eq!(
+        notes(&project.verify(0), "orders"),
+        [passed(80), "records that make no row: 10 tombstones".to_string()]
+    );
+    let (from, to) = (format!("{topic}/0=0"), format!("{topic}/0=10"));
+    project.done(&["backfill", "--from-offset", &from, "--to-offset", &to]);
+    assert_eq!(
+        notes(&project.verify(0), "orders"),
+        [passed(72), "records that make no row: 12 tombstones".to_string()]
+    );
+    let told = ["missing | 0/5 | - | the row of an event `c` | -", "missing | 0/55 | - | the row of an event `c` | -"];
+    project.loses("_topic_partition = 0 AND _offset IN (5, 55)", &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_a_topic_that_is_gone_are_told_and_not_compared() {
     let project = Project::new().await;
     project.send(200);
@@ -265,7 +292,7 @@ async fn history_from_files_is_held_against_the_topic_as_far_as_they_tell() {
     assert_eq!(
         notes(&healthy, "orders"),
         [
-            "records that make no row: 30 tombstones",
+            "records that make no row: 10 tombstones",
             "80 rows were compared without the record's key or time: they came by a backfill, and do not have it",
         ]
     );

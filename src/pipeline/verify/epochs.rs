@@ -26,6 +26,8 @@ pub(super) struct Span {
     pub(super) epoch: i32,
     /// Ingestion's; empty where it read nothing.
     pub(super) read: OffsetRange,
+    /// What of that somebody moved the marker past.
+    pub(super) passed: RangeSet,
     pub(super) backfilled: RangeSet,
 }
 
@@ -63,7 +65,9 @@ impl Epochs {
             let began = self.offsets.began(&at.topic, at.partition, epoch);
             let from = began.map_or(0, |began| began.at);
             let backfilled = self.backfilled.ranges(epoch, &at.topic, at.partition).cloned().unwrap_or_default();
-            spans.push(Span { epoch, read: OffsetRange { from, next: next.max(from) }, backfilled });
+            let mut passed = RangeSet::default();
+            self.offsets.passed(&at.topic, at.partition, epoch).for_each(|range| passed.insert(range));
+            spans.push(Span { epoch, read: OffsetRange { from, next: next.max(from) }, passed, backfilled });
             match began {
                 Some(Beginning { ended, is_same_topic: true, .. }) => (epoch, next) = (epoch - 1, ended),
                 Some(_) => return (spans, Some(Apart::MadeAnew { epoch })),
@@ -90,7 +94,8 @@ impl Epochs {
 
 impl Span {
     pub(super) fn has(&self, offset: i64) -> bool {
-        (self.read.from..self.read.next).contains(&offset) || self.backfilled.contains(offset)
+        let is_read = (self.read.from..self.read.next).contains(&offset) && !self.passed.contains(offset);
+        is_read || self.backfilled.contains(offset)
     }
 }
 
@@ -170,6 +175,16 @@ mod tests {
         assert_eq!(all, expected);
         let partitions = epochs.partitions();
         assert_eq!(partitions, [TopicPartition::new("t", 0), TopicPartition::new("t", 1)]);
+    }
+
+    #[test]
+    fn what_was_passed_over_has_rows_where_a_backfill_brought_them() {
+        let offsets = r#"{"t":{"next":{"0":9},"began":{"0":[[1,2,6,true]]},"passed":{"0":[[0,1,4],[1,5,7]]}}}"#;
+        let epochs = epochs(1, offsets, r#"{"1":{"t":{"0":[[6,7]]}}}"#);
+        let (spans, _) = epochs.spans(&TopicPartition::new("t", 0));
+        let having = |offset| spans.iter().filter(|span| span.has(offset)).map(|span| span.epoch).collect::<Vec<_>>();
+        let expected: [&[i32]; 10] = [&[0], &[], &[1], &[1], &[1, 0], &[0], &[1], &[1], &[1], &[]];
+        assert_eq!((0..10).map(having).collect::<Vec<_>>(), expected);
     }
 
     #[test]
