@@ -278,7 +278,7 @@ impl Reading<'_> {
         if expected.is_empty() {
             // Else it lies between what backfills have done with, and nobody has read it yet.
             let is_passed = part.spans.iter().any(|span| span.passed.contains(record.offset));
-            let makes_row = |record| !matches!(self.decoder.decode(record), Decoded::Consumed(..));
+            let mut makes_row = |record| !matches!(self.decoder.decode(record), Decoded::Consumed(..));
             if is_passed && makes_row(record) {
                 *self.passed.entry(at.topic.to_string()).or_default() += 1;
             }
