@@ -14,6 +14,7 @@ mod history;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
@@ -184,6 +185,10 @@ pub struct BronzeCommit {
     pub counts: ChangeCounts,
     pub rows: u64,
     pub bytes: u64,
+    /// When the source says that the newest of these changes happened, in microseconds since 1970.
+    pub newest_change_us: Option<i64>,
+    /// How long it took to close the files and to commit them.
+    pub elapsed: Duration,
     /// What happened to the table's columns.
     pub changes: Vec<ColumnChange>,
 }
@@ -434,6 +439,7 @@ impl BronzeTable {
         premise: Premise,
         counts: ChangeCounts,
     ) -> Result<std::result::Result<BronzeCommit, crate::table::Error>> {
+        let started = tokio::time::Instant::now();
         let (mut changes, dropped) = (Vec::new(), std::mem::take(&mut self.dropped));
         let (mut files, mut evolved) = (Vec::new(), None);
         if let Some(staged) = self.staged.take() {
@@ -446,16 +452,17 @@ impl BronzeTable {
         if let Some(evolved) = evolved {
             change = change.schema(evolved);
         }
-        let started = tokio::time::Instant::now();
         match change.commit().await {
             Ok(committed) => {
+                let newest_change_us = committed.table.newest_us(&files, layout::SOURCE_TS);
+                let elapsed = started.elapsed();
                 let (rows, bytes) =
                     files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows(), bytes + file.bytes()));
                 self.table = Some(committed.table);
                 log_changes(self.name(), &changes);
                 tracing::info!(
                     table = %self.name(), layer = "bronze", snapshot_id = committed.snapshot_id, rows, bytes,
-                    attempts = committed.attempts, elapsed_ms = started.elapsed().as_millis() as u64, "committed"
+                    attempts = committed.attempts, elapsed_ms = elapsed.as_millis() as u64, "committed"
                 );
                 Ok(Ok(BronzeCommit {
                     table: self.name().clone(),
@@ -464,6 +471,8 @@ impl BronzeTable {
                     counts,
                     rows,
                     bytes,
+                    newest_change_us,
+                    elapsed,
                     changes,
                 }))
             }

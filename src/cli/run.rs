@@ -424,7 +424,6 @@ impl Tally {
         Arc::new(move |event| {
             let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
             match event {
-                Event::Ingested(_) => {}
                 Event::Merged(commit) => {
                     built.silver_merges += 1;
                     built.silver_rows_written += commit.rows_written;
@@ -447,6 +446,7 @@ impl Tally {
                     }
                 }
                 Event::Checked(findings) => built.quality.extend(findings.iter().cloned()),
+                _ => {}
             }
         })
     }
@@ -506,6 +506,7 @@ mod tests {
                 inputs,
                 rows: 5,
                 refreshed,
+                elapsed: Duration::ZERO,
                 findings,
             }));
         }

@@ -298,7 +298,7 @@ pub async fn run(
             }
             Event::Merged(_) => drop(progress.merges.fetch_add(1, Ordering::Relaxed)),
             Event::Refreshed(_) => drop(progress.refreshes.fetch_add(1, Ordering::Relaxed)),
-            Event::Checked(_) => {}
+            _ => {}
         })
     };
     let source = KafkaSource::connect(KafkaConfig {

@@ -18,6 +18,7 @@ mod touched;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{Field, Schema};
 use datafusion::dataframe::DataFrame;
@@ -72,6 +73,8 @@ pub struct GoldCommit {
     /// Rows written.
     pub rows: u64,
     pub refreshed: Refreshed,
+    /// How long it took from the look at its inputs on.
+    pub elapsed: Duration,
     /// What each rule says of the rows.
     pub findings: Vec<Finding>,
 }
@@ -576,9 +579,10 @@ impl<'a> Run<'a> {
                         rows = finding.rows_failed, "rows break a rule"
                     );
                 }
+                let elapsed = started.elapsed();
                 tracing::info!(
                     table = %self.model.table, layer = "gold", snapshot_id = committed.snapshot_id, rows,
-                    elapsed_ms = started.elapsed().as_millis() as u64, how = %refreshed, "refreshed"
+                    elapsed_ms = elapsed.as_millis() as u64, how = %refreshed, "refreshed"
                 );
                 let inputs =
                     self.views.iter().map(|(name, view)| (name.clone(), view.snapshot_id().unwrap_or(NEVER_WRITTEN)));
@@ -588,6 +592,7 @@ impl<'a> Run<'a> {
                     inputs: inputs.collect(),
                     rows,
                     refreshed,
+                    elapsed,
                     findings: findings
                         .into_iter()
                         .map(|finding| Finding { snapshot_id: committed.snapshot_id, ..finding })

@@ -1,10 +1,10 @@
 //! One pass over silver and gold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::quality::{Audit, Findings, Latest};
-use super::{Event, Observer};
+use super::{Event, Layer, Observer, Standing, Turning};
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::gold::{self, GoldModel};
@@ -73,7 +73,9 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let mut unfit: BTreeSet<TableName> = BTreeSet::new();
     let mut lookups = silver::Lookups::default();
     let mut failed: BTreeSet<TableName> = BTreeSet::new();
+    let turned = || observer(&Event::Turned(Turning::Build));
     for model in parents_first(silver::in_order(&models.silver)?) {
+        turned();
         let looked_up = silver::lookups(model).unwrap_or_default();
         if let Some(by) = looked_up.iter().find(|lookup| failed.contains(lookup)) {
             tracing::warn!(table = %model.table, %by, "not merged: a table it looks rows up in was not brought up to date");
@@ -132,6 +134,9 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
             }
             Err(error) => failures.note(&model.table, error),
         }
+        if !report.held_back.contains(&model.table) {
+            observer(&failures.of(Layer::Silver, &model.table));
+        }
     }
     let own = models.silver.iter().flat_map(|model| [model.table.clone(), model.quarantine()]);
     let awaited: BTreeSet<TableName> = own.chain(models.gold.iter().map(|model| model.table.clone())).collect();
@@ -139,6 +144,7 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
     let mut inputs = gold::Inputs::pin(lake, &models.gold, awaited.clone()).await;
     unfit.iter().for_each(|table| inputs.hold_back(table));
     for model in ordered {
+        turned();
         let asked = (&model.table, model.expect.as_slice(), "");
         let mut present = Ok(Vec::new());
         match gold::refresh(lake, engine, model, &mut inputs).await {
@@ -182,8 +188,12 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
             }
             Err(error) => failures.note(&model.table, error),
         }
+        if !report.held_back.contains(&model.table) {
+            observer(&failures.of(Layer::Gold, &model.table));
+        }
     }
     for audit in &models.audits {
+        turned();
         match findings.audit(engine, audit, &awaited).await {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => failures.note_audit(&audit.name, error),
@@ -194,6 +204,8 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
         Ok(found) => observer(&Event::Checked(found)),
         Err(error) => failures.note_audit(FINDINGS_TABLE, error),
     }
+    observer(&Event::Ended(Turning::Build));
+    observer(&Event::Built { is_whole: failures.first.is_none() });
     match failures.first {
         None => Ok(report),
         Some(error) => Err(error),
@@ -227,6 +239,8 @@ fn parents_first(mut waiting: Vec<&SilverModel>) -> Vec<&SilverModel> {
 #[derive(Default)]
 struct Failures {
     first: Option<Error>,
+    /// What the first failure of each table asks for.
+    tables: BTreeMap<TableName, Kind>,
 }
 
 impl Failures {
@@ -234,7 +248,14 @@ impl Failures {
         if self.first.is_some() {
             tracing::error!(%table, %error, "another table could not be built");
         }
+        self.tables.entry(table.clone()).or_insert(error.kind());
         self.keep(error);
+    }
+
+    /// How a table fared in this pass. The next one tries again, whatever it was.
+    fn of(&self, layer: Layer, table: &TableName) -> Event {
+        let how = self.tables.get(table).map_or(Standing::Well, |kind| Standing::TriedAgain(*kind));
+        Event::Fares { layer, table: table.clone(), how }
     }
 
     fn note_audit(&mut self, audit: &str, error: Error) {

@@ -9,6 +9,8 @@
 //! of a position only after it is durable.** **A table that fails does not hold the others up**: what may mend itself is
 //! tried again from the table's own marker, and what will not stops that table alone.
 
+mod telling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::time::Instant;
 
 use super::lane::{Lane, Report, Work};
 use super::makers::Makers;
-use super::{Breaker, Dialect, Event, Observer, Tripped};
+use super::{Breaker, Dialect, Event, Observer, Standing, Tripped, Turning};
 use crate::bronze::{BronzeDefinition, BronzeTable};
 use crate::change::RawRecord;
 use crate::config::Percent;
@@ -162,6 +164,7 @@ pub struct Ingest<'a> {
     /// How far bronze is durable.
     durable: Positions,
     report: IngestReport,
+    told_in_hand: Option<Instant>,
     /// Why tables could not be opened. Their topics are not read.
     refused: Vec<Error>,
     tell: mpsc::UnboundedSender<(usize, Report)>,
@@ -188,6 +191,8 @@ struct Table {
     joining: BTreeSet<TopicPartition>,
     state: State,
     failures: u32,
+    /// Whether the observer was last told that it fares well.
+    is_well: bool,
     breaker: Breaker,
 }
 
@@ -314,6 +319,7 @@ impl<'a> Ingest<'a> {
             read: Positions::new(),
             durable: Positions::new(),
             report: IngestReport::default(),
+            told_in_hand: None,
             refused: Vec::new(),
             tell,
             reports,
@@ -349,31 +355,39 @@ impl<'a> Ingest<'a> {
             }
         }
         let (lake, dialect, makers) = (self.lake, &self.dialect, &self.makers);
+        let observer = &self.observer;
         let opened = stream::iter(routes).map(|(route, topics)| async move {
-            let bronze = BronzeTable::open(lake, &route.definition()).await?;
-            let offsets = bronze.offsets()?;
-            Ok::<_, Error>((
-                route,
-                topics,
-                Lane::new(bronze, lake.clock().clone(), dialect.clone(), makers.clone())?,
-                offsets,
-            ))
+            let name = route.table.clone();
+            let opened = async {
+                let bronze = BronzeTable::open(lake, &route.definition()).await?;
+                let offsets = bronze.offsets()?;
+                Ok::<_, Error>((
+                    route,
+                    topics,
+                    Lane::new(bronze, lake.clock().clone(), dialect.clone(), makers.clone())?,
+                    offsets,
+                ))
+            };
+            let opened = opened.await;
+            observer(&Event::Turned(Turning::Ingest));
+            (name, opened)
         });
         let opened: Vec<_> = opened.buffered(OPENED_AT_ONCE).collect().await;
         let mut found = Vec::new();
-        for opened in opened {
+        for (name, opened) in opened {
             let (route, topics, lane, offsets) = match opened {
                 Ok(opened) => opened,
                 Err(error) if error.kind() == Kind::Unavailable => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "a table cannot be opened; the others go on");
+                    self.fares(name, Standing::Stopped(error.kind()));
                     self.refused.push(error);
                     continue;
                 }
             };
             let index = self.tables.len();
             self.by_topic.extend(topics.iter().map(|topic| (topic.clone(), index)));
-            let name = route.table.clone();
+            self.fares(name.clone(), Standing::Well);
             let (work, inbox) = mpsc::channel(CHUNKS_WAITING + 1);
             let tell = self.tell.clone();
             // Nobody listens any more when reading has ended.
@@ -392,6 +406,7 @@ impl<'a> Ingest<'a> {
                 joining: BTreeSet::new(),
                 state: State::Reading,
                 failures: 0,
+                is_well: true,
                 breaker: Breaker::new(route.stop_above),
             });
             found.push((index, offsets));
@@ -449,11 +464,14 @@ impl<'a> Ingest<'a> {
     pub async fn run(mut self, mut until: watch::Receiver<Until>) -> Result<IngestReport> {
         let mut is_told = true;
         loop {
+            (self.observer)(&Event::Turned(Turning::Ingest));
+            self.tell_in_hand();
             let goal = until.borrow_and_update().clone();
             let is_read = self.is_read(&goal);
             self.look_after_tables(is_read);
             self.hold_back_or_go_on()?;
             if is_read && self.is_settled(&goal) && self.is_durable(&goal) {
+                (self.observer)(&Event::Ended(Turning::Ingest));
                 return self.finish();
             }
             let limits = FetchLimits {
@@ -537,13 +555,12 @@ impl<'a> Ingest<'a> {
     /// Commits what is due, and asks tables again that have waited long enough.
     fn look_after_tables(&mut self, is_read: bool) {
         let now = Instant::now();
-        for table in &mut self.tables {
-            if table.task.is_finished() && !table.is_stopped() {
-                table.is_committing = false;
-                table.uncommitted = Uncommitted::default();
-                table.pending = Pending::default();
-                table.state = State::Stopped(IngestError::LaneEnded { table: table.name.clone() }.into());
+        for index in 0..self.tables.len() {
+            if self.tables[index].task.is_finished() && !self.tables[index].is_stopped() {
+                self.stop(index, IngestError::LaneEnded { table: self.tables[index].name.clone() }.into());
             }
+        }
+        for table in &mut self.tables {
             if let State::Waiting(at) = table.state
                 && at <= now
             {
@@ -711,7 +728,8 @@ impl<'a> Ingest<'a> {
                     };
                     let offsets = commit.offsets.clone();
                     let tripped = self.tables[index].breaker.observe(&commit.counts);
-                    (self.observer)(&Event::Ingested(commit));
+                    (self.observer)(&Event::Ingested(*commit));
+                    self.recovered(index);
                     if let Some(tripped) = tripped {
                         let table = self.tables[index].name.clone();
                         self.stop(index, IngestError::TooManyRejected { table, tripped }.into());
@@ -753,9 +771,12 @@ impl<'a> Ingest<'a> {
         if !error.kind().is_retryable() || !may_wait {
             return self.stop(index, error);
         }
+        table.is_well = false;
+        let (name, kind) = (table.name.clone(), error.kind());
         let wait = RETRY_FIRST.saturating_mul(1 << (table.failures - 1).min(10)).min(RETRY_MOST);
         tracing::warn!(table = %table.name, %error, wait_ms = wait.as_millis() as u64, "a table failed; trying again");
         table.state = State::Waiting(Instant::now() + wait);
+        self.fares(name, Standing::TriedAgain(kind));
     }
 
     fn stop(&mut self, index: usize, error: Error) {
@@ -764,10 +785,13 @@ impl<'a> Ingest<'a> {
             return;
         }
         tracing::error!(table = %table.name, %error, "a table has stopped; the others go on");
+        let (name, kind) = (table.name.clone(), error.kind());
         table.pending = Pending::default();
         table.uncommitted = Uncommitted::default();
         table.is_committing = false;
+        table.is_well = false;
         table.state = State::Stopped(error);
+        self.fares(name, Standing::Stopped(kind));
     }
 
     /// The report, or the first error that stopped a table.

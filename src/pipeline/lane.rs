@@ -38,7 +38,7 @@ pub(super) enum Report {
     /// So many bytes of records are off its hands; so many are staged in files that are not closed.
     Took { bytes: usize, staged: usize },
     /// A lane commits without being asked when rows need other columns than those that are staged.
-    Committed { commit: Option<BronzeCommit>, reached: Positions, is_asked_for: bool },
+    Committed { commit: Option<Box<BronzeCommit>>, reached: Positions, is_asked_for: bool },
     /// This is how far the table is; everything after it has to be given again.
     At(Offsets),
     /// Nothing that was staged is left.
@@ -226,7 +226,7 @@ impl Lane {
         match self.bronze.commit(&ranges, &last, counts).await? {
             Outcome::Committed(commit) => {
                 let reached = ranges.into_iter().map(|(partition, range)| (partition, range.next)).collect();
-                tell(Report::Committed { commit: Some(commit), reached, is_asked_for });
+                tell(Report::Committed { commit: Some(Box::new(commit)), reached, is_asked_for });
             }
             Outcome::Behind(offsets) => {
                 self.forget().await;

@@ -7,6 +7,7 @@ pub mod backfill;
 mod breaker;
 mod build;
 mod check;
+mod event;
 mod ingest;
 mod lane;
 pub mod maintain;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 pub use breaker::{Breaker, Tripped};
 pub use build::{BuildReport, KeptFindings, Models, build};
 pub use check::{ModelCheck, check_models};
+pub use event::{Event, InHand, Layer, Observer, Standing, Turning, unobserved};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
 pub use project::{
     commit_triggers, dialect, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage,
@@ -32,12 +34,8 @@ pub use project::{
 };
 pub use quality::Audit;
 
-use crate::bronze::BronzeCommit;
 use crate::decode::Format;
-use crate::gold::GoldCommit;
 use crate::placeholder::Placeholder;
-use crate::quality::Finding;
-use crate::silver::SilverCommit;
 
 /// How records are written.
 #[derive(Debug, Clone)]
@@ -51,22 +49,4 @@ impl From<Format> for Dialect {
     fn from(format: Format) -> Self {
         Dialect { format, placeholder: Arc::default() }
     }
-}
-
-/// Something durable that happened.
-#[derive(Debug, Clone)]
-pub enum Event {
-    Ingested(BronzeCommit),
-    Merged(SilverCommit),
-    Refreshed(GoldCommit),
-    /// What rules and audits found in a pass, of what was committed and of what was not.
-    Checked(Vec<Finding>),
-}
-
-/// Is told of every event, after it is durable.
-pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
-
-/// An observer that looks away.
-pub fn unobserved() -> Observer {
-    Arc::new(|_| {})
 }

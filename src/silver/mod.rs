@@ -24,6 +24,7 @@ mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::dataframe::DataFrame;
@@ -188,6 +189,8 @@ pub struct SilverCommit {
     pub bronze_snapshot_id: i64,
     pub rows_written: u64,
     pub rows_deleted: u64,
+    /// How long it took, from reading the changes on.
+    pub elapsed: Duration,
     /// What each rule says of the rows that the run made.
     pub findings: Vec<Finding>,
     /// Rows that went into quarantine, and that were dropped.

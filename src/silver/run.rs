@@ -26,6 +26,7 @@ use arrow::datatypes::FieldRef;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
+use tokio::time::Instant;
 
 use super::events::{Depth, Images, KeyRange, Seen, key_types};
 use super::gate::{Gate, Side};
@@ -68,6 +69,7 @@ pub(super) struct Run<'a> {
     extent: Extent,
     shape: Arc<KeyShape>,
     has_lookups: bool,
+    started: Instant,
 }
 
 impl<'a> Run<'a> {
@@ -106,7 +108,22 @@ impl<'a> Run<'a> {
         };
         let shape = Arc::new(KeyShape::new(key_types(&columns, &keys)).map_err(failed)?);
         let has_lookups = !lookups.is_empty();
-        Ok(Some(Run { lake, engine, model, side, session, view, columns, keys, ignores, extent, shape, has_lookups }))
+        let started = Instant::now();
+        Ok(Some(Run {
+            lake,
+            engine,
+            model,
+            side,
+            session,
+            view,
+            columns,
+            keys,
+            ignores,
+            extent,
+            shape,
+            has_lookups,
+            started,
+        }))
     }
 
     pub(super) fn ignores(&self) -> &[String] {
@@ -171,7 +188,7 @@ impl<'a> Run<'a> {
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
             let depth = if versions { Depth::Versions } else { Depth::Rows };
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             let mut newest = self.newest(&new, &files, &again, range, depth, base).await?;
             if let Some(base) = base {
                 let known = &base.merged;

@@ -1,5 +1,6 @@
 //! What every Kafka client here is set up with, and where its words go.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
+use serde::Deserialize;
 
 use super::error::{Error, Result, Trouble, trouble, trouble_said};
 use super::kafka::KafkaConfig;
@@ -108,6 +110,8 @@ pub(super) struct ClientLog {
     complaint: Mutex<Option<(Trouble, String)>>,
     pub(super) tokens: Option<Arc<Tokens>>,
     has_token: AtomicBool,
+    /// The ends of partitions that the client has read the statistics of, by topic.
+    ends: Mutex<BTreeMap<String, BTreeMap<i32, i64>>>,
 }
 
 impl ClientLog {
@@ -139,6 +143,12 @@ impl ClientLog {
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How far a partition went when the client last told, if it did.
+    pub(super) fn end(&self, at: &TopicPartition) -> Option<i64> {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(&*at.topic)?.get(&at.partition).copied()
+    }
+
     pub(super) fn forget_complaint(&self) {
         *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -167,6 +177,16 @@ impl ClientContext for ClientLog {
         }
     }
 
+    /// Called at intervals where [`STATISTICS_EVERY`] is set. The answers to fetches bring the ends along: nobody is asked.
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) => {
+                *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = statistics.ends();
+            }
+            Err(error) => tracing::debug!(%error, "the client's statistics cannot be read"),
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         if matches!(error, KafkaError::Global(RDKafkaErrorCode::PartitionEOF)) {
             return;
@@ -177,6 +197,42 @@ impl ClientContext for ClientLog {
         if complaint.is_none() || trouble != Trouble::Passing || !reason.contains("brokers are down") {
             *complaint = Some((trouble, reason.to_string()));
         }
+    }
+}
+
+/// The property by which a client tells its statistics, in milliseconds.
+pub const STATISTICS_EVERY: &str = "statistics.interval.ms";
+
+/// What is taken from a client's statistics.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: BTreeMap<i32, PartitionStatistics>,
+}
+
+/// Offsets below zero are not known yet.
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    /// The end for who reads committed transactions alone, as we do.
+    ls_offset: i64,
+    hi_offset: i64,
+}
+
+impl Statistics {
+    fn ends(self) -> BTreeMap<String, BTreeMap<i32, i64>> {
+        let end = |partition: &PartitionStatistics| {
+            [partition.ls_offset, partition.hi_offset].into_iter().find(|offset| *offset >= 0)
+        };
+        let of_topic = |topic: TopicStatistics| {
+            topic.partitions.iter().filter_map(|(number, of)| Some((*number, end(of)?))).collect()
+        };
+        self.topics.into_iter().map(|(name, topic)| (name, of_topic(topic))).collect()
     }
 }
 
@@ -200,5 +256,25 @@ impl fmt::Debug for KafkaConfig {
             .field("msk_iam", &self.msk_iam)
             .field("queue_bytes", &self.queue_bytes)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_are_those_of_partitions_that_were_read() {
+        let log = ClientLog::default();
+        log.stats_raw(
+            br#"{"name": "c", "topics": {"t": {"topic": "t", "partitions": {
+                "0": {"partition": 0, "ls_offset": 7, "hi_offset": 9, "consumer_lag": 2},
+                "1": {"partition": 1, "ls_offset": -1001, "hi_offset": 5},
+                "-1": {"partition": -1, "ls_offset": -1001, "hi_offset": -1001}
+            }}}}"#,
+        );
+        log.stats_raw(b"no JSON");
+        let end = |topic: &str, partition| log.end(&TopicPartition::new(topic, partition));
+        assert_eq!((end("t", 0), end("t", 1), end("t", -1), end("u", 0)), (Some(7), Some(5), None, None));
     }
 }

@@ -17,7 +17,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::client::{ClientLog, client_config, list_partitions, set_up_error};
+use super::client::{ClientLog, STATISTICS_EVERY, client_config, list_partitions, set_up_error};
 use super::error::{Error, Result, Trouble, trouble};
 use super::member::Member;
 use super::ownership::{Owned, Ownership, difference};
@@ -98,9 +98,11 @@ impl KafkaSource {
     /// Sets up the clients. Connections are made when the first question is asked. Has to be called inside a Tokio runtime.
     pub fn connect(config: KafkaConfig) -> Result<Self> {
         let patterns = config.topics.iter().map(|topic| TopicPattern::parse(topic)).collect::<Result<Vec<_>>>()?;
-        let (client, tokens) = client_config(&config)?;
+        let (mut client, tokens) = client_config(&config)?;
         let consumer: StreamConsumer<ClientLog> =
             client.create_with_context(ClientLog::new(tokens.clone())).map_err(|error| set_up_error(&error))?;
+        // Nobody listens to what the other clients would tell.
+        client.remove(STATISTICS_EVERY);
         let consumer = Arc::new(consumer);
         let ownership = Arc::new(Ownership::default());
         let owner = match config.assignment {
@@ -431,6 +433,13 @@ impl Source for KafkaSource {
         let partitions = self.assigned.partitions.iter().map(|reading| reading.at.clone()).collect();
         let bounds = self.bounds(partitions).await?;
         Ok(bounds.into_iter().map(|(at, bounds)| (at, bounds.end)).collect())
+    }
+
+    /// What the client has told, where [`STATISTICS_EVERY`] is among its properties.
+    fn known_ends(&self) -> Positions {
+        let log = self.consumer.context();
+        let partitions = self.assigned.partitions.iter();
+        partitions.filter_map(|reading| Some((reading.at.clone(), log.end(&reading.at)?))).collect()
     }
 
     async fn durable(&mut self, positions: &Positions) {

@@ -24,6 +24,7 @@ mod token;
 mod witness;
 
 pub use self::parquet::ParquetRows;
+pub use client::STATISTICS_EVERY;
 pub use embedded::{DurableHandle, EmbeddedBroker, EmbeddedProducer};
 pub use error::{Error, Result};
 pub use files::{FilePlace, FilesConfig, FilesSource};
@@ -103,6 +104,12 @@ pub trait Source: Send {
 
     /// The end of each partition being read: the offset behind the last record that can be read now.
     async fn end_offsets(&mut self) -> Result<Positions>;
+
+    /// The ends of partitions being read that are known without asking anybody, as of a while ago. A source that is not
+    /// told of them knows none.
+    fn known_ends(&self) -> Positions {
+        Positions::new()
+    }
 
     /// Tells what the tables hold by now. A source may show it to others, but never starts from it.
     async fn durable(&mut self, positions: &Positions);

@@ -14,6 +14,7 @@ use iceberg::spec::{
 use iceberg::transform::create_transform_function;
 
 use super::scan::{ColumnStatistics, ScanFile, TableView};
+use super::{Table, WrittenFile};
 
 /// Statistics of data files, one element per file.
 pub(super) struct FileStatistics<'a> {
@@ -24,6 +25,19 @@ pub(super) struct FileStatistics<'a> {
 impl<'a> FileStatistics<'a> {
     pub(super) fn new(view: &'a TableView, files: &'a [ScanFile]) -> Self {
         FileStatistics { view, files }
+    }
+}
+
+impl Table {
+    /// The latest time that these files have in a column of timestamps, in microseconds since 1970, as their statistics
+    /// say it.
+    pub fn newest_us(&self, files: &[WrittenFile], column: &str) -> Option<i64> {
+        let id = self.metadata().current_schema().field_id_by_name(column)?;
+        let upper = |file: &WrittenFile| match file.file.upper_bounds().get(&id).map(Datum::literal) {
+            Some(PrimitiveLiteral::Long(us)) => Some(*us),
+            _ => None,
+        };
+        files.iter().filter_map(upper).max()
     }
 }
 

@@ -167,6 +167,7 @@ impl Run<'_> {
                     bronze_snapshot_id: next.snapshot,
                     rows_written,
                     rows_deleted,
+                    elapsed: self.started.elapsed(),
                     findings,
                     rows_quarantined: passed.quarantined + null_keys,
                     rows_dropped: passed.dropped,

@@ -236,13 +236,12 @@ impl Shop {
         let seen = built.clone();
         let observer: Observer = Arc::new(move |event| {
             seen.lock().unwrap().extend(match event {
-                Event::Ingested(_) => None,
                 Event::Merged(commit) => {
                     let (written, deleted) = (commit.rows_written, commit.rows_deleted);
                     Some((commit.table.to_string(), format!("{written} rows written, {deleted} deleted")))
                 }
                 Event::Refreshed(commit) => Some((commit.table.to_string(), commit.refreshed.to_string())),
-                Event::Checked(_) => None,
+                _ => None,
             });
         });
         let outcome = pipeline::build(&self.lake().await?, &self.engine, &models, &observer).await;
