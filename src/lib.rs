@@ -42,6 +42,8 @@ pub mod gold;
 
 pub mod pipeline;
 
+pub mod metrics;
+
 pub mod discover;
 
 pub mod cli;

@@ -15,10 +15,11 @@ use crate::engine::Engine;
 use crate::error::{Error as AnyError, Kind, Result, Situation};
 use crate::gold::Refreshed;
 use crate::ids::TableName;
+use crate::metrics::{Metrics, Server};
 use crate::pipeline::{self, Event, Ingest, IngestReport, Models, Observer, Until};
 use crate::quality::Finding;
 use crate::silver::Extent;
-use crate::source::{Assignment, KafkaConfig, KafkaSource, Source};
+use crate::source::{Assignment, KafkaConfig, KafkaSource, STATISTICS_EVERY, Source};
 use crate::table::Lake;
 
 const AFTER_HELP_INGEST: &str = "\
@@ -119,15 +120,52 @@ pub struct ReadingArgs {
     /// Write a JSON summary to this file
     #[arg(long, value_name = "FILE")]
     pub result: Option<PathBuf>,
+
+    /// Answer `/metrics`, `/livez` and `/readyz` at this address, such as `127.0.0.1:9464` [default: `metrics.listen`]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    pub metrics: Option<String>,
+}
+
+fn listen(text: &str) -> Result<String, String> {
+    crate::config::check_listen(text).map(|()| text.to_string())
 }
 
 impl ReadingArgs {
+    /// Whoever watches this process, where anybody is to.
+    fn watch(&self, config: &Config, context: &Context) -> Result<Watch> {
+        let Some(listen) = self.metrics.as_ref().or(config.metrics_listen.as_ref()) else { return Ok(Watch::none()) };
+        let metrics = Arc::new(Metrics::new(context.clock.clone(), config.memory_bytes));
+        let server = Server::start(listen, metrics.clone())?;
+        Ok(Watch { metrics: Some(metrics.observer()), _server: Some(server) })
+    }
+
     /// How reading ended: a drain has an end to reach, and without one a signal is how it ends.
     fn outcome(&self, context: &Context) -> Outcome {
         match context.signals.came() {
             Some(signal) if self.drain => Outcome::Interrupted(signal),
             _ => Outcome::Done,
         }
+    }
+}
+
+/// What is told to whom, for as long as it is there.
+struct Watch {
+    metrics: Option<Observer>,
+    _server: Option<Server>,
+}
+
+impl Watch {
+    fn none() -> Self {
+        Watch { metrics: None, _server: None }
+    }
+
+    /// Tells one more.
+    fn observer(&self, other: Observer) -> Observer {
+        let Some(metrics) = self.metrics.clone() else { return other };
+        Arc::new(move |event| {
+            metrics(event);
+            other(event);
+        })
     }
 }
 
@@ -238,8 +276,10 @@ impl From<IngestReport> for Ingested {
 
 pub async fn ingest(args: IngestArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
+    let watch = args.reading.watch(&config, context)?;
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
-    let report = read(&config, &lake, args.reading.drain, pipeline::unobserved(), context).await?;
+    let observer = watch.observer(pipeline::unobserved());
+    let report = read(&config, &lake, &args.reading, &watch, observer, context).await?;
     let summary = Summary { ingested: Some(report.into()), built: None };
     tell(&summary, args.reading.result.as_deref(), context)?;
     Ok(args.reading.outcome(context))
@@ -283,11 +323,12 @@ fn conclude(
 pub async fn run(args: RunArgs, context: &Context) -> Result<Outcome> {
     let config = context.config()?;
     let models = pipeline::models(&config)?;
+    let watch = args.reading.watch(&config, context)?;
     let lake = pipeline::open_lake(&config, context.clock.clone()).await?;
     let engine = pipeline::engine(&config)?;
     let tally = Tally::default();
-    let observer = tally.observer();
-    let reading = read(&config, &lake, args.reading.drain, observer.clone(), context);
+    let observer = watch.observer(tally.observer());
+    let reading = read(&config, &lake, &args.reading, &watch, observer.clone(), context);
     let report = match args.reading.drain {
         true => reading.await?,
         // A build that is given up in the middle leaves no trace: the next one does it.
@@ -334,15 +375,16 @@ async fn build_for_ever(
 async fn read(
     config: &Config,
     lake: &Lake,
-    drain: bool,
+    args: &ReadingArgs,
+    watch: &Watch,
     observer: Observer,
     context: &Context,
 ) -> Result<IngestReport> {
-    let source = source(config, drain)?;
+    let source = source(config, args.drain, watch.metrics.is_some())?;
     let route = |topic: &str| pipeline::route(config, topic);
     let triggers = pipeline::commit_triggers(config);
     let mut ingest = Ingest::start(lake, source, route, pipeline::dialect(config), triggers, observer).await?;
-    let goal = if drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
+    let goal = if args.drain { Until::Reached(ingest.end().await?) } else { Until::Forever };
     let (tell, until) = watch::channel(goal);
     let _heed = context.signals.heed();
     let listening = async {
@@ -358,8 +400,11 @@ async fn read(
     }
 }
 
-/// What the project reads.
-fn source(config: &Config, drain: bool) -> Result<Box<dyn Source>> {
+/// How often the Kafka client tells how far partitions go, in milliseconds.
+const ENDS_EVERY_MS: &str = "5000";
+
+/// What the project reads. A source whose lag is watched knows how far it goes.
+fn source(config: &Config, drain: bool, is_watched: bool) -> Result<Box<dyn Source>> {
     if let Some(files) = pipeline::files_source(config)? {
         return Ok(Box::new(files));
     }
@@ -371,11 +416,15 @@ fn source(config: &Config, drain: bool) -> Result<Box<dyn Source>> {
     if config.kafka.topics.is_empty() {
         return Err(RunError::NoTopics.into());
     }
-    Ok(Box::new(KafkaSource::connect(KafkaConfig {
+    let mut kafka = KafkaConfig {
         // A drain has an end to reach, whoever else reads.
         assignment: if drain { Assignment::Everything } else { Assignment::Group },
         ..pipeline::kafka_config(config, &brokers)
-    })?))
+    };
+    if is_watched {
+        kafka.properties.entry(STATISTICS_EVERY.to_string()).or_insert_with(|| ENDS_EVERY_MS.to_string());
+    }
+    Ok(Box::new(KafkaSource::connect(kafka)?))
 }
 
 /// The models of the named tables, or all.

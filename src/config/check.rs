@@ -377,6 +377,7 @@ fn check_text(text: &str, shown: &str, schema: &Value) -> Result<(), String> {
         "location" => location::check_warehouse(text),
         "file" => location::check_file(text),
         "brokers" => location::check_brokers(text),
+        "listen" => location::check_listen(text),
         "placeholder" => Placeholder::parse(text).map(drop).map_err(|error| error.to_string()),
         "topic" => location::check_topic(text, false),
         "topic-pattern" => location::check_topic(text, true),

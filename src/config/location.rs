@@ -59,6 +59,15 @@ pub(super) fn check_brokers(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Where to listen: an address of this machine and a port.
+pub(super) fn check_listen(text: &str) -> Result<(), String> {
+    let host = text.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map(|(host, _)| host);
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['/', ' ']) => Ok(()),
+        _ => Err(format!("`{text}` is no place to listen at; write `address:port`, such as `127.0.0.1:9464`")),
+    }
+}
+
 /// Kafka's own rule, with `*` allowed in a pattern.
 pub(super) fn check_topic(text: &str, pattern: bool) -> Result<(), String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c) || (pattern && c == '*');

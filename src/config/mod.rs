@@ -85,6 +85,8 @@ pub struct Config {
     /// How long findings of rules and audits are kept.
     pub keep_findings: Duration,
     pub maintain: MaintainConfig,
+    /// Where metrics and probes are answered, `address:port`.
+    pub metrics_listen: Option<String>,
     /// What is done with records whose columns are others than their table's, where no file speaks of the table.
     pub evolution: Evolution,
     /// Tables that have a file in `catalog/`, by name.
@@ -342,6 +344,11 @@ impl Config {
     pub fn show(&self) -> String {
         show::show(self)
     }
+}
+
+/// Whether a text names a place to listen at.
+pub fn check_listen(text: &str) -> Result<(), String> {
+    location::check_listen(text)
 }
 
 /// The full location, `s3://…` or `file:///…`, that a person means by a text, seen from a folder.
@@ -638,6 +645,7 @@ fn resolve(project_dir: PathBuf, mut written: Written<Settings>, namespaces: Nam
             max_snapshots: usize::try_from(settings.maintain.max_snapshots).unwrap_or(usize::MAX),
             orphans_after: settings.maintain.orphans_after.0,
         },
+        metrics_listen: settings.metrics.listen,
         evolution: settings.evolution,
         tables: models.tables,
         silver: models.silver,

@@ -66,6 +66,10 @@ pub(super) struct Settings {
     #[serde(default)]
     pub(super) maintain: MaintainSettings,
 
+    /// What `icestream run` and `icestream ingest` tell monitoring about themselves.
+    #[serde(default)]
+    pub(super) metrics: MetricsSettings,
+
     /// What is done when a record brings other columns than its bronze table has, for tables whose file in `catalog/`
     /// does not say. A table whose columns are declared never takes `json` from here.
     #[serde(default)]
@@ -470,6 +474,17 @@ impl Default for MaintainSettings {
             orphans_after: Span(Duration::from_secs(3 * 24 * 3600)),
         }
     }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct MetricsSettings {
+    /// Where to answer `GET /metrics` (Prometheus), `/livez` and `/readyz` (Kubernetes), as `address:port`; port 0 is one
+    /// that is free. Nothing listens when not set. There is no password: keep it to this machine (`127.0.0.1`) or to a
+    /// network whose members may read the names of tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "listen"), example = &"127.0.0.1:9464")]
+    pub(super) listen: Option<String>,
 }
 
 /// What is known about one captured table. The file's name is the table's name. A table needs

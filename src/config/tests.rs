@@ -108,6 +108,7 @@ source:
   format: debezium-json
 commit: { every: 1m, rows: 1000, bytes: 1MiB }
 memory: 512MiB
+metrics: { listen: "[::1]:9464" }
 build: { every: 5m }
 "#,
     )
@@ -124,6 +125,7 @@ build: { every: 5m }
     let properties: Vec<_> = config.kafka.properties.expose().collect();
     assert!(properties.contains(&("sasl.password", "id:0123")) && properties.contains(&("fetch.min.bytes", "100000")));
     assert_eq!(config.namespaces.gold, "marts");
+    assert_eq!(config.metrics_listen.as_deref(), Some("[::1]:9464"));
 }
 
 #[test]
@@ -186,15 +188,16 @@ fn a_null_is_as_good_as_nothing() {
 #[test]
 fn unknown_keys_name_the_nearest() {
     insta::assert_snapshot!(error("commit:\n  evry: 10s\n"), @"error: icestream.yaml:3:3 commit.evry: unknown key; did you mean `every`? allowed: `every`, `rows`, `bytes`");
-    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`");
+    insta::assert_snapshot!(error("brokers: a:1\n"), @"error: icestream.yaml:2:1 brokers: unknown key; did you mean `source.kafka.brokers`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `metrics`, `evolution`");
     insta::assert_snapshot!(error("catalog: { type: sqlite, region: eu }\n"), @"error: icestream.yaml:2:26 catalog.region: unknown key for `type: sqlite`; `type: glue` has it; allowed: `type`, `uri`");
-    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`");
+    insta::assert_snapshot!(error("zzz: 1\n"), @"error: icestream.yaml:2:1 zzz: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `metrics`, `evolution`");
     insta::assert_snapshot!(error("storage: { s3: { path-style: true } }\n"), @"error: icestream.yaml:2:18 storage.s3.path-style: unknown key; did you mean `path_style`? allowed: `endpoint`, `region`, `profile`, `access_key_id`, `secret_access_key`, `session_token`, `path_style`");
 }
 
 #[test]
 fn wrong_values_say_what_is_right() {
     insta::assert_snapshot!(error("memory: 2 elephants\n"), @"error: icestream.yaml:2:9 memory: `2 elephants` is not a size; write a number and a unit, such as `256MiB`, `2GiB` or `500kB`");
+    insta::assert_snapshot!(error("metrics: { listen: 9464 }\n"), @"error: icestream.yaml:2:20 metrics.listen: `9464` is no place to listen at; write `address:port`, such as `127.0.0.1:9464`");
     insta::assert_snapshot!(error("memory: 1MiB\n"), @"error: icestream.yaml:2:9 memory: must be at least `128MiB`, not `1MiB`");
     insta::assert_snapshot!(error("commit: { every: 10 }\n"), @"error: icestream.yaml:2:18 commit.every: `10` is not a duration; write a number and a unit, such as `500ms`, `10s`, `1m` or `2h`");
     insta::assert_snapshot!(error("commit: { rows: many }\n"), @"error: icestream.yaml:2:17 commit.rows: `many` is not a whole number");
@@ -226,7 +229,7 @@ fn wrong_shapes_say_what_is_right() {
     insta::assert_snapshot!(error("catalog: { type: hive }\n"), @"error: icestream.yaml:2:18 catalog.type: `hive` is not allowed; allowed: `sqlite`, `rest`, `glue`");
     insta::assert_snapshot!(error("catalog: { type: rest }\n"), @"error: icestream.yaml:2:10 catalog: `uri` is missing, for example `uri: https://polaris.example.com/api/catalog`");
     insta::assert_snapshot!(error("storage: !s3 { region: eu }\n"), @"error: icestream.yaml:2:10 storage: a YAML tag has no meaning here");
-    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`, not a list");
+    insta::assert_snapshot!(Project::new("- name: shop\n").error(), @"error: icestream.yaml:1:1: must be a map with the keys `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `metrics`, `evolution`, not a list");
     insta::assert_snapshot!(Project::new("").error(), @"error: icestream.yaml: `name` is missing, for example `name: shop`");
 }
 
@@ -241,7 +244,7 @@ fn yaml_of_more_than_one_meaning_is_refused() {
     insta::assert_snapshot!(error("source: { kafka: { brokers: ${KAFKA} } }\n"), @"error: icestream.yaml:2:30: while parsing a flow mapping, did not find expected ',' or '}'; inside `{ … }` a value with `${…}` needs double quotes");
     insta::assert_snapshot!(error("a: &a { rows: 1 }\ncommit: { <<: *a }\n"), @"
     error: the configuration has 2 problems
-      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`
+      icestream.yaml:2:1 a: unknown key; allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `metrics`, `evolution`
       icestream.yaml:3:11 commit: YAML merge keys (`<<`) are not read; write the keys out
     ");
 }
@@ -671,6 +674,7 @@ fn the_settings_in_force_name_their_origin() {
       keep_snapshots: 10                                 # default
       max_snapshots: 500                                 # default
       orphans_after: 3days                               # default
+    metrics: {}                                          # default
     evolution: evolve                                    # default
     "#);
 }

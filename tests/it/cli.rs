@@ -10,6 +10,7 @@ mod demo;
 mod discover;
 mod faults;
 mod maintain;
+mod metrics;
 mod models;
 mod plan;
 mod quality;
