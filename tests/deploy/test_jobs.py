@@ -28,6 +28,16 @@ def rows(project, sql):
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+def test_a_taken_address_for_metrics_is_a_matter_of_configuration(project):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = "%s:%d" % taken.getsockname()
+        code, result, told = job(project, "ingest", "--drain", "--metrics", address)
+    assert (code, result) == (2, None) and f"metrics cannot be served at `{address}`" in told
+    assert not (project / "lake").exists(), "nothing was done"
+
+
 def test_nothing_to_do_is_done(project):
     code, result, _ = job(project, "ingest", "--drain")
     assert code == 0 and result["ingested"]["rows"] == 5

@@ -81,6 +81,46 @@ def test_the_manifests(project):
     assert container["envFrom"] == [{"secretRef": {"name": "kafka"}}, {"secretRef": {"name": "catalog"}}]
 
 
+def test_the_probes_ask_where_the_program_listens(project):
+    manifests = rendered(project)
+    template = manifests["Deployment", "shop-run"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 9464}]
+    [listen] = [of["value"] for of in container["env"] if of["name"] == "ICESTREAM_METRICS__LISTEN"]
+    assert listen == "0.0.0.0:9464"
+    paths = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    for probe, path in paths.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
+        assert container[probe]["failureThreshold"] >= 3 and container[probe]["timeoutSeconds"] >= 5
+    marks = template["metadata"]["annotations"]
+    assert (marks["prometheus.io/scrape"], marks["prometheus.io/port"]) == ("true", "9464")
+    [rule] = manifests["NetworkPolicy", "shop"]["spec"]["ingress"]
+    assert rule == {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9464}]}
+    [container] = pod_of(manifests["CronJob", "shop-maintain"])["containers"]
+    assert not {"ports", *paths} & container.keys() and "METRICS" not in str(container["env"])
+
+
+def test_metrics_as_the_values_say(project):
+    monitor = {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}
+    values = {**project, "metrics": {"port": 9999, "podMonitor": monitor}, "networkPolicy": {"metricsFrom": []}}
+    manifests = rendered(values)
+    template = manifests["Deployment", "shop-run"]["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    monitor = manifests["PodMonitor", "shop-run"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint == {"port": "metrics", "path": "/metrics", "interval": "15s"}
+    assert template["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": 9999}]
+    assert "prometheus.io/scrape" not in template["metadata"]["annotations"], "it would be scraped twice"
+    assert manifests["NetworkPolicy", "shop"]["spec"]["ingress"] == []
+    manifests = rendered({**project, "metrics": {"enabled": False, "podMonitor": {"enabled": True}}})
+    [container] = pod_of(manifests["Deployment", "shop-run"])["containers"]
+    assert not {"ports", "livenessProbe", "readinessProbe", "startupProbe"} & container.keys()
+    assert manifests["NetworkPolicy", "shop"]["spec"]["ingress"] == []
+    assert ("PodMonitor", "shop-run") not in manifests
+
+
 def test_what_is_switched_off(project):
     off = {"run": {"enabled": False}, "maintain": {"enabled": False}, "networkPolicy": {"enabled": False}}
     kinds = {kind for kind, _ in rendered({**project, **off, "serviceAccount": {"create": False}})}
@@ -93,6 +133,8 @@ def test_what_is_switched_off(project):
         ({}, "no icestream.yaml"),
         ({"project": {"files": {"icestream.yml": ""}}}, "icestream.yml"),
         ({"run": {"replica": 2}}, "replica"),
+        ({"metrics": {"port": 80}}, "port"),
+        ({"probes": {"liveness": {"failureTreshold": 3}}}, "failureTreshold"),
     ],
 )
 def test_wrong_values_are_refused(values, told):

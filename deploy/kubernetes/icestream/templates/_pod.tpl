@@ -30,6 +30,8 @@ audits: sql/audits
 {{- define "icestream.pod" -}}
 {{- $root := .root -}}
 {{- $name := include "icestream.name" $root -}}
+{{- $metrics := $root.Values.metrics -}}
+{{- $isWatched := and $metrics.enabled (eq .component "run") -}}
 metadata:
   labels:
     {{- include "icestream.labels" $root | nindent 4 }}
@@ -37,6 +39,11 @@ metadata:
   annotations:
     # A changed project is a new pod.
     checksum/project: {{ toJson $root.Values.project | sha256sum }}
+    {{- if and $isWatched $metrics.annotations (not $metrics.podMonitor.enabled) }}
+    prometheus.io/scrape: "true"
+    prometheus.io/port: {{ $metrics.port | quote }}
+    prometheus.io/path: /metrics
+    {{- end }}
     {{- with $root.Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -64,11 +71,15 @@ spec:
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args:
         {{- toYaml .arguments | nindent 8 }}
-      {{- with $root.Values.environment }}
+      {{- if or $isWatched $root.Values.environment }}
       env:
-        {{- range $key, $value := . }}
+        {{- range $key, $value := $root.Values.environment }}
         - name: {{ $key }}
           value: {{ $value | quote }}
+        {{- end }}
+        {{- if $isWatched }}
+        - name: ICESTREAM_METRICS__LISTEN
+          value: {{ printf "%s:%v" $metrics.address $metrics.port | quote }}
         {{- end }}
       {{- end }}
       {{- with $root.Values.secrets }}
@@ -78,8 +89,21 @@ spec:
             name: {{ . }}
         {{- end }}
       {{- end }}
-      # No probes: it serves nobody, and it ends by itself, with an exit code, when there is something that a restart may
-      # mend. A probe that asked the catalog would restart a healthy process for the catalog's troubles.
+      {{- if $isWatched }}
+      ports:
+        - name: metrics
+          containerPort: {{ $metrics.port }}
+      # None of them asks brokers, catalog or storage: a restart would not mend those.
+      startupProbe:
+        httpGet: { path: /livez, port: metrics }
+        {{- toYaml $root.Values.probes.startup | nindent 8 }}
+      livenessProbe:
+        httpGet: { path: /livez, port: metrics }
+        {{- toYaml $root.Values.probes.liveness | nindent 8 }}
+      readinessProbe:
+        httpGet: { path: /readyz, port: metrics }
+        {{- toYaml $root.Values.probes.readiness | nindent 8 }}
+      {{- end }}
       resources:
         {{- toYaml .resources | nindent 8 }}
       securityContext:
