@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn parts_hold_what_was_written_in_order() {
         let mut parts = Parts::default();
-        let bytes: Vec<u8> = (0..3 * PART_BYTES).map(|at| (at * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * PART_BYTES).map(|at| ((at * 31) >> 3) as u8).collect();
         for piece in bytes.chunks(8_191) {
             parts.write_all(piece).unwrap();
         }
