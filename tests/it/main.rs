@@ -18,6 +18,9 @@ mod conformance;
 #[path = "../support/recorded.rs"]
 mod recorded;
 
+#[path = "../support/scrape.rs"]
+mod scrape;
+
 #[path = "../support/subject.rs"]
 mod subject;
 

@@ -17,6 +17,7 @@ use crate::auditor::{self, Tally, UpTo};
 use crate::foreign::Pyiceberg;
 use crate::project::{OwnBroker, PARTITIONS, Place, Project, TABLES};
 use crate::proxy::{Canned, Fault, Proxy, rest_commit};
+use crate::scrape;
 use crate::services::services;
 
 /// What a verb says when it fails, which it must.
@@ -191,9 +192,16 @@ async fn a_catalog_that_is_away_for_a_minute_does_not_show() {
     let proxy = Proxy::start(&services.rest_uri, |_| true).await;
     let project = Project::at(&crate::project::shared_broker(), Place::Rest { uri: proxy.uri.clone() }).await;
     project.send(200);
-    let mut command = project.command(&["ingest"]);
+    let mut command = project.command(&["ingest", "--metrics", "127.0.0.1:0"]);
     command.env("ICESTREAM_MEMORY", "192MiB");
     let mut pod = project.pod_of(command);
+    let monitored = pod.metrics_address().await;
+    let lag = || -> f64 {
+        // What is away is no reason to start the process anew.
+        assert_eq!(scrape::ask(monitored, "GET", "/livez"), (200, "ok\n".to_string()));
+        let numbers = scrape::scrape(monitored);
+        numbers.iter().filter(|(name, _)| name.starts_with("icestream_lag_records{")).map(|(_, number)| number).sum()
+    };
     project.wait_for(200).await;
     let mut count = 0;
     proxy.judge(move || {
@@ -220,10 +228,17 @@ async fn a_catalog_that_is_away_for_a_minute_does_not_show() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(sent * LARGE > BUDGET as usize && proxy.struck() > 0);
+    let waiting = lag();
+    assert!(waiting > 0.0 && waiting <= sent as f64, "{waiting} of {sent} records");
     proxy.plan([]);
     let all = 200 + sent as i64;
     project.send(20);
     project.wait_longer_for(all + 20, 2 * AWAY).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while lag() > 0.0 {
+        assert!(Instant::now() < deadline, "{:#?}", scrape::scrape(monitored));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     most = most.max(pod.memory());
     println!("at most {} MiB of {} MiB", most >> 20, BUDGET >> 20);
     // What the budget does not count is what it asks to be left free besides.
@@ -451,10 +466,16 @@ async fn a_topic_made_anew_during_a_run_stops_its_table_alone_and_for_good() {
     assert_ne!(rare, text);
     std::fs::write(&settings, rare).unwrap();
     project.send(200);
-    let mut command = project.command(&["ingest"]);
+    let mut command = project.command(&["ingest", "--metrics", "127.0.0.1:0"]);
     command.env("ICESTREAM_SOURCE__KAFKA__DISCOVER_EVERY", "1s");
     let mut pod = project.pod_of(command);
+    let monitored = pod.metrics_address().await;
+    let stopped = |table: &str| {
+        let table = format!("icestream_table_stopped{{layer=\"bronze\",table=\"{}\"}}", project.table_name(table));
+        scrape::scrape(monitored).get(&table).copied()
+    };
     project.wait_for_all().await;
+    assert_eq!((stopped("orders"), stopped("customers")), (Some(0.0), Some(0.0)));
     let old_rows = auditor::rows_by_engine(&project.table("orders").await).await;
     pod.signal("STOP");
     remake(&project, &["orders"], 800).await;
@@ -481,6 +502,8 @@ async fn a_topic_made_anew_during_a_run_stops_its_table_alone_and_for_good() {
         assert!(Instant::now() < deadline, "{}", project.words());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!((stopped("orders"), stopped("customers")), (Some(1.0), Some(0.0)));
+    assert_eq!(scrape::ask(monitored, "GET", "/livez").0, 200, "the others go on");
     // A pod that is asked to end says what happened.
     pod.signal("TERM");
     let ended = tokio::task::block_in_place(|| pod.process.wait().unwrap());

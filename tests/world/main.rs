@@ -22,6 +22,9 @@ mod proxy;
 #[path = "../support/recorded.rs"]
 mod recorded;
 
+#[path = "../support/scrape.rs"]
+mod scrape;
+
 #[path = "../support/subject.rs"]
 mod subject;
 

@@ -1,6 +1,7 @@
 //! A project to do harm to: topics of its own on a real broker, read into two bronze tables.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auditor::{self, Bronze, Entry, Log, Produced, Sent, Tally, UpTo};
+use crate::scrape;
 use crate::services::{Services, services};
 
 const START_MS: i64 = 1_767_225_600_000;
@@ -398,6 +400,18 @@ impl Pod {
 
     pub fn words(&self) -> String {
         std::fs::read_to_string(&self.words).unwrap()
+    }
+
+    /// Where it answers, when it was started with `--metrics`.
+    pub async fn metrics_address(&self) -> SocketAddr {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(address) = scrape::address_in(&self.words()) {
+                return address;
+            }
+            assert!(Instant::now() < deadline, "{}", self.words());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// What it holds in memory that is not part of a file, in bytes.
