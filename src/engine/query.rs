@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::TableReference;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::{Expr, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, cast};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -45,7 +46,27 @@ pub async fn plan(context: &SessionContext, sql: &str) -> Result<DataFrame> {
         return Err(Error::NotAQuery { statement: first_word(sql) });
     }
     let plan = with_exact_literals(plan)?;
-    with_plain_types(context.execute_logical_plan(plan).await?)
+    with_room_for_sorts(with_plain_types(context.execute_logical_plan(plan).await?)?)
+}
+
+/// How many sorts at a time the session's setting leaves room for.
+const SORTS: usize = 3;
+
+/// Each sort of a plan sets memory aside before it knows how little it may have to sort. Where there are many, they set less
+/// aside, so that it is half of what there is at most.
+fn with_room_for_sorts(frame: DataFrame) -> Result<DataFrame> {
+    let mut sorts = 0;
+    frame.logical_plan().apply_with_subqueries(|plan| {
+        sorts += usize::from(matches!(plan, LogicalPlan::Sort(_) | LogicalPlan::Window(_)));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if sorts <= SORTS {
+        return Ok(frame);
+    }
+    let (mut state, plan) = frame.into_parts();
+    let execution = &mut state.config_mut().options_mut().execution;
+    execution.sort_spill_reservation_bytes = execution.sort_spill_reservation_bytes * SORTS / sorts;
+    Ok(DataFrame::new(state, plan))
 }
 
 /// Runs a query over the tables a session knows. Errors that come while the rows do are DataFusion's;

@@ -99,7 +99,8 @@ fn session_config(memory: usize, threads: usize) -> SessionConfig {
         .with_default_catalog_and_schema(CATALOG, "default");
     let options = config.options_mut();
     // What each partition of a sort sets aside for merging what it holds before it spills. Merging copies the keys; with
-    // DataFusion's fixed 10 MB a sort whose keys are most of its rows fails as soon as it holds more than that.
+    // DataFusion's fixed 10 MB a sort whose keys are most of its rows fails as soon as it holds more than that. Queries of
+    // more than three sorts set less aside (`query.rs`).
     options.execution.sort_spill_reservation_bytes = memory / (threads * 6);
     options.execution.time_zone = Some("+00:00".to_string());
     options.execution.planning_concurrency = threads;

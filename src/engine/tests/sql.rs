@@ -191,6 +191,21 @@ async fn a_query_that_cannot_spill_says_which_knob_to_turn() {
     assert!(said.ends_with(hint), "{said}");
 }
 
+#[tokio::test]
+async fn a_query_may_have_many_sorts_of_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = EngineOptions { memory_bytes: 16 << 20, threads: 2, spill_dir: folder.path().to_path_buf() };
+    let session = Engine::new(&options).unwrap().session();
+    for windows in [1, 3, 4, 40] {
+        let ranks = (0..windows).map(|at| format!("row_number() over (partition by x % {} order by x * {at})", at + 2));
+        let sql = format!("select {} from (values (1), (2), (3)) as t(x)", ranks.collect::<Vec<_>>().join(", "));
+        let rows = plan(&session, &sql).await.unwrap().collect().await;
+        let rows: usize =
+            rows.unwrap_or_else(|error| panic!("{windows}: {error}")).iter().map(|rows| rows.num_rows()).sum();
+        assert_eq!(rows, 3);
+    }
+}
+
 #[test]
 fn a_spill_folder_that_cannot_be_made_is_found_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
