@@ -61,7 +61,7 @@ fn everything_wrong_is_said_at_once() {
                     storage: { s3: { secret_access_key: hunter2-must-not-be-seen } }\n";
     insta::assert_snapshot!(told(settings, "check"), @"
     error: the configuration has 11 problems
-      icestream.yaml:1:1 nme: unknown key; did you mean `name`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `evolution`
+      icestream.yaml:1:1 nme: unknown key; did you mean `name`? allowed: `name`, `catalog`, `warehouse`, `storage`, `namespaces`, `source`, `commit`, `rejects`, `memory`, `build`, `maintain`, `metrics`, `evolution`
       icestream.yaml:1:1: `name` is missing, for example `name: shop`
       icestream.yaml:2:18 catalog.type: `sqlit` is not allowed; did you mean `sqlite`? allowed: `sqlite`, `rest`, `glue`
       icestream.yaml:3:12 warehouse: `gs://` is not supported; write a folder, `file:///folder` or `s3://bucket/prefix`
