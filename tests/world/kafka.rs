@@ -200,16 +200,18 @@ async fn killed_doubled_and_asked_to_end_the_tables_are_right() {
     let (mut shop, producer) = (shop(20_000), project.producer(false));
     for step in 1..=4 {
         // Two pods of one pipeline, one killed and one asked to end, while the shop goes on.
+        let before = bronze_rows(&project).await;
         let mut pods = [project.start(&["run"]), project.start(&["ingest"])];
         project.sell(&mut shop, step * 4_500, &producer);
-        wait_for_rows(&project, step * 1_000).await;
+        wait_for_rows(&project, before + 1_000).await;
         pods[step as usize % 2].kill().unwrap();
         let asked = &mut pods[1 - step as usize % 2];
         let signal = Command::new("kill").args(["-TERM", &asked.id().to_string()]).status().unwrap();
         assert!(signal.success());
         let ended = asked.wait().unwrap();
-        // Of two owners of a range one loses, and may be in the middle of it; a retry is all it can ask for.
-        assert!(matches!(ended.code(), Some(0 | 1 | 3)), "{ended:?}");
+        // Of two owners of a range one loses, and may be in the middle of it; a retry is all it can ask for. Where the other
+        // one brought the rows, this one may not have begun to read.
+        assert!(matches!(ended.code(), Some(0 | 1 | 3 | 143)), "{ended:?}");
         pods[step as usize % 2].wait().unwrap();
     }
     project.sell(&mut shop, u64::MAX, &producer);

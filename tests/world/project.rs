@@ -422,11 +422,11 @@ impl Pod {
     }
 
     /// Asks it to end, and waits until it has. A pod that loses a race may be in the middle of it; a retry is all it may
-    /// ask for.
+    /// ask for. One that was just started may not have begun to read.
     pub fn end(mut self) {
         self.signal("TERM");
         let ended = tokio::task::block_in_place(|| self.process.wait().unwrap());
-        assert!(matches!(ended.code(), Some(0 | 3)), "{ended:?}: {}", self.words());
+        assert!(matches!(ended.code(), Some(0 | 3 | 143)), "{ended:?}: {}", self.words());
     }
 }
 
