@@ -1,6 +1,7 @@
 //! How fast change events become committed bronze rows.
 //!
 //!     cargo bench --bench ingest -- --json ingest.json [--messages 500000] [--rounds 5]
+//!                                   [--set write.parquet.page-size-bytes=1048576 …]
 //!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json kafka.json [--messages 5000000]
 //!
 //!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json memory.json --tables 200 --memory 536870912
@@ -85,11 +86,21 @@ struct Options {
     json: Option<PathBuf>,
     messages: u64,
     rounds: usize,
+    /// Properties of the tables that are written in memory.
+    properties: BTreeMap<String, String>,
 }
 
 fn options() -> Result<Options, Failure> {
-    let mut options =
-        Options { brokers: None, drain: None, tables: 1, memory: 2 << 30, json: None, messages: 500_000, rounds: 5 };
+    let mut options = Options {
+        brokers: None,
+        drain: None,
+        tables: 1,
+        memory: 2 << 30,
+        json: None,
+        messages: 500_000,
+        rounds: 5,
+        properties: BTreeMap::new(),
+    };
     let mut messages = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -102,6 +113,11 @@ fn options() -> Result<Options, Failure> {
             "--json" => options.json = Some(value()?.into()),
             "--messages" => messages = Some(value()?.parse()?),
             "--rounds" => options.rounds = value()?.parse()?,
+            "--set" => {
+                let value = value()?;
+                let (key, value) = value.split_once('=').ok_or("`--set` takes KEY=VALUE")?;
+                options.properties.insert(key.to_string(), value.to_string());
+            }
             // Cargo's own.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -232,7 +248,7 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
             shape: Some(shape.clone()),
             evolution: Evolution::Evolve,
             partition: vec!["day(_ingested_at)".to_string()],
-            properties: BTreeMap::new(),
+            properties: options.properties.clone(),
         };
         let mut table = BronzeTable::open(&lake, &definition).await?;
         let mut builder = ChangeBatchBuilder::new(Some(shape.clone()), 0, Clock::system());

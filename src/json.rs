@@ -107,38 +107,49 @@ pub(crate) fn plain_string(json: &str) -> Option<&str> {
     (!has_escape(inside.as_bytes())).then_some(inside)
 }
 
-fn has_escape(bytes: &[u8]) -> bool {
+pub(crate) fn has_escape(bytes: &[u8]) -> bool {
     // Blocks that are looked at whole become vector instructions.
     let (blocks, rest) = bytes.as_chunks::<32>();
-    blocks.iter().any(|block| block.iter().fold(false, |found, byte| found | (*byte == b'\\'))) || rest.contains(&b'\\')
+    let (eights, rest) = rest.as_chunks::<8>();
+    blocks.iter().any(|block| block.iter().fold(false, |found, byte| found | (*byte == b'\\')))
+        || eights.iter().any(|eight| is_zero(u64::from_le_bytes(*eight) ^ (EACH * u64::from(b'\\'))) != 0)
+        || rest.contains(&b'\\')
 }
 
 /// The text inside of quotes, where all its escapes are of one character.
 fn without_short_escapes(inside: &str) -> Option<String> {
     let mut text = String::with_capacity(inside.len());
+    each_piece(inside, |piece| text.push_str(piece))?;
+    Some(text)
+}
+
+/// Calls `visit` with the text inside of quotes, piece by piece; `None` at the first escape of more than one character.
+pub(crate) fn each_piece<'a>(inside: &'a str, mut visit: impl FnMut(&'a str)) -> Option<()> {
     let mut rest = inside;
-    while let Some((plain, escaped)) = rest.split_once('\\') {
-        text.push_str(plain);
-        text.push(match escaped.as_bytes().first()? {
-            b'"' => '"',
-            b'\\' => '\\',
-            b'/' => '/',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
-            b'n' => '\n',
-            b'r' => '\r',
-            b't' => '\t',
+    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
+        let (plain, escaped) = rest.split_at(at);
+        visit(plain);
+        visit(match escaped.as_bytes().get(1)? {
+            b'"' => "\"",
+            b'\\' => "\\",
+            b'/' => "/",
+            b'b' => "\u{8}",
+            b'f' => "\u{c}",
+            b'n' => "\n",
+            b'r' => "\r",
+            b't' => "\t",
             _ => return None,
         });
-        rest = &escaped[1..];
+        rest = escaped.get(2..)?;
     }
-    text.push_str(rest);
-    Some(text)
+    visit(rest);
+    Some(())
 }
 
 /// The same JSON without the white space around its tokens.
 pub(crate) fn compact(json: &str) -> String {
-    if !json.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
+    // Without an early end, so that it becomes vector instructions.
+    if !json.bytes().fold(false, |found, byte| found | matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
         return json.to_string();
     }
     let mut text = String::with_capacity(json.len());
@@ -270,7 +281,7 @@ impl<'a> Reader<'a> {
 
     /// An object or an array. Its depth costs memory and no stack.
     fn nested(&mut self) -> Option<()> {
-        let mut objects: Vec<bool> = Vec::new();
+        let mut objects = Nesting::default();
         loop {
             match self.peek()? {
                 open @ (b'{' | b'[') => {
@@ -290,7 +301,7 @@ impl<'a> Reader<'a> {
                 _ => self.scalar()?,
             }
             loop {
-                let Some(is_object) = objects.last().copied() else { return Some(()) };
+                let Some(is_object) = objects.last() else { return Some(()) };
                 self.space();
                 match (self.next()?, is_object) {
                     (b',', true) => {
@@ -366,6 +377,7 @@ impl<'a> Reader<'a> {
                 b'"' => return Some(is_plain),
                 b'\\' => {
                     is_plain = false;
+                    eights = 0;
                     match self.next()? {
                         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
                         b'u' => {
@@ -410,6 +422,40 @@ impl<'a> Reader<'a> {
     fn digits(&mut self) {
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
+        }
+    }
+}
+
+/// What one is inside of: whether each is an object, or else an array. Most texts nest less deep than a word has bits.
+#[derive(Default)]
+struct Nesting {
+    depth: u32,
+    bits: u64,
+    /// The words that are full.
+    full: Vec<u64>,
+}
+
+impl Nesting {
+    fn push(&mut self, is_object: bool) {
+        if self.depth == u64::BITS {
+            self.full.push(self.bits);
+            self.depth = 0;
+        }
+        self.bits = self.bits << 1 | u64::from(is_object);
+        self.depth += 1;
+    }
+
+    fn last(&self) -> Option<bool> {
+        (self.depth > 0).then_some(self.bits & 1 == 1)
+    }
+
+    fn pop(&mut self) {
+        self.bits >>= 1;
+        self.depth = self.depth.saturating_sub(1);
+        if self.depth == 0
+            && let Some(bits) = self.full.pop()
+        {
+            (self.bits, self.depth) = (bits, u64::BITS);
         }
     }
 }
@@ -471,6 +517,15 @@ mod tests {
     fn a_deeply_nested_value_is_only_a_slice() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
         assert_eq!(fields(&deep).unwrap()[0].1.len(), 100_000);
+        for depth in [63, 64, 65, 128, 129, 200] {
+            let mixed = format!("{{\"a\":{}1{}}}", "[{\"b\":".repeat(depth), "}]".repeat(depth));
+            assert_eq!(fields(&mixed).unwrap().len(), 1, "{depth}");
+            let crossed = mixed.replacen("}]", "]}", 1);
+            assert!(fields(&crossed).is_err(), "{depth}");
+            assert!(fields(&format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth - 1))).is_err(), "{depth}");
+            let odd = format!("{{\"a\":{{\"c\":{}1{}}}}}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(fields(&odd).unwrap().len(), 1, "{depth}");
+        }
     }
 
     #[test]

@@ -80,6 +80,11 @@ struct Progress {
 struct Rows {
     count: usize,
     room: Room,
+    /// The topic of the last rows, and how many of them are not in `topic` yet: most tables are of one topic.
+    last_topic: Option<Arc<str>>,
+    same_topic: usize,
+    /// The last rows, in which what only bad rows have is null, and not in its builders yet.
+    good: usize,
     topic: StringBuilder,
     partition: Int32Builder,
     offset: Int64Builder,
@@ -377,6 +382,9 @@ impl Rows {
         Rows {
             count: 0,
             room: Room::default(),
+            last_topic: None,
+            same_topic: 0,
+            good: 0,
             topic: text(),
             partition: Int32Builder::with_capacity(0),
             offset: Int64Builder::with_capacity(0),
@@ -440,7 +448,11 @@ impl Rows {
         self.before.append(before)?;
         self.after.append(after)?;
         self.count += 1;
-        self.topic.append_value(&record.topic);
+        if !self.last_topic.as_ref().is_some_and(|last| *last == record.topic) {
+            self.append_topics();
+            self.last_topic = Some(record.topic.clone());
+        }
+        self.same_topic += 1;
         self.partition.append_value(record.partition);
         self.offset.append_value(record.offset);
         self.timestamp.append_option(record.timestamp_ms.and_then(|ms| ms.checked_mul(1000)));
@@ -450,6 +462,11 @@ impl Rows {
         self.position.append_option(position);
         self.tx_id.append_option(tx_id);
         self.source.append_option(source);
+        if error.is_none() && unavailable.is_empty() {
+            self.good += 1;
+            return Ok(size);
+        }
+        self.append_good();
         unavailable.iter().for_each(|name| self.unavailable.values().append_value(name));
         self.unavailable.append(!unavailable.is_empty());
         self.error.append_option(error);
@@ -457,11 +474,26 @@ impl Rows {
         Ok(size)
     }
 
+    fn append_topics(&mut self) {
+        if let Some(topic) = &self.last_topic {
+            self.topic.append_value_n(topic, std::mem::take(&mut self.same_topic));
+        }
+    }
+
+    fn append_good(&mut self) {
+        let good = std::mem::take(&mut self.good);
+        self.unavailable.append_nulls(good);
+        self.error.append_nulls(good);
+        self.raw.append_nulls(good);
+    }
+
     fn finish(&mut self, schema: &SchemaRef, epoch: i32, now_us: i64) -> Result<RecordBatch> {
         let count = std::mem::take(&mut self.count);
+        self.append_topics();
+        self.append_good();
         let ingested_at = TimestampMicrosecondArray::from_value(now_us, count).with_timezone(UTC);
         let text = |builder: &mut StringBuilder, bytes: &mut usize| -> ArrayRef {
-            *bytes = builder.values_slice().len();
+            *bytes = image::roomy(builder.values_slice().len());
             Arc::new(builder.finish())
         };
         let room = &mut self.room;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -12,6 +13,7 @@ use arrow::compute::cast;
 
 use super::error::{Error, Result};
 use super::value::{self, Misfit, Value};
+use super::{base64, decimal, iso};
 use crate::change::{FieldNames, Span};
 use crate::evolution::{Form, TableColumns, legal_name};
 use crate::json::{self, Stopped};
@@ -435,7 +437,12 @@ impl Images {
         let mut size = 0;
         for (index, (builder, span)) in columns.iter_mut().zip(spans).enumerate() {
             let column = plan.column(index);
-            let read = match span.of(json) {
+            let value = span.of(json);
+            if let Some(bytes) = value.and_then(|value| builder.append_usual(value, column, unavailable.placeholder)) {
+                size += bytes;
+                continue;
+            }
+            let read = match value {
                 Some(value) => {
                     value::read(value, column, unavailable.placeholder).map_err(|misfit| unfit(image, column, misfit))
                 }
@@ -523,7 +530,7 @@ impl Images {
             Images::Json(json) => Ok(Some(Arc::new(json.finish()))),
             Images::Columns { columns, present, shape, room, .. } => {
                 if has_images {
-                    *room = (present.len(), columns.iter().map(ColumnBuilder::bytes).collect());
+                    *room = (present.len(), columns.iter().map(|column| roomy(column.bytes())).collect());
                 }
                 let arrays = columns.iter_mut().map(ColumnBuilder::finish).collect();
                 let images = StructArray::try_new(shape.fields(), arrays, present.finish()).map_err(Error::Columns)?;
@@ -549,6 +556,11 @@ macro_rules! each_builder {
             ColumnBuilder::Bytes($builder) => $call,
         }
     };
+}
+
+/// Room for a batch that has a little more text than the last one, which would else be copied into twice the room.
+pub(super) fn roomy(bytes: usize) -> usize {
+    bytes + bytes / 16
 }
 
 /// A value of another type than the builder's.
@@ -632,6 +644,63 @@ impl ColumnBuilder {
         each_builder!(self, builder => builder.append_nulls(count));
     }
 
+    /// Appends a value that is written as nearly all of its type are, which spares making a [`Value`] of it, and says how
+    /// many bytes it takes. Of one that is not, it says nothing and leaves it to [`value::read`].
+    fn append_usual(&mut self, json: &str, column: &Column, placeholder: Option<&Placeholder>) -> Option<usize> {
+        if json == "null" {
+            self.append_null();
+            return Some(value_size(&Value::Null));
+        }
+        let whole = || value::short_whole(json.as_bytes());
+        match (self, column.column_type, column.encoding) {
+            (ColumnBuilder::Text(builder), ColumnType::String, Encoding::Native) => {
+                let inside = json.strip_prefix('"')?.strip_suffix('"')?;
+                if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
+                    return None;
+                }
+                append_text(builder, inside)
+            }
+            (ColumnBuilder::Long(builder), ColumnType::Long, _) => {
+                builder.append_value(whole()?);
+                Some(8)
+            }
+            (ColumnBuilder::Int(builder), ColumnType::Int, _) => {
+                builder.append_value(whole()?.try_into().ok()?);
+                Some(4)
+            }
+            (ColumnBuilder::Decimal(builder), ColumnType::Decimal { precision, scale }, Encoding::Base64) => {
+                if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
+                    return None;
+                }
+                let (bytes, length) = base64::decode_short(json::plain_string(json)?)?;
+                let bytes = bytes.get(..length)?;
+                builder.append_value(decimal::from_bytes(bytes, i64::from(scale), precision, scale).ok()?);
+                Some(16)
+            }
+            (ColumnBuilder::Date(builder), ColumnType::Date, Encoding::Days) => {
+                builder.append_value(whole()?.try_into().ok()?);
+                Some(4)
+            }
+            (ColumnBuilder::Timestamp(builder), _, Encoding::Micros) => {
+                builder.append_value(whole()?);
+                Some(8)
+            }
+            (ColumnBuilder::Timestamp(builder), ColumnType::Timestamptz, Encoding::Iso) => {
+                builder.append_value(iso::timestamptz(json::plain_string(json)?).ok()?);
+                Some(8)
+            }
+            (ColumnBuilder::Double(builder), ColumnType::Double, _) => {
+                builder.append_value(value::double(json).ok()?);
+                Some(8)
+            }
+            (ColumnBuilder::Boolean(builder), ColumnType::Boolean, _) => {
+                builder.append_value(json.parse().ok()?);
+                Some(1)
+            }
+            _ => None,
+        }
+    }
+
     fn append(&mut self, value: Value<'_>) -> Result<(), WrongType> {
         match (self, value) {
             (column, Value::Missing | Value::Null | Value::Unavailable) => column.append_null(),
@@ -656,4 +725,18 @@ impl ColumnBuilder {
     fn finish(&mut self) -> ArrayRef {
         each_builder!(self, builder => Arc::new(builder.finish()))
     }
+}
+
+/// Appends the text that stands between quotes, where its escapes are of one character.
+fn append_text(builder: &mut StringBuilder, inside: &str) -> Option<usize> {
+    if !json::has_escape(inside.as_bytes()) {
+        builder.append_value(inside);
+        return Some(inside.len() + 4);
+    }
+    // What is written cannot be taken back.
+    let mut length = 0;
+    json::each_piece(inside, |piece| length += piece.len())?;
+    json::each_piece(inside, |piece| builder.write_str(piece).unwrap_or(()))?;
+    builder.append_value("");
+    Some(length + 4)
 }

@@ -104,7 +104,7 @@ pub(super) fn read<'a>(json: &'a str, column: &Column, placeholder: Option<&Plac
 
 /// Whether a value stands for one that was not sent. Only values that a source may leave out of its log have such
 /// forms: text, bytes, exact numbers, documents and lists.
-fn stands_for(placeholder: &Placeholder, json: &str, column: &Column) -> bool {
+pub(super) fn stands_for(placeholder: &Placeholder, json: &str, column: &Column) -> bool {
     match (column.column_type, column.encoding) {
         (ColumnType::String, Encoding::Native) => placeholder.is_text(json) || placeholder.is_map_in_text(json),
         (ColumnType::String, Encoding::Json) => placeholder.is_structure(json),
@@ -129,7 +129,7 @@ fn whole(json: &str) -> Result<i64, Misfit> {
 }
 
 /// A whole number that cannot be out of range, as nearly all are.
-fn short_whole(json: &[u8]) -> Option<i64> {
+pub(super) fn short_whole(json: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match json {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
@@ -176,7 +176,7 @@ fn float(json: &str) -> Result<f32, Misfit> {
     }
 }
 
-fn double(json: &str) -> Result<f64, Misfit> {
+pub(super) fn double(json: &str) -> Result<f64, Misfit> {
     if let Some(special) = special(json) {
         return Ok(special);
     }
