@@ -2,14 +2,15 @@
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
 //!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024] [--rebuild]
-//!                                  [--set write.parquet.page-row-limit=20000 …]
+//!                                  [--set write.parquet.page-row-limit=20000 …] [--apart]
 //!
 //! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
-//! folded into a table of their own instead.
+//! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
+//! does; its peak of memory has nothing in it of making the changes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,6 +55,9 @@ struct Options {
     uuid: bool,
     versions: bool,
     rebuild: bool,
+    apart: bool,
+    /// The folder of a process that only merges.
+    merge: Option<PathBuf>,
     /// Properties of the silver table.
     properties: Vec<(String, String)>,
 }
@@ -70,6 +74,8 @@ fn options() -> Result<Options, Failure> {
         uuid: false,
         versions: false,
         rebuild: false,
+        apart: false,
+        merge: None,
         properties: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
@@ -86,6 +92,8 @@ fn options() -> Result<Options, Failure> {
             "--keys" => options.uuid = value()? == "uuid",
             "--scd" => options.versions = value()? == "2",
             "--rebuild" => options.rebuild = true,
+            "--apart" => options.apart = true,
+            "--merge" => options.merge = Some(value()?.into()),
             "--set" => {
                 let value = value()?;
                 let (key, value) = value.split_once('=').ok_or("`--set` takes KEY=VALUE")?;
@@ -106,19 +114,25 @@ fn main() -> Result<(), Failure> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism()?.get();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(run(options, threads))
+    runtime.block_on(async {
+        let Some(folder) = &options.merge else { return run(options, threads).await };
+        let (lake, engine) = open(&options, folder, threads).await?;
+        println!("{}", merge(&lake, &engine, &model(&options)?).await?);
+        Ok(())
+    })
 }
 
-async fn run(options: Options, threads: usize) -> Result<(), Failure> {
-    let folder = match &options.folder {
-        Some(folder) => tempfile::tempdir_in(folder)?,
-        None => tempfile::tempdir()?,
-    };
+async fn open(options: &Options, folder: &Path, threads: usize) -> Result<(Lake, Engine), Failure> {
     let storage = Storage::new(StorageOptions::default())?;
-    let warehouse = format!("file://{}/warehouse", folder.path().display());
-    let catalog = SqliteCatalog::open("bench", folder.path().join("catalog.db"), warehouse, storage.clone()).await?;
-    let lake = Lake::new(Arc::new(catalog), storage, Clock::system());
-    let model = SilverModel {
+    let warehouse = format!("file://{}/warehouse", folder.display());
+    let catalog = SqliteCatalog::open("bench", folder.join("catalog.db"), warehouse, storage.clone()).await?;
+    let spill_dir = folder.join("spill");
+    let engine = Engine::new(&EngineOptions { memory_bytes: options.memory_mib << 20, threads, spill_dir })?;
+    Ok((Lake::new(Arc::new(catalog), storage, Clock::system()), engine))
+}
+
+fn model(options: &Options) -> Result<SilverModel, Failure> {
+    Ok(SilverModel {
         table: "silver.rows".parse()?,
         from: "bronze.rows".parse()?,
         keys: vec!["id".to_string()],
@@ -130,9 +144,46 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         ignore_nulls: silver::IgnoreNulls::Nowhere,
         sql: None,
         expect: Vec::new(),
+    })
+}
+
+/// One merge, and what it took.
+async fn merge(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<serde_json::Value, Failure> {
+    forget_peak();
+    let idle = peak_mib()?;
+    let before = (Instant::now(), processor_seconds()?);
+    let outcome = silver::merge(lake, engine, model, &silver::Lookups::default()).await?;
+    let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
+    let Outcome::Merged(commit) = outcome else { return Err("nothing was merged".into()) };
+    let peak = peak_mib()?;
+    let files = lake.table(&model.table).await?.files().await?;
+    let deletes = files.iter().filter(|file| file.content != "data").count();
+    Ok(serde_json::json!({
+        "wall_seconds": wall, "cpu_seconds": processor, "peak_rss_mib": peak, "idle_rss_mib": idle,
+        "rows_written": commit.rows_written, "rows_deleted": commit.rows_deleted, "data_files": files.len() - deletes,
+        "delete_files": deletes,
+    }))
+}
+
+/// The same in a process of its own.
+fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Failure> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg("--merge").arg(folder).args(["--memory-mib", &options.memory_mib.to_string()]);
+    command.args(["--scd", if options.versions { "2" } else { "1" }]);
+    let ended = command.stderr(std::process::Stdio::inherit()).output()?;
+    if !ended.status.success() {
+        return Err(format!("the merge ended with {}", ended.status).into());
+    }
+    Ok(serde_json::from_slice(&ended.stdout)?)
+}
+
+async fn run(options: Options, threads: usize) -> Result<(), Failure> {
+    let folder = match &options.folder {
+        Some(folder) => tempfile::tempdir_in(folder)?,
+        None => tempfile::tempdir()?,
     };
-    let spill_dir = folder.path().join("spill");
-    let engine = Engine::new(&EngineOptions { memory_bytes: options.memory_mib << 20, threads, spill_dir })?;
+    let (lake, engine) = open(&options, folder.path(), threads).await?;
+    let model = model(&options)?;
     let mut changes = Changes {
         fields: fields(options.uuid),
         random: StdRng::seed_from_u64(1),
@@ -176,29 +227,14 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
             bronze = append(bronze, &batches).await?;
             left -= some;
         }
-        forget_peak();
-        let idle = peak_mib()?;
-        let before = (Instant::now(), processor_seconds()?);
-        let outcome = silver::merge(&lake, &engine, &model, &silver::Lookups::default()).await?;
-        let (wall, processor) = (before.0.elapsed().as_secs_f64(), processor_seconds()? - before.1);
-        let Outcome::Merged(commit) = outcome else { return Err("nothing was merged".into()) };
-        let peak = peak_mib()?;
-        let files = lake.table(&model.table).await?.files().await?;
-        let deletes = files.iter().filter(|file| file.content != "data").count();
-        runs.push(serde_json::json!({
-            "wall_seconds": wall, "cpu_seconds": processor, "peak_rss_mib": peak,
-            "idle_rss_mib": idle, "rows_written": commit.rows_written,
-            "rows_deleted": commit.rows_deleted, "data_files": files.len() - deletes, "delete_files": deletes,
-        }));
+        let run = match options.apart {
+            true => merge_apart(&options, folder.path())?,
+            false => merge(&lake, &engine, &model).await?,
+        };
         if options.runs == 1 || number % 10 == 9 {
-            println!(
-                "merge {number}: {wall:.2} s  cpu {processor:.2} s  peak {peak} MiB (idle {idle})  {} written, {} deleted, {} data \
-                 files, {deletes} delete files",
-                commit.rows_written,
-                commit.rows_deleted,
-                files.len() - deletes
-            );
+            println!("merge {number}: {run}");
         }
+        runs.push(run);
     }
 
     if options.rebuild {

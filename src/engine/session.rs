@@ -27,9 +27,13 @@ pub(crate) const ROWS_SUFFIX: &str = "$rows";
 /// Footers are small and read again and again, but they live outside the pool, so they get a fixed share.
 const FOOTER_CACHE_BYTES: usize = 50 * 1024 * 1024;
 
+/// What a process takes that nobody counts: pages being read and written, what the allocator keeps, the program. A budget
+/// below 1 GiB sets aside less, and one that is hardly more than this nothing: it holds little that is not counted.
+const UNCOUNTED_BYTES: usize = 128 * 1024 * 1024;
+
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// What all queries together may hold in memory before they spill or fail.
+    /// What the process may take; queries spill or fail before it does.
     pub memory_bytes: u64,
     /// Partitions of a query that run at the same time.
     pub threads: usize,
@@ -49,7 +53,8 @@ pub struct Engine {
 impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self> {
         check_spill_dir(&options.spill_dir)?;
-        let memory = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
+        let budget = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
+        let memory = budget - UNCOUNTED_BYTES.min(budget.saturating_sub(UNCOUNTED_BYTES) / 7);
         let threads = options.threads.max(1);
         // Fair: every operator that can spill gets the same share. With a greedy pool the first sort takes everything
         // and the others die. The tracking names the largest holders when the budget is exceeded.
@@ -76,7 +81,7 @@ impl Engine {
         SessionContext::new_with_state(state)
     }
 
-    /// The whole budget, in bytes.
+    /// What all queries together may hold, in bytes.
     pub fn memory(&self) -> usize {
         self.memory
     }
