@@ -34,5 +34,5 @@ pub use error::{Error, Result};
 pub(crate) use judge::{Condition, Judge, unknown_column};
 pub use provider::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN};
 pub use query::{plan, query, referenced_tables};
-pub(crate) use row_reader::{Piece, RowReader, in_parallel, pieces, struct_with};
+pub(crate) use row_reader::{Piece, RowReader, as_it_comes, in_parallel, pieces, struct_with};
 pub use session::{Engine, EngineOptions, register, register_empty};

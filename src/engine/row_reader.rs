@@ -20,6 +20,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::prelude::SessionContext;
 use futures::stream::{BoxStream, StreamExt};
 use roaring::RoaringTreemap;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::columns::FieldIdAdapterFactory;
@@ -170,6 +171,41 @@ where
             None => return Ok(()),
         }
     }
+}
+
+/// The same for work that has much to hand over: `take` gets it as it comes, while more is being made.
+pub(crate) async fn as_it_comes<I, T, F>(
+    at_once: usize,
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I, mpsc::Sender<T>) -> F,
+    mut take: impl FnMut(T),
+) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let (sender, mut made) = mpsc::channel(at_once.max(1) * 4);
+    let mut running = JoinSet::new();
+    let mut items = items.into_iter();
+    loop {
+        while running.len() < at_once.max(1)
+            && let Some(item) = items.next()
+        {
+            running.spawn(work(item, sender.clone()));
+        }
+        tokio::select! {
+            biased;
+            ended = running.join_next() => match ended {
+                Some(Ok(result)) => result?,
+                Some(Err(error)) => return Err(Error::Internal { problem: error.to_string() }),
+                None => break,
+            },
+            Some(some) = made.recv() => take(some),
+        }
+    }
+    while let Ok(some) = made.try_recv() {
+        take(some);
+    }
+    Ok(())
 }
 
 /// A struct column with those of its fields only; `None` where the column is not there or no struct.

@@ -62,12 +62,11 @@ impl Run<'_> {
         target: Option<&TableView>,
         truncation: Option<&Truncation>,
     ) -> Result<Option<Rows>> {
-        let mut sorted: Vec<u32> =
-            (0..fates.len() as u32).filter(|number| fates[*number as usize] == Fate::Carry).collect();
-        if sorted.is_empty() {
+        if !fates.contains(&Fate::Carry) {
             return Ok(None);
         }
-        newest.keys.sort(&mut sorted);
+        let of_fate = |number: &&u32| fates[**number as usize] == Fate::Carry;
+        let sorted: Vec<u32> = newest.keys.in_order().iter().filter(of_fate).copied().collect();
         let tells = Tells::of(self.model, &self.columns);
         let had = match target {
             Some(target) => self.had(newest, fates, target, &tells).await?,

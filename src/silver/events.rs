@@ -625,32 +625,33 @@ impl Newest {
         self.batches[event.batch as usize].place(event.row as usize)
     }
 
-    /// The events of some keys as steps, in the order of the keys and then of the events, each key with the truncations
-    /// between its events.
-    pub(super) fn steps(&self, sorted: &[u32], truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
-        let mut rank = vec![u32::MAX; self.keys.len()];
-        for (at, number) in sorted.iter().enumerate() {
-            rank[*number as usize] = at as u32;
-        }
+    /// The place of each key among all in order, by its number.
+    pub(super) fn ranks(&self) -> Vec<u32> {
+        let mut ranks = vec![0; self.keys.len()];
+        (0..).zip(self.keys.in_order()).for_each(|(rank, number)| ranks[*number as usize] = rank);
+        ranks
+    }
+
+    /// The events as steps, in the order of the keys and then of the events, each key with the truncations between its
+    /// events.
+    pub(super) fn steps(&self, ranks: &[u32], truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
         // Each key's events side by side: where they begin, then the events themselves.
-        let rank_of = |number: u32| rank.get(number as usize).copied().filter(|rank| *rank != u32::MAX);
-        let mut ends = vec![0usize; sorted.len()];
-        self.all.iter().filter_map(|(number, _)| rank_of(*number)).for_each(|rank| ends[rank as usize] += 1);
+        let rank_of = |number: u32| ranks[number as usize] as usize;
+        let mut ends = vec![0usize; ranks.len()];
+        self.all.iter().for_each(|(number, _)| ends[rank_of(*number)] += 1);
         let mut begins = 0;
         for end in &mut ends {
             begins += std::mem::replace(end, begins);
         }
         let mut events = vec![EventRef { batch: 0, row: 0, leaves: false }; begins];
         for (number, event) in &self.all {
-            if let Some(rank) = rank_of(*number) {
-                let end = &mut ends[rank as usize];
-                events[*end] = *event;
-                *end += 1;
-            }
+            let end = &mut ends[rank_of(*number)];
+            events[*end] = *event;
+            *end += 1;
         }
         let mut steps = Vec::with_capacity(self.all.len());
         let mut begin = 0;
-        for (number, end) in sorted.iter().zip(ends) {
+        for (number, end) in self.keys.in_order().iter().zip(ends) {
             let group = &mut events[std::mem::replace(&mut begin, end)..end];
             group.sort_unstable_by(|left, right| self.place_of(*left).cmp(&self.place_of(*right)));
             let mut coming = truncations.iter().peekable();

@@ -4,6 +4,7 @@
 //! columns, as the bytes of Arrow's row format, whose order is that of the values.
 
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::buffer::NullBuffer;
@@ -84,7 +85,7 @@ impl KeyShape {
             Form::Numbers => Store::Numbers(Vec::with_capacity(capacity)),
             Form::Texts | Form::Rows(_) => Store::Bytes { bytes: Vec::new(), ends: Vec::with_capacity(capacity) },
         };
-        KeySet { store, slots: vec![0; slots_for(capacity)], filter: Vec::new() }
+        KeySet { store, slots: vec![0; slots_for(capacity)], filter: Vec::new(), order: OnceLock::new() }
     }
 }
 
@@ -136,6 +137,8 @@ pub(super) struct KeySet {
     slots: Vec<u32>,
     /// One bit for about sixteen, so that most keys that are not in the set are known by one look at little memory.
     filter: Vec<u64>,
+    /// The numbers in the order of the keys, once somebody asked for it.
+    order: OnceLock<Vec<u32>>,
 }
 
 enum Store {
@@ -156,7 +159,8 @@ impl KeySet {
             Store::Numbers(numbers) => numbers.capacity() * 8,
             Store::Bytes { bytes, ends } => bytes.capacity() + ends.capacity() * 8,
         };
-        stored + self.slots.len() * 4 + self.filter.len() * 8
+        // There are two slots for a key, and a number to order it.
+        stored + self.slots.len() * (4 + 2) + self.filter.len() * 8
     }
 
     /// The number of a row's key, and whether it is new.
@@ -170,6 +174,7 @@ impl KeySet {
             }
         }
         let number = self.store.push(keys, row);
+        self.order.take();
         self.slots[slot] = number as u32 + 1;
         if self.len() * 2 > self.slots.len() {
             self.grow();
@@ -246,9 +251,19 @@ impl KeySet {
         (from < until).then(|| (sorted[from], sorted[until - 1]))
     }
 
-    /// Puts numbers of keys into the order of the keys.
-    pub(super) fn sort(&self, numbers: &mut [u32]) {
-        match &self.store {
+    /// The numbers of all keys, in the order of the keys.
+    pub(super) fn in_order(&self) -> &[u32] {
+        self.order.get_or_init(|| {
+            let mut numbers: Vec<u32> = (0..self.len() as u32).collect();
+            self.store.sort(&mut numbers);
+            numbers
+        })
+    }
+}
+
+impl Store {
+    fn sort(&self, numbers: &mut [u32]) {
+        match self {
             Store::Numbers(values) => {
                 let mut pairs: Vec<(i64, u32)> =
                     numbers.iter().map(|number| (values[*number as usize], *number)).collect();
@@ -260,18 +275,15 @@ impl KeySet {
             Store::Bytes { .. } => {
                 // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at
                 // the keys, which lie all over memory.
-                let Some(first) = numbers.first().map(|number| self.store.bytes(*number as usize)) else { return };
+                let Some(first) = numbers.first().map(|number| self.bytes(*number as usize)) else { return };
                 let same = |number: &u32| {
-                    self.store.bytes(*number as usize).iter().zip(first).take_while(|(one, other)| one == other).count()
+                    self.bytes(*number as usize).iter().zip(first).take_while(|(one, other)| one == other).count()
                 };
                 let shared = numbers.iter().map(same).min().unwrap_or(0);
-                let mut heads: Vec<(u64, u32)> = numbers
-                    .iter()
-                    .map(|number| (head(&self.store.bytes(*number as usize)[shared..]), *number))
-                    .collect();
+                let mut heads: Vec<(u64, u32)> =
+                    numbers.iter().map(|number| (head(&self.bytes(*number as usize)[shared..]), *number)).collect();
                 heads.sort_unstable_by(|(head, number), (other_head, other)| {
-                    head.cmp(other_head)
-                        .then_with(|| self.store.bytes(*number as usize).cmp(self.store.bytes(*other as usize)))
+                    head.cmp(other_head).then_with(|| self.bytes(*number as usize).cmp(self.bytes(*other as usize)))
                 });
                 for (to, (_, number)) in numbers.iter_mut().zip(heads) {
                     *to = number;
@@ -417,8 +429,7 @@ mod tests {
                 found.push(row);
             });
             assert_eq!(found, (0..3000).step_by(3).collect::<Vec<_>>());
-            let mut sorted: Vec<u32> = (0..1000).collect();
-            set.sort(&mut sorted);
+            let sorted = set.in_order();
             assert!(sorted.iter().map(|number| added[*number as usize]).eq((0..3000).step_by(3)));
         };
         check(&|values| vec![numbers(values.iter().copied().map(Some).collect())]);

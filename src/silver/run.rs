@@ -234,8 +234,8 @@ impl<'a> Run<'a> {
             let judged_ms = started.elapsed().as_millis() as u64;
             let all = fates.as_slice();
             let of_fate = |fate: Fate| (0..fates.len() as u32).filter(move |number| fates_is(all, *number, fate));
-            let mut rows: Vec<u32> = of_fate(Fate::Row).collect();
-            newest.keys.sort(&mut rows);
+            let sorted = newest.keys.in_order().iter().copied();
+            let rows: Vec<u32> = sorted.filter(|number| fates_is(all, *number, Fate::Row)).collect();
             let frame = self.latest(&newest, &rows).await?;
             let gate = self.gate(&frame).await?;
             let schema = gate.table_schema(&row_schema(&frame, &self.keys));

@@ -18,8 +18,9 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
-use super::events::{Depth, EventRef, Events, Newest, Step, What};
-use super::order::Place;
+use super::events::{Depth, EventRef, Events, Images, Newest, Rows, Step, What};
+use super::gate::{Gate, Passed};
+use super::order::{Place, Truncation};
 use super::run::{Base, Fate, Owned, Run, Staged, Whole, arrow_failed, set_of};
 use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
 use super::{Error, MERGED_AT, Merged, OnDelete, Result, Scd, SilverModel, row_schema};
@@ -129,36 +130,31 @@ impl Run<'_> {
             }
         }
         let truncations: BTreeMap<_, _> = merged.truncations.iter().cloned().collect();
-        let mut sorted: Vec<u32> = (0..newest.keys.len() as u32).collect();
-        newest.keys.sort(&mut sorted);
-        let mut rank = vec![0; sorted.len()];
-        (0..).zip(&sorted).for_each(|(at, number)| rank[*number as usize] = at);
-        let steps = newest.steps(&sorted, &truncations);
-        let rows = newest.rows_of(&steps, &self.images()).map_err(failed)?;
-        let made = rows.len();
-        let frame = self.model_over(rows, true).await?;
+        let ranks = Arc::new(newest.ranks());
+        // What comes out has the same columns whatever goes in.
+        let frame = self.model_over(Rows::default(), true).await?;
         let gate = self.gate(&frame).await?;
         let schema = versions_schema(&gate.table_schema(&row_schema(&frame, &self.keys)));
         let staged = self.staged(staged, silver, &schema, base, &merged).await?;
         staged.merged.join(merged);
-        let mut output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
-        for batch in &mut output {
-            let (rows, passed) = gate.pass(batch).map_err(|source| self.failed(source))?;
-            *batch = rows;
-            staged.passed.join(passed);
-        }
-        // What the rows were made from is not needed any more.
-        self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
-
-        let made_ms = elapsed_ms();
-
         let newest = Arc::new(newest);
-        let known = match staged.replaces_all {
-            true => Known::default(),
-            false => self.known(staged, &newest, fates, &rank).await?,
+        let replaces_all = staged.replaces_all;
+        let found = async {
+            let known = match replaces_all {
+                true => Known::default(),
+                false => self.known(staged, &newest, fates, &ranks).await?,
+            };
+            Ok((staged, known, elapsed_ms()))
         };
+        // What is made needs one core for a while, and what is read both.
+        let made = async {
+            let (steps, output, passed) = self.made(&newest, &ranks, truncations, &gate).await?;
+            Ok::<_, Error>((steps, output, passed, elapsed_ms()))
+        };
+        let ((staged, known, found_ms), (steps, output, passed, made_ms)) = tokio::try_join!(found, made)?;
+        staged.passed.join(passed);
         drop(newest);
-        let found_ms = elapsed_ms();
+        let made = steps.iter().filter(|step| matches!(step.what, What::Row(_))).count();
         let held = MemoryConsumer::new(format!("versions for {}", self.model.table))
             .register(&self.session.runtime_env().memory_pool);
         let bytes = output.iter().chain(&known.rows).map(RecordBatch::get_array_memory_size).sum();
@@ -179,13 +175,43 @@ impl Run<'_> {
         let now = self.lake.clock().now_us();
         let on_delete = self.model.on_delete;
         let count = steps.len();
-        let work = Work { steps, rows: of_step, before: known.before, rank, on_delete, pool, tracked, now };
+        let work = Work { steps, rows: of_step, before: known.before, ranks, on_delete, pool, tracked, now };
         staged.written.extend(self.write_versions(staged, work).await?);
         tracing::debug!(
             table = %self.model.table, steps = count, made_ms, found_ms, written_ms = elapsed_ms(),
             "went through the versions"
         );
         Ok(())
+    }
+
+    /// The events as steps, and what the model makes of them.
+    async fn made(
+        &self,
+        newest: &Arc<Newest>,
+        ranks: &Arc<Vec<u32>>,
+        truncations: BTreeMap<Truncation, i64>,
+        gate: &Gate,
+    ) -> Result<(Vec<Step>, Vec<RecordBatch>, Passed)> {
+        let (of, ranks, columns, keys) = (newest.clone(), ranks.clone(), self.columns.clone(), self.keys.clone());
+        let with_origin = self.images().with_origin;
+        let task = tokio::task::spawn_blocking(move || {
+            let steps = of.steps(&ranks, &truncations);
+            let rows = of.rows_of(&steps, &Images { columns: &columns, keys: &keys, with_origin })?;
+            Ok((steps, rows))
+        });
+        let ended = task.await.map_err(|error| self.failed(engine::Error::Internal { problem: error.to_string() }))?;
+        let (steps, rows) = ended.map_err(|error: ArrowError| self.failed(arrow_failed(error)))?;
+        let frame = self.model_over(rows, true).await?;
+        let mut output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
+        let mut all_passed = Passed::default();
+        for batch in &mut output {
+            let (rows, passed) = gate.pass(batch).map_err(|source| self.failed(source))?;
+            *batch = rows;
+            all_passed.join(passed);
+        }
+        // What the rows were made from is not needed any more.
+        self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
+        Ok((steps, output, all_passed))
     }
 
     /// Which keys have to be folded from all their events.
@@ -260,7 +286,7 @@ impl Run<'_> {
     }
 
     /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
-    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>, rank: &[u32]) -> Result<Known> {
+    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>, ranks: &[u32]) -> Result<Known> {
         let fates = Arc::new(fates);
         let fields = staged.view.arrow_schema().fields().clone();
         let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
@@ -283,7 +309,7 @@ impl Run<'_> {
                         doomed.push(position);
                         continue;
                     }
-                    let before = &mut known.before[rank[number as usize] as usize];
+                    let before = &mut known.before[ranks[number as usize] as usize];
                     for times in [&from, &to] {
                         before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
                     }
@@ -308,7 +334,8 @@ impl Run<'_> {
             let Some(from) = from.map_err(|error| self.failed(arrow_failed(error)))? else { continue };
             let from = from.as_primitive::<Int64Type>();
             for (row, number) in numbers.into_iter().enumerate() {
-                known.before[rank[number as usize] as usize].current = Some(((known.rows.len(), row), from.value(row)));
+                known.before[ranks[number as usize] as usize].current =
+                    Some(((known.rows.len(), row), from.value(row)));
             }
             known.rows.push(batch);
         }
@@ -406,7 +433,7 @@ struct Work {
     /// For each step that makes a row, in order, where that is.
     rows: Vec<Option<Source>>,
     before: Vec<Before>,
-    rank: Vec<u32>,
+    ranks: Arc<Vec<u32>>,
     on_delete: OnDelete,
     pool: Pool,
     /// The columns whose change makes a version.
@@ -466,9 +493,9 @@ impl Work {
     }
 
     fn versions(&self, part: Part) -> Result<Vec<Version>, ArrowError> {
-        let Work { steps, rows, before, rank, on_delete, pool, tracked, .. } = self;
+        let Work { steps, rows, before, ranks, on_delete, pool, tracked, .. } = self;
         let (steps, rows, on_delete) = (&steps[part.steps], &rows[part.rows], *on_delete);
-        let timeline = Timeline { steps, rows, before, rank, on_delete };
+        let timeline = Timeline { steps, rows, before, ranks, on_delete };
         let compared = timeline.compared();
         let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
         let mut differ = pool.differ(&pairs, tracked)?.into_iter();

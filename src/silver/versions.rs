@@ -47,7 +47,7 @@ pub(super) struct Timeline<'a> {
     /// What is known of each key, by its rank; nothing where there are no more.
     pub(super) before: &'a [Before],
     /// The rank of each key among all in order, by its number. What goes from key to key then goes through memory in order.
-    pub(super) rank: &'a [u32],
+    pub(super) ranks: &'a [u32],
     pub(super) on_delete: OnDelete,
 }
 
@@ -81,7 +81,7 @@ impl Timeline<'_> {
         for step in self.steps {
             if key.replace(step.key) != Some(step.key) {
                 current.take().into_iter().for_each(&mut ended);
-                let rank = self.rank[step.key as usize] as usize;
+                let rank = self.ranks[step.key as usize] as usize;
                 let before = self.before.get(rank).copied().unwrap_or_default();
                 let version = |(source, from)| Version { source, from, to: None, is_deleted: false };
                 current = before.current.map(version);

@@ -73,12 +73,11 @@ impl Run<'_> {
         with: &[&str],
         whole: Option<Whole>,
     ) -> Result<Found> {
-        let mut sorted: Vec<u32> =
-            (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
-        if sorted.is_empty() {
+        if fates.iter().all(|fate| *fate == Fate::Leave) {
             return Ok(Found::default());
         }
-        newest.keys.sort(&mut sorted);
+        let sorted = newest.keys.in_order().iter().copied();
+        let sorted: Vec<u32> = sorted.filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
         let key = self.keys[0].as_str();
         let files = view.files(None).await?;
         let spans = self.spans(view, &files, &newest.keys, &sorted)?;

@@ -10,9 +10,10 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
+use tokio::sync::mpsc::Sender;
 
 use super::{Base, Run, arrow_failed, with_deletes};
-use crate::engine::{Piece, RowReader, in_parallel, pieces};
+use crate::engine::{Piece, RowReader, as_it_comes, pieces};
 use crate::layout;
 use crate::silver::events::{Depth, Events, KeyRange, Newest, columns_to_read, of_range, without_key};
 use crate::silver::gate::Side;
@@ -93,7 +94,7 @@ impl Run<'_> {
         depth: Depth,
         keep: impl Fn(&Events) -> Option<BooleanArray> + Clone + Send + Sync + 'static,
         look: impl Fn(Events) -> T + Clone + Send + Sync + 'static,
-        mut take: impl FnMut(T),
+        take: impl FnMut(T),
     ) -> Result<()> {
         let columns = columns_to_read(&view.arrow_schema(), &self.keys, depth);
         let reader = Arc::new(RowReader::new(&self.session, view, columns));
@@ -103,20 +104,21 @@ impl Run<'_> {
             let gone = deleted.get(&file.path).cloned();
             (piece, file, gone)
         });
-        let work = |(piece, file, gone): (Piece, ScanFile, Option<Arc<RoaringTreemap>>)| {
+        let work = |(piece, file, gone): (Piece, ScanFile, Option<Arc<RoaringTreemap>>), seen: Sender<T>| {
             let (reader, shape, keys) = (reader.clone(), self.shape.clone(), self.keys.clone());
             let (keep, look) = (keep.clone(), look.clone());
             async move {
                 let mut batches = reader.read(&file, &piece, gone, None).await?;
-                let mut seen = Vec::new();
                 while let Some(batch) = batches.try_next().await? {
-                    seen.push(look(Events::read(&batch, &keys, &shape, &keep).map_err(arrow_failed)?));
+                    let of_batch = look(Events::read(&batch, &keys, &shape, &keep).map_err(arrow_failed)?);
+                    if seen.send(of_batch).await.is_err() {
+                        break;
+                    }
                 }
-                Ok(seen)
+                Ok(())
             }
         };
-        let take = |seen: Vec<T>| seen.into_iter().for_each(&mut take);
-        in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))
+        as_it_comes(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))
     }
 }
 
