@@ -729,6 +729,10 @@ impl<'a> Ingest<'a> {
                     let offsets = commit.offsets.clone();
                     let tripped = self.tables[index].breaker.observe(&commit.counts);
                     (self.observer)(&Event::Ingested(*commit));
+                    // What was under way when the table was stopped is well done, and the table is stopped all the same.
+                    if self.tables[index].is_stopped() {
+                        return Ok(());
+                    }
                     self.recovered(index);
                     if let Some(tripped) = tripped {
                         let table = self.tables[index].name.clone();
@@ -742,6 +746,7 @@ impl<'a> Ingest<'a> {
                     }
                 }
             }
+            Report::At(_) | Report::Failed(_) if self.tables[index].is_stopped() => {}
             Report::At(offsets) => {
                 let table = &mut self.tables[index];
                 table.pending = Pending::default();

@@ -40,7 +40,10 @@ impl Ingest<'_> {
         }
         let mut lag: BTreeMap<TableName, i64> = BTreeMap::new();
         for (at, end) in self.source.known_ends() {
-            if let (Some(index), Some(next)) = (self.by_topic.get(&at.topic), self.durable.get(&at)) {
+            // What is not read any more hears of no end either.
+            if let (Some(index), Some(next)) = (self.by_topic.get(&at.topic), self.durable.get(&at))
+                && !self.tables[*index].is_stopped()
+            {
                 // The end is as old as the client's last word of it, and reading may be past that.
                 *lag.entry(self.tables[*index].name.clone()).or_default() += (end - next).max(0);
             }
