@@ -245,6 +245,7 @@ impl ChangeBatchBuilder {
             (Ok(before), Err(unfit)) => {
                 if let Row::Appended(_) = before {
                     self.rows.before.cut_last()?;
+                    self.found.wary = Found::WARY;
                 }
                 return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &unfit.to_string());
             }
@@ -747,6 +748,28 @@ mod tests {
         let (straight, careful) = (straight.finish().unwrap(), careful.finish().unwrap());
         assert_eq!(straight.rows, careful.rows);
         assert_eq!(straight.counts, careful.counts);
+    }
+
+    #[test]
+    fn a_column_that_comes_while_an_image_is_in_its_columns_is_null_for_it_too() {
+        let names = ["id", "status", "total", "note", "image", "placed_at"];
+        let old = format!("{{{}}}", names.map(|name| format!(r#""{name}":null"#)).join(","));
+        let new = old.replace('}', r#","other":[1]}"#);
+        let names_of = |names: &[&str]| Arc::new(FieldNames(names.iter().map(|name| Box::from(*name)).collect()));
+        let (of_old, of_new) = (names_of(&names), names_of(&[&names[..], &["other"]].concat()));
+        let mut kept = TableImages::from(orders());
+        kept.evolution = Evolution::Evolve;
+        let mut builder = ChangeBatchBuilder::new(kept, 0, Clock::manual(0).0);
+        for number in 0..3 {
+            let Decoded::Change(event) = change(number, Some(&old), Some(&new)) else { unreachable!() };
+            let (before, after) = (Some(found(&old, &of_old)), Some(found(&new, &of_new)));
+            builder.push(Decoded::Change(ChangeEvent { before, after, ..event })).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        assert_eq!((batch.counts.changes, batch.counts.rejected), (3, 0));
+        let other = |name: &str| image(&batch, name).column_by_name("_unexpected").unwrap().as_string::<i32>().clone();
+        assert_eq!(other(layout::BEFORE).iter().collect::<Vec<_>>(), [None; 3]);
+        assert_eq!(other(layout::AFTER).iter().collect::<Vec<_>>(), [Some(r#"{"other":[1]}"#); 3]);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int32Builder,
-    Int64Builder, LargeBinaryBuilder, NullBufferBuilder, StringBuilder, StructArray, TimestampMicrosecondBuilder,
+    ArrayBuilder, ArrayRef, AsArray, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
+    Int32Builder, Int64Builder, LargeBinaryBuilder, NullBufferBuilder, StringBuilder, StructArray,
+    TimestampMicrosecondBuilder,
 };
 use arrow::compute::cast;
 
@@ -375,7 +376,11 @@ impl Images {
             match columns.get_mut(index) {
                 Some(builder) if shape[index].column_type != column.column_type => builder.widen(column.column_type)?,
                 Some(_) => {}
-                None => columns.push(ColumnBuilder::with_nulls(column.column_type, present.len())),
+                None => {
+                    // An image may be in its columns that is not in `present` yet.
+                    let rows = columns.first().map_or(present.len(), ColumnBuilder::len);
+                    columns.push(ColumnBuilder::with_nulls(column.column_type, rows));
+                }
             }
         }
         *unexpected = wanted.unexpected();
@@ -634,6 +639,10 @@ impl ColumnBuilder {
         }
         *self = again;
         Ok(())
+    }
+
+    fn len(&self) -> usize {
+        each_builder!(self, builder => builder.len())
     }
 
     fn append_null(&mut self) {
