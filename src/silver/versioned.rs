@@ -144,14 +144,16 @@ impl Run<'_> {
                 true => Known::default(),
                 false => self.known(staged, &newest, fates, &ranks).await?,
             };
-            Ok((staged, known, elapsed_ms()))
+            Ok::<_, Error>((staged, known, elapsed_ms()))
         };
         // What is made needs one core for a while, and what is read both.
         let made = async {
             let (steps, output, passed) = self.made(&newest, &ranks, truncations, &gate).await?;
             Ok::<_, Error>((steps, output, passed, elapsed_ms()))
         };
-        let ((staged, known, found_ms), (steps, output, passed, made_ms)) = tokio::try_join!(found, made)?;
+        // Both to their ends: what one of them still does would hold memory that the next attempt needs.
+        let (found, made) = tokio::join!(found, made);
+        let ((staged, known, found_ms), (steps, output, passed, made_ms)) = (found?, made?);
         staged.passed.join(passed);
         drop(newest);
         let made = steps.iter().filter(|step| matches!(step.what, What::Row(_))).count();
