@@ -365,11 +365,11 @@ class Project:
 
         until("icestream commits", has_committed)
 
-    def finish(self, process):
+    def finish(self, process, codes=(0,)):
         """Ends a verb as a scheduler does."""
         process.send_signal(signal.SIGTERM)
         code = process.wait(END_SECONDS)
-        if code != 0:
+        if code not in codes:
             sys.exit(f"error: `icestream` ended with {code} after SIGTERM; see {process.log}")
 
     def edit(self, file, old, new):

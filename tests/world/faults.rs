@@ -624,14 +624,14 @@ async fn check_ingested(table: &Table, batches: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_expire_and_a_catalog_that_restarts_do_not_show() {
     let services = services();
-    let mut own = OwnRest::start(&services, 1).await;
+    let mut own = OwnRest::start(&services, 3).await;
     let lake = rest_lake(&services, &own.uri).await;
     let name = orders(&namespace()).name;
     let mut table = lake.create(&orders(name.namespace())).await.unwrap();
-    // Tokens live for a second; this goes on for three of them.
+    // Tokens live for three seconds; this goes on for three of them.
     let started = Instant::now();
     let mut batches = 0;
-    while started.elapsed() < Duration::from_secs(3) {
+    while started.elapsed() < Duration::from_secs(9) {
         batches += 5;
         assert_eq!(ingest(&lake, &name, 0..batches).await, 0);
     }

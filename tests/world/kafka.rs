@@ -1,6 +1,7 @@
 //! A real broker: what the shop sends to it is in all three layers, once, whoever reads it and however they are ended.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -211,7 +212,7 @@ async fn killed_doubled_and_asked_to_end_the_tables_are_right() {
         let ended = asked.wait().unwrap();
         // Of two owners of a range one loses, and may be in the middle of it; a retry is all it can ask for. Where the other
         // one brought the rows, this one may not have begun to read.
-        assert!(matches!(ended.code(), Some(0 | 1 | 3 | 143)), "{ended:?}");
+        assert!(matches!(ended.code(), Some(0 | 1 | 3 | 143)) || ended.signal() == Some(15), "{ended:?}");
         pods[step as usize % 2].wait().unwrap();
     }
     project.sell(&mut shop, u64::MAX, &producer);
@@ -241,13 +242,13 @@ async fn a_drain_that_is_ended_has_more_to_do() {
 
 /// Waits until bronze holds at least so many rows.
 async fn wait_for_rows(project: &Project, least: u64) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
     loop {
         let rows = bronze_rows(project).await;
         if rows >= least {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{rows} rows after a minute, {least} wanted");
+        assert!(tokio::time::Instant::now() < deadline, "{rows} rows after three minutes, {least} wanted");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

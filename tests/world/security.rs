@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::groups::{Broker, Reader, until};
 
 /// How long being turned away may take.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// The shared broker with a topic `orders` of three records.
 async fn broker() -> Broker {

@@ -520,7 +520,17 @@ async fn a_signal_commits_what_is_staged_and_the_same_command_goes_on() {
         shop.folder.path(),
         "--log off --set commit.rows=500 backfill --files more --result result.json",
     ));
-    std::thread::sleep(Duration::from_millis(1500));
+    // Not before it has committed something: until it begins, a signal just ends it.
+    let metadata = shop.folder.path().join("lake/warehouse/shop_bronze/orders/metadata");
+    let commits = || {
+        let files = std::fs::read_dir(&metadata).into_iter().flatten().flatten();
+        files.filter(|file| file.path().to_string_lossy().ends_with(".metadata.json")).count()
+    };
+    let started = Instant::now();
+    while commits() < 3 {
+        assert!(started.elapsed() < PATIENCE, "it never commits");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let told = Command::new("kill").args(["-TERM", &running.child.id().to_string()]).status().unwrap();
     let ended = running.end();
     assert!(told.success() && matches!(ended.code, Some(0 | 143)), "{ended:?}");

@@ -180,7 +180,7 @@ async fn the_numbers_are_those_of_what_was_committed() {
     let _idle = TcpStream::connect(address).unwrap();
     let told = Instant::now();
     let ended = process.terminate();
-    assert!(ended.code == Some(0) && told.elapsed() < Duration::from_secs(10), "{ended:?} in {:?}", told.elapsed());
+    assert!(ended.code == Some(0) && told.elapsed() < PATIENCE, "{ended:?} in {:?}", told.elapsed());
     assert!(TcpStream::connect(address).is_err(), "it listens no more");
 }
 
