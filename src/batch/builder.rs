@@ -449,7 +449,7 @@ impl Rows {
         self.before.append(before)?;
         self.after.append(after)?;
         self.count += 1;
-        if !self.last_topic.as_ref().is_some_and(|last| *last == record.topic) {
+        if self.last_topic.as_ref().is_none_or(|last| *last != record.topic) {
             self.append_topics();
             self.last_topic = Some(record.topic.clone());
         }
