@@ -137,7 +137,7 @@ fn converts(from: &DataType, to: &DataType) -> bool {
         || match (from, to) {
             (Timestamp(..), Timestamp(..)) | (Time32(_) | Time64(_), Time64(_)) => true,
             // What Iceberg calls `binary` is large in its Arrow schema, and not in a file's.
-            (Utf8 | Binary | LargeBinary, Utf8 | Binary | LargeBinary) => true,
+            (Utf8 | Binary | LargeBinary, Utf8 | Utf8View | Binary | LargeBinary) => true,
             (FixedSizeBinary(_), Binary | LargeBinary) | (Binary | LargeBinary, FixedSizeBinary(_)) => true,
             (from, to) => from.is_integer() && to.is_integer(),
         }

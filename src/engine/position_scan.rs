@@ -80,6 +80,11 @@ impl PositionOpener {
             self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
         let metadata = self.reader_metadata(&mut reader).await?;
         let mut schema = metadata.schema().clone();
+        if self.needs_positions() && schema.index_of(ROW_NUMBER).is_err() {
+            // Where the reader is told types, its schema lacks the row number that its batches have.
+            let fields = schema.fields().iter().cloned().chain([row_number()]).collect::<Fields>();
+            schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+        }
         let mut leaves_of = None;
         if self.only_needed_leaves {
             let (narrow, leaves) = narrowed(self.schema.file_schema(), &schema);
@@ -173,19 +178,23 @@ impl PositionOpener {
         let mut options = ArrowReaderOptions::new();
         let plain = ArrowReaderMetadata::try_new(footer.clone(), options.clone())?;
         // The only Iceberg timestamps are in microseconds, and those of older Spark are stored as 96 bits.
-        let schema = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
-        let needs_positions =
-            self.projection.expr_iter().any(|expr| self.with_positions && prune::mentions(&expr, POSITION_COLUMN));
-        if schema.is_none() && !needs_positions {
+        let coerced = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
+        let viewed = with_views(self.schema.file_schema(), coerced.as_ref().unwrap_or(plain.schema()));
+        let schema = viewed.or(coerced);
+        if schema.is_none() && !self.needs_positions() {
             return Ok(plain);
         }
         if let Some(schema) = schema {
             options = options.with_schema(Arc::new(schema));
         }
-        if needs_positions {
+        if self.needs_positions() {
             options = options.with_virtual_columns(vec![row_number()])?;
         }
         Ok(ArrowReaderMetadata::try_new(footer, options)?)
+    }
+
+    fn needs_positions(&self) -> bool {
+        self.with_positions && self.projection.expr_iter().any(|expr| prune::mentions(&expr, POSITION_COLUMN))
     }
 
     /// Puts the file's location in the place of `_file` and the reader's row number in the place of `_pos`.
@@ -208,6 +217,20 @@ impl PositionOpener {
         })
         .data()
     }
+}
+
+/// The file's columns, those of texts as views where the table's are to be read so; `None` where none is.
+fn with_views(logical: &Schema, physical: &Schema) -> Option<Schema> {
+    let viewed = logical.fields().iter().filter(|field| *field.data_type() == DataType::Utf8View);
+    let viewed: HashSet<i32> = viewed.filter_map(|field| field_id(field)).collect();
+    let is_viewed =
+        |field: &Field| *field.data_type() == DataType::Utf8 && field_id(field).is_some_and(|id| viewed.contains(&id));
+    let fields = physical.fields().iter().map(|field| match is_viewed(field) {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        false => field.clone(),
+    });
+    let fields: Fields = fields.collect();
+    (fields != *physical.fields()).then(|| Schema::new_with_metadata(fields, physical.metadata().clone()))
 }
 
 /// The file's columns, each struct with those of its fields only that the table's columns have; and the leaves of each.

@@ -61,7 +61,9 @@ impl Piece {
 }
 
 impl RowReader {
-    /// `columns` are the table's, in any order; of a struct, they may hold some of the fields.
+    /// `columns` are the table's, in any order; of a struct, they may hold some of the fields. A column of texts may be
+    /// asked for as views: who keeps few of many rows spares copying the others, and has to copy those, since views hold
+    /// on to all that was read.
     pub(crate) fn new(session: &SessionContext, view: &TableView, columns: Vec<FieldRef>) -> Self {
         let state = session.state_ref();
         let state = state.read();

@@ -3,13 +3,22 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array,
-    LargeStringArray, ListArray, MapArray, StringArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int32Array,
+    Int64Array, LargeStringArray, ListArray, MapArray, StringArray, StringViewArray, StructArray,
+    TimestampMicrosecondArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, TimeUnit};
+use futures::TryStreamExt;
+use parquet::data_type::{Int64Type, Int96, Int96Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use roaring::RoaringTreemap;
 
 use super::fixture::*;
+use crate::engine::{RowReader, pieces};
+use crate::table::TableView;
 
 fn ints(values: impl IntoIterator<Item = i32>) -> ArrayRef {
     Arc::new(Int32Array::from_iter_values(values))
@@ -285,6 +294,78 @@ async fn coarser_timestamps_are_compared_in_the_tables_unit() {
     let context = lake.session(&table, &whole([file]));
     let sql = "select count(*) from shop.orders where at < timestamp '1970-01-01T00:00:00.001500'";
     assert_eq!(rows(&context, sql).await, ["1"]);
+}
+
+/// A file with an instant of 96 bits in each of two rows, as older Spark writes them.
+fn with_wide_instants(lake: &Lake) -> std::path::PathBuf {
+    let path = lake.path("wide.parquet");
+    let message = "message spark { optional int64 id = 1; optional int96 at = 2; }";
+    let parsed = Arc::new(parse_message_type(message).unwrap());
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, parsed, Arc::new(WriterProperties::builder().build())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[1, 2], Some(&[1, 1]), None).unwrap();
+    column.close().unwrap();
+    // Nanoseconds of the day, and the day: 2,440,588 is the first of 1970.
+    let instant = |seconds: u32| Int96::from(vec![seconds * 1_000_000_000, 0, 2_440_588]);
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int96Type>().write_batch(&[instant(1), instant(2)], Some(&[1, 1]), None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    path
+}
+
+#[tokio::test]
+async fn instants_of_96_bits_are_read_whether_the_place_of_rows_is_asked_for_or_not() {
+    let lake = Lake::new();
+    let file = with_wide_instants(&lake);
+    let table = schema([
+        field(1, "id", DataType::Int64),
+        field(2, "at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+    ]);
+    let context = lake.session(&table, &[(file.clone(), Vec::new())]);
+    let all = ["1|1970-01-01T00:00:01Z", "2|1970-01-01T00:00:02Z"];
+    assert_eq!(rows(&context, "select * from shop.orders order by id").await, all);
+    let placed = "select _pos, at from shop.\"orders$rows\" order by 1";
+    assert_eq!(rows(&context, placed).await, ["0|1970-01-01T00:00:01Z", "1|1970-01-01T00:00:02Z"]);
+    let context = lake.session(&table, &[(file, vec![0])]);
+    assert_eq!(rows(&context, "select * from shop.orders").await, all[1..]);
+    assert_eq!(rows(&context, placed).await, ["1|1970-01-01T00:00:02Z"]);
+}
+
+#[tokio::test]
+async fn texts_are_read_as_views_where_these_are_asked_for() {
+    let lake = Lake::new();
+    let long = "a text that is longer than what a view holds by itself";
+    let names = ["tea", long, "cup"];
+    let files = [
+        lake.write("plain.parquet", &batch([(field(1, "name", DataType::Utf8), texts(names))])),
+        // Others write texts as bytes, or without field ids.
+        lake.write(
+            "bytes.parquet",
+            &batch([(field(1, "name", DataType::Binary), Arc::new(BinaryArray::from_iter_values(names)) as ArrayRef)]),
+        ),
+        lake.write("by_name.parquet", &arrow::array::RecordBatch::try_from_iter([("name", texts(names))]).unwrap()),
+    ];
+    let table = schema([field(1, "name", DataType::Utf8)]);
+    let columns = vec![field(1, "name", DataType::Utf8View)];
+    for file in files {
+        let view = TableView::from_files("shop.orders".parse().unwrap(), table.clone(), whole([file]));
+        let reader = RowReader::new(&lake.session(&table, &[]), &view, columns.clone()).with_positions();
+        let files = view.files(None).await.unwrap();
+        for deleted in [None, Some(Arc::new(RoaringTreemap::from_iter([0])))] {
+            let read = reader.read(&files[0], &pieces(&files)[0], deleted.clone(), None).await.unwrap();
+            let read: Vec<_> = read.try_collect().await.unwrap();
+            let from = usize::from(deleted.is_some());
+            let of = |column: usize| {
+                arrow::compute::concat_batches(&read[0].schema(), &read).unwrap().column(column).clone()
+            };
+            assert_eq!(*of(0).as_string_view(), StringViewArray::from_iter_values(&names[from..]));
+            assert_eq!(of(1).as_primitive::<arrow::datatypes::Int64Type>().values(), &[0, 1, 2][from..]);
+        }
+    }
 }
 
 #[tokio::test]
