@@ -104,6 +104,15 @@ pub(super) struct EventRef {
     batch: u32,
     row: u32,
     leaves: bool,
+    is_delete: bool,
+}
+
+/// An event of the key with this number, and when it happened: what steps are made of, side by side in memory.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    number: u32,
+    event: EventRef,
+    time: i64,
 }
 
 impl Events {
@@ -200,6 +209,14 @@ impl Events {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn event(&self, batch: u32, row: usize, leaves: bool) -> EventRef {
+        EventRef { batch, row: row as u32, leaves, is_delete: leaves || self.op.value(row) == "d" }
+    }
+
+    fn noted(&self, number: usize, event: EventRef) -> Noted {
+        Noted { number: number as u32, event, time: self.time(event.row as usize).unwrap_or(0) }
     }
 
     fn time(&self, row: usize) -> Option<i64> {
@@ -315,8 +332,8 @@ pub(super) struct Newest {
     pub(super) keys: KeySet,
     /// The last event of each key, by the key's number.
     last: Vec<EventRef>,
-    /// Every event, with its key's number, where versions are made of them; else those that were recalled.
-    all: Vec<(u32, EventRef)>,
+    /// Every event, where versions are made of them; else those that were recalled.
+    all: Vec<Noted>,
     keeps_all: bool,
     batches: Vec<Events>,
     /// Columns in which a null says nothing, and for each batch where they are null.
@@ -365,6 +382,7 @@ impl Newest {
 
     pub(super) fn keep_all(mut self) -> Self {
         self.keeps_all = true;
+        self.all.reserve(self.last.capacity());
         self
     }
 
@@ -375,6 +393,11 @@ impl Newest {
 
     pub(super) fn hold(&mut self, held: MemoryReservation) {
         self.held = Some(held);
+    }
+
+    /// What it takes, for those who hold its columns when it is gone.
+    pub(super) fn into_held(self) -> Option<MemoryReservation> {
+        self.held
     }
 
     pub(super) fn hold_more(&self, bytes: usize) -> datafusion::error::Result<()> {
@@ -392,7 +415,7 @@ impl Newest {
         let all = &mut self.all;
         events.for_each_event_of(&self.keys, |row, number, leaves| {
             if wanted[number] {
-                all.push((number as u32, EventRef { batch, row: row as u32, leaves }));
+                all.push(events.noted(number, events.event(batch, row, leaves)));
             }
         });
         self.push(events);
@@ -430,7 +453,7 @@ impl Newest {
             }
             if events.keys.is_null(row) {
                 self.seen.null_keys += 1;
-                self.keyless.push(EventRef { batch, row: row as u32, leaves: false });
+                self.keyless.push(events.event(batch, row, false));
                 let at = Origin { topic: place.topic.to_string(), partition: place.partition, offset: place.offset };
                 self.seen.first_null_key =
                     Some(self.seen.first_null_key.take().map_or(at.clone(), |first| first.min(at)));
@@ -485,9 +508,9 @@ impl Newest {
     }
 
     fn note(&mut self, events: &Events, batch: u32, row: usize, number: usize, is_new: bool, leaves: bool) {
-        let event = EventRef { batch, row: row as u32, leaves };
+        let event = events.event(batch, row, leaves);
         if self.keeps_all {
-            self.all.push((number as u32, event));
+            self.all.push(events.noted(number, event));
         }
         if is_new {
             self.last.push(event);
@@ -498,8 +521,8 @@ impl Newest {
         let (place, known_place) = (events.place(row), of_known.place(known.row as usize));
         if (place.epoch, place.position) == (known_place.epoch, known_place.position)
             && place.position.is_some()
-            && events.op.value(row) == of_known.op.value(known.row as usize)
             && leaves == known.leaves
+            && events.op.value(row) == of_known.op.value(known.row as usize)
         {
             self.seen.duplicates += 1;
         }
@@ -515,15 +538,11 @@ impl Newest {
 
     /// Whether the key's last event takes its row away.
     pub(super) fn is_delete(&self, number: usize) -> bool {
-        self.deletes(self.last[number])
+        self.last[number].is_delete
     }
 
     pub(super) fn last_of(&self, number: usize) -> EventRef {
         self.last[number]
-    }
-
-    fn deletes(&self, event: EventRef) -> bool {
-        event.leaves || self.batches[event.batch as usize].op.value(event.row as usize) == "d"
     }
 
     /// Whether the key's last event lacks one of the columns.
@@ -611,12 +630,12 @@ impl Newest {
     /// Whether any event of each key lacks, or may lack, one of the columns, and each key's first place.
     pub(super) fn firsts(&self, columns: &[FieldRef]) -> Vec<(Option<EventRef>, bool)> {
         let mut firsts: Vec<(Option<EventRef>, bool)> = vec![(None, false); self.keys.len()];
-        for (number, event) in &self.all {
+        for Noted { number, event, .. } in &self.all {
             let (first, lacks) = &mut firsts[*number as usize];
             if first.is_none_or(|first| self.place_of(*event) < self.place_of(first)) {
                 *first = Some(*event);
             }
-            *lacks |= !self.deletes(*event) && (self.lacks(*event, columns) || self.is_null_in_any(*event));
+            *lacks |= !event.is_delete && (self.lacks(*event, columns) || self.is_null_in_any(*event));
         }
         firsts
     }
@@ -638,24 +657,25 @@ impl Newest {
         // Each key's events side by side: where they begin, then the events themselves.
         let rank_of = |number: u32| ranks[number as usize] as usize;
         let mut ends = vec![0usize; ranks.len()];
-        self.all.iter().for_each(|(number, _)| ends[rank_of(*number)] += 1);
+        self.all.iter().for_each(|noted| ends[rank_of(noted.number)] += 1);
         let mut begins = 0;
         for end in &mut ends {
             begins += std::mem::replace(end, begins);
         }
-        let mut events = vec![EventRef { batch: 0, row: 0, leaves: false }; begins];
-        for (number, event) in &self.all {
-            let end = &mut ends[rank_of(*number)];
-            events[*end] = *event;
+        // Whichever: each place is written to.
+        let mut events = self.all.clone();
+        for noted in &self.all {
+            let end = &mut ends[rank_of(noted.number)];
+            events[*end] = *noted;
             *end += 1;
         }
         let mut steps = Vec::with_capacity(self.all.len());
         let mut begin = 0;
         for (number, end) in self.keys.in_order().iter().zip(ends) {
             let group = &mut events[std::mem::replace(&mut begin, end)..end];
-            group.sort_unstable_by(|left, right| self.place_of(*left).cmp(&self.place_of(*right)));
+            group.sort_unstable_by(|left, right| self.place_of(left.event).cmp(&self.place_of(right.event)));
             let mut coming = truncations.iter().peekable();
-            for (at, event) in group.iter().copied().enumerate() {
+            for (at, Noted { event, time, .. }) in group.iter().copied().enumerate() {
                 // Looking at the place costs as much as the rest.
                 if coming.peek().is_some() {
                     let place = self.place_of(event);
@@ -665,8 +685,7 @@ impl Newest {
                         }
                     }
                 }
-                let time = self.batches[event.batch as usize].time(event.row as usize).unwrap_or(0);
-                let what = if self.deletes(event) { What::Deleted } else { What::Row(event) };
+                let what = if event.is_delete { What::Deleted } else { What::Row(event) };
                 steps.push(Step { key: *number, time, what });
             }
             steps.extend(coming.map(|(_, time)| Step { key: *number, time: *time, what: What::Truncated }));
@@ -721,7 +740,9 @@ impl Newest {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.last.capacity() * size_of::<EventRef>()
+        // Each event is noted, noted in order, and becomes a step.
+        let noted = self.all.capacity() * (2 * size_of::<Noted>() + size_of::<Step>());
+        self.keys.bytes() + self.last.capacity() * size_of::<EventRef>() + noted
     }
 }
 

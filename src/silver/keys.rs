@@ -119,6 +119,14 @@ impl KeyColumn {
         }
     }
 
+    /// The keys, where they are numbers that do not fall from row to row and none is null.
+    fn rising(&self) -> Option<&[i64]> {
+        match &self.values {
+            Values::Numbers(values) if self.nulls.is_none() && values.values().is_sorted() => Some(values.values()),
+            _ => None,
+        }
+    }
+
     /// Whether a row's key is the same here and there; both must be of one shape.
     pub(super) fn is_same(&self, row: usize, other: &KeyColumn) -> bool {
         match (&self.values, &other.values) {
@@ -137,8 +145,15 @@ pub(super) struct KeySet {
     slots: Vec<u32>,
     /// One bit for about sixteen, so that most keys that are not in the set are known by one look at little memory.
     filter: Vec<u64>,
-    /// The numbers in the order of the keys, once somebody asked for it.
-    order: OnceLock<Vec<u32>>,
+    /// The order of the keys, once somebody asked for it.
+    order: OnceLock<Order>,
+}
+
+struct Order {
+    /// The numbers in the order of the keys.
+    numbers: Vec<u32>,
+    /// The keys themselves, where they are numbers.
+    values: Vec<i64>,
 }
 
 enum Store {
@@ -159,8 +174,12 @@ impl KeySet {
             Store::Numbers(numbers) => numbers.capacity() * 8,
             Store::Bytes { bytes, ends } => bytes.capacity() + ends.capacity() * 8,
         };
-        // There are two slots for a key, and a number to order it.
-        stored + self.slots.len() * (4 + 2) + self.filter.len() * 8
+        let ordered = match &self.store {
+            Store::Numbers(_) => 4 + 8,
+            Store::Bytes { .. } => 4,
+        };
+        // There are two slots for a key, or more.
+        stored + self.slots.len() * 4 + self.slots.len() / 2 * ordered + self.filter.len() * 8
     }
 
     /// The number of a row's key, and whether it is new.
@@ -205,8 +224,21 @@ impl KeySet {
         self.filter = filter;
     }
 
-    /// Tells of each row whose key is in the set, with the key's number.
+    /// Tells of each row whose key is in the set, with the key's number. Once both are in order, that is one walk
+    /// through the two, and nothing is looked up.
     pub(super) fn for_each_match(&self, keys: &KeyColumn, mut found: impl FnMut(usize, usize)) {
+        if let (Some(order), Some(rows)) = (self.order.get(), keys.rising()) {
+            let mut at = 0;
+            for (row, key) in rows.iter().enumerate() {
+                at = at_least(&order.values, at, *key);
+                match order.values.get(at) {
+                    Some(value) if value == key => found(row, order.numbers[at] as usize),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            return;
+        }
         for row in 0..keys.len() {
             if keys.is_null(row) {
                 continue;
@@ -253,44 +285,48 @@ impl KeySet {
 
     /// The numbers of all keys, in the order of the keys.
     pub(super) fn in_order(&self) -> &[u32] {
-        self.order.get_or_init(|| {
-            let mut numbers: Vec<u32> = (0..self.len() as u32).collect();
-            self.store.sort(&mut numbers);
-            numbers
-        })
+        &self.order.get_or_init(|| self.store.order()).numbers
     }
 }
 
 impl Store {
-    fn sort(&self, numbers: &mut [u32]) {
+    fn order(&self) -> Order {
         match self {
             Store::Numbers(values) => {
-                let mut pairs: Vec<(i64, u32)> =
-                    numbers.iter().map(|number| (values[*number as usize], *number)).collect();
+                let mut pairs: Vec<(i64, u32)> = values.iter().copied().zip(0..).collect();
                 pairs.sort_unstable();
-                for (to, (_, number)) in numbers.iter_mut().zip(pairs) {
-                    *to = number;
-                }
+                let (values, numbers) = pairs.into_iter().unzip();
+                Order { numbers, values }
             }
-            Store::Bytes { .. } => {
+            Store::Bytes { ends, .. } => {
                 // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at
                 // the keys, which lie all over memory.
-                let Some(first) = numbers.first().map(|number| self.bytes(*number as usize)) else { return };
-                let same = |number: &u32| {
-                    self.bytes(*number as usize).iter().zip(first).take_while(|(one, other)| one == other).count()
+                let first = if ends.is_empty() { &[] } else { self.bytes(0) };
+                let all = 0..ends.len();
+                let same = |number: usize| {
+                    self.bytes(number).iter().zip(first).take_while(|(one, other)| one == other).count()
                 };
-                let shared = numbers.iter().map(same).min().unwrap_or(0);
+                let shared = all.clone().map(same).min().unwrap_or(0);
                 let mut heads: Vec<(u64, u32)> =
-                    numbers.iter().map(|number| (head(&self.bytes(*number as usize)[shared..]), *number)).collect();
+                    all.map(|number| (head(&self.bytes(number)[shared..]), number as u32)).collect();
                 heads.sort_unstable_by(|(head, number), (other_head, other)| {
                     head.cmp(other_head).then_with(|| self.bytes(*number as usize).cmp(self.bytes(*other as usize)))
                 });
-                for (to, (_, number)) in numbers.iter_mut().zip(heads) {
-                    *to = number;
-                }
+                Order { numbers: heads.into_iter().map(|(_, number)| number).collect(), values: Vec::new() }
             }
         }
     }
+}
+
+/// The place of the first value from `at` on that is not less, which is most often near.
+fn at_least(values: &[i64], mut at: usize, key: i64) -> usize {
+    let mut step = 1;
+    while let Some(value) = values.get(at + step - 1)
+        && *value < key
+    {
+        (at, step) = (at + step, step * 2);
+    }
+    at + values[at..values.len().min(at + step - 1)].partition_point(|value| *value < key)
 }
 
 /// The first bytes of a text, in a number that is ordered as they are. A shorter text comes before those it begins.
@@ -431,6 +467,17 @@ mod tests {
             assert_eq!(found, (0..3000).step_by(3).collect::<Vec<_>>());
             let sorted = set.in_order();
             assert!(sorted.iter().map(|number| added[*number as usize]).eq((0..3000).step_by(3)));
+            // Once in order, by a walk where the rows are in order too: with repeated ones, a part of all, or none.
+            let falling: Vec<i32> = asked.iter().rev().copied().collect();
+            for asked in [&asked, &falling, &vec![2, 3, 3, 3, 4, 9], &vec![2997, 2998, 5000], &vec![-3, -1], &vec![]] {
+                let mut found = Vec::new();
+                set.for_each_match(&shape.keys(&columns(asked)).unwrap(), |row, number| {
+                    assert_eq!(added[number], asked[row]);
+                    found.push(row);
+                });
+                let is_there = |row: &usize| asked[*row] % 3 == 0 && (0..3000).contains(&asked[*row]);
+                assert_eq!(found, (0..asked.len()).filter(is_there).collect::<Vec<_>>(), "{asked:?}");
+            }
         };
         check(&|values| vec![numbers(values.iter().copied().map(Some).collect())]);
         check(&|values| vec![texts(values)]);

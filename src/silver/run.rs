@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
             }
             if let Some(rows) = carried {
                 staged.counts.carried += rows.len() as u64;
-                let frame = self.model_over(rows, false).await?;
+                let frame = self.model_over(rows).await?;
                 let frame = if self.has_lookups { self.by_key(frame)? } else { frame };
                 written.extend(self.write(staged, frame, &gate).await?);
             }

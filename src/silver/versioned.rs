@@ -4,7 +4,7 @@
 //! A key is folded from all its events when a new one is not past all that was merged of it, lacks values (or has nulls
 //! that the model ignores), or is before a truncation. All its versions are replaced then.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,8 +14,13 @@ use arrow::compute::{cast, concat_batches, interleave};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryConsumer;
-use futures::TryStreamExt;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::ident;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
 use super::events::{Depth, EventRef, Events, Images, Newest, Rows, Step, What};
@@ -38,29 +43,40 @@ const CHUNK_ROWS: usize = 8192;
 const MADE_ANEW: [&str; 5] = [VALID_FROM, VALID_TO, IS_CURRENT, IS_DELETED, MERGED_AT];
 
 /// Rows from many batches, column by column.
+#[derive(Clone)]
 struct Pool {
     schema: SchemaRef,
     /// For each column, its array in each batch.
     parts: Vec<Vec<ArrayRef>>,
+    batches: usize,
 }
 
 impl Pool {
-    /// The batches brought to the schema's types; a column that a batch lacks is null. Columns that are made anew are
-    /// not held.
-    fn new(schema: SchemaRef, batches: &[RecordBatch]) -> Result<Self, ArrowError> {
-        let mut parts = Vec::with_capacity(schema.fields().len());
-        for field in schema.fields() {
-            let of_batch = |batch: &RecordBatch| match batch.column_by_name(field.name()) {
-                Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
-                Some(column) => cast(column, field.data_type()),
-                None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
-            };
-            parts.push(match MADE_ANEW.contains(&field.name().as_str()) {
-                true => Vec::new(),
-                false => batches.iter().map(of_batch).collect::<Result<_, _>>()?,
+    fn new(schema: SchemaRef) -> Self {
+        Pool { parts: vec![Vec::new(); schema.fields().len()], schema, batches: 0 }
+    }
+
+    /// Adds a batch, brought to the schema's types; a column that it lacks is null. Columns that are made anew are not
+    /// held.
+    fn add(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        for (field, parts) in self.schema.fields().iter().zip(&mut self.parts) {
+            if MADE_ANEW.contains(&field.name().as_str()) {
+                continue;
+            }
+            parts.push(match batch.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => column.clone(),
+                Some(column) => cast(column, field.data_type())?,
+                None => arrow::array::new_null_array(field.data_type(), batch.num_rows()),
             });
         }
-        Ok(Pool { schema, parts })
+        self.batches += 1;
+        Ok(())
+    }
+
+    /// Takes batches out, as if they had never been added.
+    fn remove(&mut self, batches: Range<usize>) {
+        self.batches -= batches.len();
+        self.parts.iter_mut().filter(|parts| !parts.is_empty()).for_each(|parts| drop(parts.drain(batches.clone())));
     }
 
     fn column(&self, at: usize, rows: &[Source]) -> Result<ArrayRef, ArrowError> {
@@ -132,7 +148,7 @@ impl Run<'_> {
         let truncations: BTreeMap<_, _> = merged.truncations.iter().cloned().collect();
         let ranks = Arc::new(newest.ranks());
         // What comes out has the same columns whatever goes in.
-        let frame = self.model_over(Rows::default(), true).await?;
+        let frame = self.model_over_parts(Rows::default(), Vec::new(), true).await?;
         let gate = self.gate(&frame).await?;
         let schema = versions_schema(&gate.table_schema(&row_schema(&frame, &self.keys)));
         let staged = self.staged(staged, silver, &schema, base, &merged).await?;
@@ -146,54 +162,45 @@ impl Run<'_> {
             };
             Ok::<_, Error>((staged, known, elapsed_ms()))
         };
-        // What is made needs one core for a while, and what is read both.
+        // What steps there are is found by one core, and what is read by both.
         let made = async {
-            let (steps, output, passed) = self.made(&newest, &ranks, truncations, &gate).await?;
-            Ok::<_, Error>((steps, output, passed, elapsed_ms()))
+            let (steps, rows) = self.steps(&newest, &ranks, truncations).await?;
+            Ok::<_, Error>((steps, rows, elapsed_ms()))
         };
         // Both to their ends: what one of them still does would hold memory that the next attempt needs.
         let (found, made) = tokio::join!(found, made);
-        let ((staged, known, found_ms), (steps, output, passed, made_ms)) = (found?, made?);
-        staged.passed.join(passed);
-        drop(newest);
-        let made = steps.iter().filter(|step| matches!(step.what, What::Row(_))).count();
-        let held = MemoryConsumer::new(format!("versions for {}", self.model.table))
+        let ((staged, known, found_ms), (steps, rows, steps_ms)) = (found?, made?);
+        // The rows hold the events' columns, until they are written.
+        let held = self.alone(newest)?.into_held();
+        let bytes = known.rows.iter().map(RecordBatch::get_array_memory_size).sum();
+        let of_known = MemoryConsumer::new(format!("versions for {}", self.model.table))
             .register(&self.session.runtime_env().memory_pool);
-        let bytes = output.iter().chain(&known.rows).map(RecordBatch::get_array_memory_size).sum();
-        held.try_grow(bytes).map_err(|error| self.failed(error.into()))?;
-        let mut of_step: Vec<Option<Source>> = vec![None; made];
-        for (index, batch) in output.iter().enumerate() {
-            let column = batch.column_by_name(EVENT).and_then(|column| column.as_primitive_opt::<Int64Type>());
-            let of_row = column.ok_or_else(|| failed(ArrowError::SchemaError(format!("the model lost `{EVENT}`"))))?;
-            for (row, step) in of_row.values().iter().enumerate() {
-                of_step[*step as usize] = Some((known.rows.len() + index, row));
-            }
-        }
-        let schema = staged.schema()?;
-        let batches: Vec<RecordBatch> = known.rows.into_iter().chain(output).collect();
-        let pool = Pool::new(schema, &batches).map_err(failed)?;
-        drop(batches);
+        of_known.try_grow(bytes).map_err(|error| self.failed(error.into()))?;
+        let mut pool = Pool::new(staged.schema()?);
+        known.rows.iter().try_for_each(|batch| pool.add(batch)).map_err(failed)?;
         let tracked = tracked(self.model, &self.keys, &pool.schema)?;
         let now = self.lake.clock().now_us();
         let on_delete = self.model.on_delete;
         let count = steps.len();
-        let work = Work { steps, rows: of_step, before: known.before, ranks, on_delete, pool, tracked, now };
-        staged.written.extend(self.write_versions(staged, work).await?);
+        let work = Work { steps, rows: rows.len(), before: known.before, ranks, on_delete, pool, tracked, now, gate };
+        let (written, passed) = self.write_versions(staged, work, rows).await?;
+        staged.written.extend(written);
+        staged.passed.join(passed);
+        drop(held);
         tracing::debug!(
-            table = %self.model.table, steps = count, made_ms, found_ms, written_ms = elapsed_ms(),
+            table = %self.model.table, steps = count, steps_ms, found_ms, written_ms = elapsed_ms(),
             "went through the versions"
         );
         Ok(())
     }
 
-    /// The events as steps, and what the model makes of them.
-    async fn made(
+    /// The events as steps, and what they say rows are.
+    async fn steps(
         &self,
         newest: &Arc<Newest>,
         ranks: &Arc<Vec<u32>>,
         truncations: BTreeMap<Truncation, i64>,
-        gate: &Gate,
-    ) -> Result<(Vec<Step>, Vec<RecordBatch>, Passed)> {
+    ) -> Result<(Vec<Step>, Rows)> {
         let (of, ranks, columns, keys) = (newest.clone(), ranks.clone(), self.columns.clone(), self.keys.clone());
         let with_origin = self.images().with_origin;
         let task = tokio::task::spawn_blocking(move || {
@@ -202,18 +209,38 @@ impl Run<'_> {
             Ok((steps, rows))
         });
         let ended = task.await.map_err(|error| self.failed(engine::Error::Internal { problem: error.to_string() }))?;
-        let (steps, rows) = ended.map_err(|error: ArrowError| self.failed(arrow_failed(error)))?;
-        let frame = self.model_over(rows, true).await?;
-        let mut output = frame.collect().await.map_err(|error| self.failed(error.into()))?;
-        let mut all_passed = Passed::default();
-        for batch in &mut output {
-            let (rows, passed) = gate.pass(batch).map_err(|source| self.failed(source))?;
-            *batch = rows;
-            all_passed.join(passed);
+        ended.map_err(|error: ArrowError| self.failed(arrow_failed(error)))
+    }
+
+    /// What the model makes of rows, part by part, in the order of the rows.
+    async fn model_rows(&self, rows: Rows, parts: &[Part]) -> Result<Vec<ModelRows>> {
+        let failed = |error: DataFusionError| self.failed(error.into());
+        let ranges = parts.iter().map(|part| part.rows.clone()).collect();
+        let frame = self.model_over_parts(rows, ranges, true).await?;
+        if goes_row_by_row(frame.logical_plan()).map_err(failed)? {
+            let streams = frame.execute_stream_partitioned().await.map_err(failed)?;
+            let streams: Vec<ModelRows> =
+                streams.into_iter().map(|rows| rows.map_err(engine::Error::from).boxed()).collect();
+            if streams.len() == parts.len() {
+                return Ok(streams);
+            }
+            return Err(self.failed(out_of_order()));
         }
-        // What the rows were made from is not needed any more.
-        self.session.deregister_table("changes").map_err(|error| self.failed(error.into()))?;
-        Ok((steps, output, all_passed))
+        let frame = frame.sort(vec![ident(EVENT).sort(true, false)]).map_err(failed)?;
+        let batches = frame.collect().await.map_err(failed)?;
+        let mut streams = Vec::with_capacity(parts.len());
+        for part in parts {
+            let mut of_part = Vec::new();
+            for batch in &batches {
+                let events = numbers(batch).map_err(|error| self.failed(error))?;
+                let events = events.values();
+                let bound = |row: usize| events.partition_point(|event| (*event as usize) < row);
+                let (from, until) = (bound(part.rows.start), bound(part.rows.end));
+                of_part.extend((from < until).then(|| Ok(batch.slice(from, until - from))));
+            }
+            streams.push(futures::stream::iter(of_part).boxed());
+        }
+        Ok(streams)
     }
 
     /// Which keys have to be folded from all their events.
@@ -294,7 +321,7 @@ impl Run<'_> {
         let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
         let columns: Vec<FieldRef> = fields.iter().filter(is_read).cloned().collect();
         let whole = Whole { columns: columns.clone(), is_wanted: goes_on };
-        let times = [IS_CURRENT, VALID_FROM, VALID_TO];
+        let times = [VALID_FROM, VALID_TO];
         let found = self.probe(&staged.view, newest, &fates, &times, Some(whole)).await?;
         let mut known = Known { before: vec![Before::default(); newest.keys.len()], rows: Vec::new() };
         // The rows to go on from in each file, in order, and whose they are.
@@ -303,7 +330,7 @@ impl Run<'_> {
             let (mut doomed, mut current) = (Vec::new(), Vec::new());
             for (rows, extra) in hits {
                 let time = |at: usize| Ok(cast(&extra[at], &DataType::Int64)?.as_primitive::<Int64Type>().clone());
-                let times: Result<(Int64Array, Int64Array), ArrowError> = time(1).and_then(|from| Ok((from, time(2)?)));
+                let times: Result<(Int64Array, Int64Array), ArrowError> = time(0).and_then(|from| Ok((from, time(1)?)));
                 let (from, to) = times.map_err(|error| self.failed(arrow_failed(error)))?;
                 for (row, (position, number)) in rows.into_iter().enumerate() {
                     let fate = fates[number as usize];
@@ -397,24 +424,31 @@ impl Run<'_> {
     }
 
     /// Makes and writes the versions, the keys in as many parts as there are cores.
-    async fn write_versions(&self, staged: &Staged, work: Work) -> Result<Vec<WrittenFile>> {
+    async fn write_versions(&self, staged: &Staged, work: Work, rows: Rows) -> Result<(Vec<WrittenFile>, Passed)> {
         let (silver, evolved) = (&staged.silver, staged.evolved.as_ref());
         let at_once = (work.steps.len() / super::run::ROWS_TO_SPLIT).clamp(1, self.engine.threads());
         let parts: Vec<Part> = work.cut(&work.whole(), at_once).collect();
+        let rows = self.model_rows(rows, &parts).await?;
         let work = Arc::new(work);
-        let task = |part: Part| {
+        let task = |(part, rows): (Part, ModelRows)| {
             let (silver, evolved, work) = (silver.clone(), evolved.cloned(), work.clone());
-            async move { Ok(work.write(part, silver.writer(evolved.as_ref())?).await) }
+            async move { Ok(work.write(part, rows, silver.writer(evolved.as_ref())?).await) }
         };
-        let (mut written, mut failure) = (Vec::new(), None);
-        in_parallel(at_once, parts, task, |outcome: Result<Vec<WrittenFile>, engine::Error>| match outcome {
-            Ok(files) => written.extend(files),
+        let (mut written, mut passed, mut failure) = (Vec::new(), Passed::default(), None);
+        let parts = parts.into_iter().zip(rows);
+        in_parallel(at_once, parts, task, |outcome: Result<(Vec<WrittenFile>, Passed), engine::Error>| match outcome {
+            Ok((files, of_part)) => {
+                written.extend(files);
+                passed.join(of_part);
+            }
             Err(error) => drop(failure.get_or_insert(error)),
         })
         .await
         .map_err(|error| self.failed(error))?;
-        match failure {
-            None => Ok(written),
+        // What the rows were made from is not needed any more.
+        let forgotten = self.session.deregister_table("changes").map_err(engine::Error::from);
+        match failure.or(forgotten.err()) {
+            None => Ok((written, passed)),
             Some(error) => {
                 silver.discard(&written).await;
                 Err(self.failed(error))
@@ -423,24 +457,63 @@ impl Run<'_> {
     }
 }
 
-/// Whether a row is what its key goes on from. It comes with whether it is current.
+/// What the model makes of rows, with each one's number, in order.
+type ModelRows = BoxStream<'static, Result<RecordBatch, engine::Error>>;
+
+/// Whether each row that comes out is made of one that goes in, and they stay in order.
+fn goes_row_by_row(plan: &LogicalPlan) -> Result<bool, DataFusionError> {
+    let (mut scans, mut others) = (0, 0);
+    plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {}
+            _ => others += 1,
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(scans == 1 && others == 0)
+}
+
+/// Of which step each row is.
+fn numbers(batch: &RecordBatch) -> Result<Int64Array, engine::Error> {
+    let column = batch.column_by_name(EVENT).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.cloned().ok_or_else(|| arrow_failed(ArrowError::SchemaError(format!("the model lost `{EVENT}`"))))
+}
+
+/// The number after the last of a batch, whose numbers rise, within these bounds.
+fn next_after(numbers: &[i64], from: usize, until: usize) -> Result<usize, engine::Error> {
+    let bounds = numbers.first().copied().zip(numbers.last().map(|last| *last + 1));
+    let Some((first, next)) = bounds else { return Ok(from) };
+    let rise = numbers.is_sorted_by(|one, other| one < other);
+    match rise && first >= from as i64 && next <= until as i64 {
+        true => Ok(next as usize),
+        false => Err(out_of_order()),
+    }
+}
+
+fn out_of_order() -> engine::Error {
+    engine::Error::Internal { problem: "the model's rows came in another order than they were made".to_string() }
+}
+
+/// Whether a row is what its key goes on from. It comes with when it began and ended.
 fn goes_on(with: &[ArrayRef], row: usize, fate: Fate) -> bool {
-    let is_current = with.first().and_then(|column| column.as_boolean_opt());
-    fate != Fate::Fold && is_current.is_some_and(|current| current.is_valid(row) && current.value(row))
+    fate != Fate::Fold && with.get(1).is_some_and(|ended| ended.is_null(row))
 }
 
 /// What the versions are made of.
 struct Work {
     steps: Vec<Step>,
-    /// For each step that makes a row, in order, where that is.
-    rows: Vec<Option<Source>>,
+    /// How many of them make rows.
+    rows: usize,
     before: Vec<Before>,
     ranks: Arc<Vec<u32>>,
     on_delete: OnDelete,
+    /// The rows that keys go on from.
     pool: Pool,
     /// The columns whose change makes a version.
     tracked: Vec<usize>,
     now: i64,
+    gate: Arc<Gate>,
 }
 
 /// The steps of some keys, and the rows that they make.
@@ -452,7 +525,7 @@ struct Part {
 
 impl Work {
     fn whole(&self) -> Part {
-        Part { steps: 0..self.steps.len(), rows: 0..self.rows.len() }
+        Part { steps: 0..self.steps.len(), rows: 0..self.rows }
     }
 
     /// Parts of about as many steps, each with all steps of its keys.
@@ -471,9 +544,33 @@ impl Work {
         })
     }
 
-    async fn write(&self, part: Part, mut writer: DataWriter) -> Result<Vec<WrittenFile>, engine::Error> {
-        match self.write_to(part, &mut writer).await {
-            Ok(()) => Ok(writer.finish().await?),
+    /// The steps of those keys at the beginning of a part whose rows before one are all theirs.
+    fn settled(&self, part: &Part, before: usize) -> Part {
+        let Part { steps, rows } = part.clone();
+        let (mut settled, mut made) =
+            (Part { steps: steps.start..steps.start, rows: rows.start..rows.start }, rows.start);
+        for at in steps.clone() {
+            if at > steps.start && self.steps[at].key != self.steps[at - 1].key {
+                (settled.steps.end, settled.rows.end) = (at, made);
+            }
+            if matches!(self.steps[at].what, What::Row(_)) {
+                if made >= before {
+                    return settled;
+                }
+                made += 1;
+            }
+        }
+        part.clone()
+    }
+
+    async fn write(
+        &self,
+        part: Part,
+        rows: ModelRows,
+        mut writer: DataWriter,
+    ) -> Result<(Vec<WrittenFile>, Passed), engine::Error> {
+        match self.write_to(part, rows, &mut writer).await {
+            Ok(passed) => Ok((writer.finish().await?, passed)),
             Err(error) => {
                 writer.discard().await;
                 Err(error)
@@ -481,22 +578,59 @@ impl Work {
         }
     }
 
-    async fn write_to(&self, part: Part, writer: &mut DataWriter) -> Result<(), engine::Error> {
-        // Little at a time, which then is near.
-        for part in self.cut(&part, part.steps.len().div_ceil(CHUNK_ROWS)) {
-            let versions = self.versions(part).map_err(arrow_failed)?;
-            if versions.is_empty() {
-                continue;
+    /// Writes the versions of keys as soon as all their rows have come: they are near then, and soon forgotten.
+    async fn write_to(
+        &self,
+        part: Part,
+        mut rows: ModelRows,
+        writer: &mut DataWriter,
+    ) -> Result<Passed, engine::Error> {
+        let (mut pool, mut passed) = (self.pool.clone(), Passed::default());
+        let mut left = part.clone();
+        // For each row from the first that is left: where it is, once it has come and unless it was left out.
+        let mut places: VecDeque<Option<Source>> = VecDeque::new();
+        loop {
+            let batch = rows.try_next().await?;
+            let come = match &batch {
+                None => part.rows.end,
+                Some(batch) => {
+                    let numbers_come = numbers(batch)?;
+                    let come = next_after(numbers_come.values(), left.rows.start + places.len(), part.rows.end)?;
+                    let (batch, of_batch) = self.gate.pass(batch)?;
+                    passed.join(of_batch);
+                    for (row, number) in numbers(&batch)?.values().iter().enumerate() {
+                        places.resize(*number as usize - left.rows.start, None);
+                        places.push_back(Some((pool.batches, row)));
+                    }
+                    pool.add(&batch).map_err(arrow_failed)?;
+                    come
+                }
+            };
+            places.resize(come - left.rows.start, None);
+            let settled = self.settled(&left, come);
+            for part in self.cut(&settled, settled.steps.len().div_ceil(CHUNK_ROWS)) {
+                let of_part: Vec<Option<Source>> = places.drain(..part.rows.len()).collect();
+                let versions = self.versions(part, &of_part, &pool).map_err(arrow_failed)?;
+                if !versions.is_empty() {
+                    writer.write(&batch_of(&pool, &versions, self.now).map_err(arrow_failed)?).await?;
+                }
+                tokio::task::consume_budget().await;
             }
-            writer.write(&batch_of(&self.pool, &versions, self.now).map_err(arrow_failed)?).await?;
-            tokio::task::consume_budget().await;
+            (left.steps.start, left.rows.start) = (settled.steps.end, settled.rows.end);
+            if batch.is_none() {
+                return Ok(passed);
+            }
+            // Batches that nothing is left of.
+            let known = self.pool.batches;
+            let first = places.iter().flatten().map(|(batch, _)| *batch).min().unwrap_or(pool.batches);
+            pool.remove(known..first);
+            places.iter_mut().flatten().for_each(|(batch, _)| *batch -= first - known);
         }
-        Ok(())
     }
 
-    fn versions(&self, part: Part) -> Result<Vec<Version>, ArrowError> {
-        let Work { steps, rows, before, ranks, on_delete, pool, tracked, .. } = self;
-        let (steps, rows, on_delete) = (&steps[part.steps], &rows[part.rows], *on_delete);
+    fn versions(&self, part: Part, rows: &[Option<Source>], pool: &Pool) -> Result<Vec<Version>, ArrowError> {
+        let Work { steps, before, ranks, on_delete, tracked, .. } = self;
+        let (steps, on_delete) = (&steps[part.steps], *on_delete);
         let timeline = Timeline { steps, rows, before, ranks, on_delete };
         let compared = timeline.compared();
         let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();

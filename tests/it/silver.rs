@@ -1054,6 +1054,50 @@ async fn versions_go_on_from_rows_whether_these_are_many_of_the_table_or_few() {
     assert_eq!(names(200), ["n1", "n2", "n3", "n3"]);
 }
 
+/// So many that both cores write, each its own keys. What comes out of a join is in no order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_with_lookups_is_that_without() {
+    const KEYS: i32 = 110_000;
+    let folder = tempfile::tempdir().unwrap();
+    let of = |table: &str, sql: &str| SilverModel {
+        scd: Scd::Two { track_history: Vec::new() },
+        sql: Some(sql.to_string()),
+        ..model(table, OnDelete::Remove)
+    };
+    let plain = of("plain", "SELECT id, name, note FROM changes WHERE name <> 'n3'");
+    let looked_up = of(
+        "looked_up",
+        "SELECT c.id, coalesce(c.name, n.name) AS name, c.note FROM changes c \
+         LEFT JOIN silver.names n ON n.id = c.id WHERE c.name <> 'n3'",
+    );
+    let names = model("names", OnDelete::Remove);
+    let mut parts = Parts::open(folder.path()).await;
+    let mut offset = 0;
+    for (first, last) in [(0, 2), (3, 4)] {
+        for name in first..=last {
+            for key in (0..KEYS).filter(|key| name < 2 || key % 10 == 0) {
+                // Far apart, as keys are in a topic.
+                let key = (i64::from(key) * 7919 % i64::from(KEYS)) as i32;
+                parts.push(&create(key, offset, offset as u32 + 10, name));
+                offset += 1;
+            }
+        }
+        parts.commit().await;
+        parts.merge(&names).await;
+        parts.merge(&plain).await;
+        let mut lookups = silver::Lookups::default();
+        lookups.pin(&parts.lake, &looked_up).await.unwrap();
+        silver::merge(&parts.lake, &parts.engine, &looked_up, &lookups).await.unwrap();
+        let versions = parts.versions(&plain).await;
+        assert_eq!(versions.len(), KEYS as usize);
+        assert_eq!(
+            versions.values().map(Vec::len).sum::<usize>(),
+            KEYS as usize * 2 + KEYS as usize / 10 * last as usize / 2
+        );
+        assert!(versions == parts.versions(&looked_up).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bronze_table_made_anew_is_folded_from_its_start() {
     let folder = tempfile::tempdir().unwrap();

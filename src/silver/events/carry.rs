@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use arrow::array::{ArrayRef, new_null_array};
 use arrow::error::ArrowError;
 
-use super::{EventRef, Images, Newest, Rows};
+use super::{EventRef, Images, Newest, Noted, Rows};
 use crate::silver::order::Truncation;
 
 /// What keys were before the new events.
@@ -48,7 +48,7 @@ impl Newest {
         for (batch, events) in self.batches.iter().enumerate() {
             events.for_each_event_of(&self.keys, |row, number, leaves| {
                 if wanted[number] {
-                    all.push((number as u32, EventRef { batch: batch as u32, row: row as u32, leaves }));
+                    all.push(events.noted(number, events.event(batch as u32, row, leaves)));
                 }
             });
         }
@@ -57,7 +57,7 @@ impl Newest {
 
     /// What the events are remembered in, in bytes.
     pub(in crate::silver) fn bytes_of_all(&self) -> usize {
-        self.all.capacity() * size_of::<(u32, EventRef)>()
+        self.all.capacity() * size_of::<Noted>()
     }
 
     /// The rows of some keys, in their order. None of their new events is before one that `had` has seen. `reads` says
@@ -94,7 +94,7 @@ impl Newest {
                 if truncation.is_some_and(|truncation| truncation.takes(&self.place_of(event))) {
                     continue;
                 }
-                if self.deletes(event) {
+                if event.is_delete {
                     is_there = false;
                     continue;
                 }
@@ -119,7 +119,7 @@ impl Newest {
             } else {
                 let last = self.last[*number as usize];
                 carried.rows.rows.push((last.batch, last.row));
-                carried.rows.gone.push(self.deletes(last));
+                carried.rows.gone.push(last.is_delete);
                 kept.iter_mut().zip(says).for_each(|(kept, says)| kept.push(says.unwrap_or(null)));
                 numbers.push(*number);
             }
@@ -151,7 +151,7 @@ impl Newest {
         for (rank, number) in sorted.iter().enumerate() {
             ranks[*number as usize] = rank as u32;
         }
-        let ranked = self.all.iter().map(|(number, event)| (ranks[*number as usize], *event));
+        let ranked = self.all.iter().map(|noted| (ranks[noted.number as usize], noted.event));
         let mut events: Vec<(u32, EventRef)> = ranked.filter(|(rank, _)| *rank != u32::MAX).collect();
         events.sort_unstable_by(|(rank, event), (other_rank, other)| {
             rank.cmp(other_rank).then_with(|| self.place_of(*event).cmp(&self.place_of(*other)))

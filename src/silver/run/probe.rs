@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, concat_batches, take};
-use arrow::datatypes::{FieldRef, Int64Type, Schema, SchemaRef};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, Schema};
 use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use futures::TryStreamExt;
@@ -95,7 +95,7 @@ impl Run<'_> {
         let key_type = columns[0].data_type().clone();
         let look =
             Look { fates: fates.clone(), newest: newest.clone(), keys: self.keys.len(), with: with.len(), whole };
-        columns.extend(look.whole.iter().flat_map(|whole| whole.columns.iter()).cloned());
+        columns.extend(look.whole.iter().flat_map(|whole| whole.columns.iter()).map(viewed));
         let columns = Columns::new(columns);
         let reader = Arc::new(RowReader::new(&self.session, view, columns.read.clone()).with_positions());
         let deleted = view.deleted_positions(&with_deletes(&files)).await?;
@@ -124,11 +124,11 @@ impl Run<'_> {
                     hits.extend((!of_batch.0.is_empty()).then_some(of_batch));
                     whole.extend(rows);
                 }
-                Ok((piece.file, hits, together(whole).map_err(arrow_failed)?))
+                Ok((piece.file, hits, whole))
             }
         };
         let (mut found, mut rows): (BTreeMap<usize, Vec<Hits>>, Vec<Owned>) = Default::default();
-        let take = |(file, hits, whole): (usize, Vec<Hits>, Option<Owned>)| {
+        let take = |(file, hits, whole): (usize, Vec<Hits>, Vec<Owned>)| {
             found.entry(file).or_default().extend(hits);
             rows.extend(whole);
         };
@@ -195,7 +195,11 @@ impl Look {
         let of_hits = (0..hits.len()).filter(|row| is_wanted(&with, *row, self.fates[hits[*row].1 as usize]));
         let (numbers, rows): (Vec<u32>, Vec<u32>) = of_hits.map(|row| (hits[row].1, at.value(row))).unzip();
         let rows = UInt32Array::from(rows);
-        let others = others.iter().map(|column| take(column, &rows, None)).collect::<Result<Vec<_>, _>>()?;
+        let others = others.iter().zip(wanted).map(|(column, wanted)| {
+            let rows = take(column, &rows, None)?;
+            if rows.data_type() == wanted.data_type() { Ok(rows) } else { cast(&rows, wanted.data_type()) }
+        });
+        let others = others.collect::<Result<Vec<_>, ArrowError>>()?;
         let schema = Arc::new(Schema::new(wanted.clone()));
         Ok(((hits, with), Some((numbers, RecordBatch::try_new(schema, others)?))))
     }
@@ -226,11 +230,12 @@ impl Columns {
     }
 }
 
-/// Few are wanted of a batch; together they are one again.
-fn together(parts: Vec<Owned>) -> Result<Option<Owned>, ArrowError> {
-    let (numbers, rows): (Vec<Vec<u32>>, Vec<RecordBatch>) = parts.into_iter().unzip();
-    let schema: Option<SchemaRef> = rows.first().map(RecordBatch::schema);
-    schema.map(|schema| Ok((numbers.concat(), concat_batches(&schema, &rows)?))).transpose()
+/// The column as it is read: of its texts, most are passed over.
+fn viewed(field: &FieldRef) -> FieldRef {
+    match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => field.clone(),
+    }
 }
 
 /// Positions as a set, which is much faster made of sorted ones.

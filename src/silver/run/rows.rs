@@ -1,5 +1,6 @@
 //! New rows: the model over what the keys are, written to where they belong.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, RecordBatch};
@@ -36,7 +37,7 @@ impl Run<'_> {
     /// The model over what the last events say.
     pub(super) async fn latest(&self, newest: &Newest, numbers: &[u32]) -> Result<DataFrame> {
         let rows = newest.rows(numbers, &self.images()).map_err(|error| self.failed_arrow(error))?;
-        let frame = self.model_over(rows, false).await?;
+        let frame = self.model_over(rows).await?;
         match self.has_lookups {
             true => self.by_key(frame),
             false => Ok(frame),
@@ -48,8 +49,21 @@ impl Run<'_> {
         frame.sort(keys).map_err(|error| self.failed(error.into()))
     }
 
-    /// The model over rows, with the number of each where `counts` says so. Without lookups, the rows stay in order.
-    pub(in crate::silver) async fn model_over(&self, rows: Rows, counts: bool) -> Result<DataFrame> {
+    /// The model over rows. Without lookups, the rows stay in order.
+    pub(in crate::silver) async fn model_over(&self, rows: Rows) -> Result<DataFrame> {
+        let parts = (rows.len() / ROWS_TO_SPLIT).clamp(1, self.engine.threads());
+        let bound = |part: usize| rows.len() * part / parts;
+        let parts = (0..parts).map(|part| bound(part)..bound(part + 1)).collect();
+        self.model_over_parts(rows, parts, false).await
+    }
+
+    /// The model over rows that are made in these parts, with the number of each where `counts` says so.
+    pub(in crate::silver) async fn model_over_parts(
+        &self,
+        rows: Rows,
+        parts: Vec<Range<usize>>,
+        counts: bool,
+    ) -> Result<DataFrame> {
         let failed = |error: DataFusionError| self.failed(error.into());
         let marks = self.model.on_delete == OnDelete::Mark;
         let mut fields: Vec<FieldRef> = self
@@ -71,14 +85,13 @@ impl Run<'_> {
         }
         let schema = Arc::new(Schema::new(fields));
         let rows = Arc::new(rows);
-        let parts = (rows.len() / ROWS_TO_SPLIT).clamp(1, self.engine.threads());
-        let partition = |part: usize| {
-            let bound = |part: usize| rows.len() * part / parts;
+        let partition = |part: Range<usize>| {
             let (rows, schema) = (rows.clone(), schema.clone());
-            Arc::new(Chosen { rows, schema, from: bound(part), until: bound(part + 1), marks, counts })
+            Arc::new(Chosen { rows, schema, from: part.start, until: part.end, marks, counts })
                 as Arc<dyn PartitionStream>
         };
-        let table = StreamingTable::try_new(schema.clone(), (0..parts).map(partition).collect()).map_err(failed)?;
+        let partitions = parts.into_iter().map(partition).collect();
+        let table = StreamingTable::try_new(schema.clone(), partitions).map_err(failed)?;
         self.session.deregister_table("changes").map_err(failed)?;
         self.session.register_table("changes", Arc::new(table)).map_err(failed)?;
         self.selected(counts).await

@@ -198,7 +198,7 @@ impl Run<'_> {
         let Some(staged) = staged else { return Ok(()) };
         (staged.null_keys, staged.first_null_key) = (count, first);
         let Some(rows) = rows.filter(|rows| rows.len() > 0) else { return Ok(()) };
-        let frame = self.model_over(rows, false).await?;
+        let frame = self.model_over(rows).await?;
         let gate = self.gate(&frame).await?;
         let written = self.write_with(staged, frame, move |batch| Ok((gate.keyless(&batch)?, Passed::default())));
         let (files, _) = written.await?;
