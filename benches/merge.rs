@@ -8,7 +8,7 @@
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
 //! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
-//! does; its peak of memory has nothing in it of making the changes.
+//! does, with the allocator as in the image; its peak of memory has nothing in it of making the changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,6 +170,10 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--merge").arg(folder).args(["--memory-mib", &options.memory_mib.to_string()]);
     command.args(["--scd", if options.versions { "2" } else { "1" }]);
+    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+        // As the image has it.
+        command.env("MIMALLOC_PURGE_DELAY", "10");
+    }
     let ended = command.stderr(std::process::Stdio::inherit()).output()?;
     if !ended.status.success() {
         return Err(format!("the merge ended with {}", ended.status).into());
