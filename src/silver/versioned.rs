@@ -51,6 +51,13 @@ struct Pool {
     batches: usize,
 }
 
+/// Some rows of a pool, and the batches that they are in.
+struct Chosen {
+    batches: Vec<usize>,
+    /// For each row, which of these it is in, and where.
+    rows: Vec<Source>,
+}
+
 impl Pool {
     fn new(schema: SchemaRef) -> Self {
         Pool { parts: vec![Vec::new(); schema.fields().len()], schema, batches: 0 }
@@ -79,8 +86,23 @@ impl Pool {
         self.parts.iter_mut().filter(|parts| !parts.is_empty()).for_each(|parts| drop(parts.drain(batches.clone())));
     }
 
-    fn column(&self, at: usize, rows: &[Source]) -> Result<ArrayRef, ArrowError> {
-        interleave(&self.parts[at].iter().map(|part| part.as_ref()).collect::<Vec<_>>(), rows)
+    /// Rows that are chosen together lie in few of the batches; a look at the others, for each column, is spared.
+    fn choose(&self, rows: impl Iterator<Item = Source>) -> Chosen {
+        let mut number_of = vec![usize::MAX; self.batches];
+        let mut batches = Vec::new();
+        let rows = rows.map(|(batch, row)| {
+            if number_of[batch] == usize::MAX {
+                number_of[batch] = batches.len();
+                batches.push(batch);
+            }
+            (number_of[batch], row)
+        });
+        Chosen { rows: rows.collect(), batches }
+    }
+
+    fn column(&self, at: usize, of: &Chosen) -> Result<ArrayRef, ArrowError> {
+        let parts: Vec<&dyn Array> = of.batches.iter().map(|batch| self.parts[at][*batch].as_ref()).collect();
+        interleave(&parts, &of.rows)
     }
 
     /// Whether the rows of each pair differ in one of the columns. Those that differ in one are not looked at again.
@@ -91,8 +113,8 @@ impl Pool {
         }
         let mut open: Vec<usize> = (0..pairs.len()).collect();
         for &column in columns {
-            let (new, old): (Vec<Source>, Vec<Source>) = open.iter().map(|at| pairs[*at]).unzip();
-            let (new, old) = (self.column(column, &new)?, self.column(column, &old)?);
+            let of = |side: fn(&(Source, Source)) -> Source| self.choose(open.iter().map(|at| side(&pairs[*at])));
+            let (new, old) = (self.column(column, &of(|pair| pair.0))?, self.column(column, &of(|pair| pair.1))?);
             if new.data_type().is_nested() {
                 let converter = RowConverter::new(vec![SortField::new(new.data_type().clone())])?;
                 let (new, old) = (converter.convert_columns(&[new])?, converter.convert_columns(&[old])?);
@@ -641,7 +663,7 @@ impl Work {
 }
 
 fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, ArrowError> {
-    let sources: Vec<Source> = versions.iter().map(|version| version.source).collect();
+    let rows = pool.choose(versions.iter().map(|version| version.source));
     let instants = |of: &dyn Fn(&Version) -> Option<i64>| -> ArrayRef {
         let values = versions.iter().map(of);
         Arc::new(TimestampMicrosecondArray::from_iter(values).with_timezone(layout::UTC))
@@ -655,7 +677,7 @@ fn batch_of(pool: &Pool, versions: &[Version], now: i64) -> Result<RecordBatch, 
         IS_CURRENT => Ok(flags(&|version| version.to.is_none())),
         IS_DELETED => Ok(flags(&|version| version.is_deleted)),
         MERGED_AT => Ok(instants(&|_| Some(now))),
-        _ => pool.column(at, &sources),
+        _ => pool.column(at, &rows),
     });
     RecordBatch::try_new(pool.schema.clone(), columns.collect::<Result<_, _>>()?)
 }

@@ -118,7 +118,7 @@ async fn filters_on_promoted_columns_are_right() {
         Arc::new(wide_cost.with_precision_and_scale(18, 2).unwrap()),
     );
     let bloom = |builder: parquet::file::properties::WriterPropertiesBuilder| builder.set_bloom_filter_enabled(true);
-    let properties = parquet::file::properties::WriterProperties::builder;
+    let properties = WriterProperties::builder;
     let old = lake.write_with("int.parquet", &narrow, bloom(properties()));
     let new = lake.write_with("long.parquet", &wide, bloom(properties()));
     let table = schema([
@@ -398,7 +398,7 @@ async fn bloom_filters_of_wide_decimals_lose_no_row() {
     let wide = DataType::Decimal128(20, 2);
     let values = Decimal128Array::from_iter_values((0..1000).map(|i| i * 100 + 7));
     let values = values.with_precision_and_scale(20, 2).unwrap();
-    let properties = parquet::file::properties::WriterProperties::builder().set_bloom_filter_enabled(true);
+    let properties = WriterProperties::builder().set_bloom_filter_enabled(true);
     let file =
         lake.write_with("d.parquet", &batch([(field(1, "d", wide.clone()), Arc::new(values) as ArrayRef)]), properties);
     let context = lake.session(&schema([field(1, "d", wide)]), &whole([file]));
