@@ -8,7 +8,7 @@ use icestream::offsets::{MARKER, Offsets};
 use icestream::pipeline;
 use icestream::table::{At, Premise};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -340,16 +340,8 @@ async fn offsets_that_transactions_leave_are_accounted_for() {
 async fn a_compacted_topic_has_less_than_bronze() {
     let project = Project::new().await;
     let topic = format!("{}.compacted", project.prefix);
-    let config = [
-        ("cleanup.policy", "compact"),
-        ("segment.ms", "100"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-        ("delete.retention.ms", "100"),
-        ("max.compaction.lag.ms", "200"),
-    ];
-    let new = config
-        .iter()
-        .fold(NewTopic::new(&topic, 1, TopicReplication::Fixed(1)), |new, (key, value)| new.set(key, value));
+    // Nothing is taken out before it was read.
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     for made in project.admin().create_topics(&[new], &AdminOptions::new()).await.unwrap() {
         made.unwrap();
     }
@@ -365,6 +357,18 @@ async fn a_compacted_topic_has_less_than_bronze() {
     };
     (0..20).for_each(|number| put(1, number));
     project.drain(3);
+    let config = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("delete.retention.ms", "100"),
+        ("max.compaction.lag.ms", "200"),
+    ];
+    let compacted = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+    let compacted = config.iter().fold(compacted, |config, (key, value)| config.set(key, value));
+    for altered in project.admin().alter_configs(&[compacted], &AdminOptions::new()).await.unwrap() {
+        altered.unwrap();
+    }
     // The segment that is written to is never compacted: each of these begins another one.
     let deadline = Instant::now() + 3 * PATIENCE;
     let mut number = 100;
