@@ -55,6 +55,9 @@ const SAMPLE: [(&str, &str); 19] = [
     ("icestream.yaml", include_str!("../../icestream.yaml")),
 ];
 
+/// The tables of the demo's lake.
+const CATALOG: &str = "catalog.db";
+
 /// Says that a lake was made by the demo and may be made anew by it.
 const LAKE_MARK: &str = ".made-by-demo";
 
@@ -180,12 +183,12 @@ pub fn fresh_lake(config: &Config) -> Result<()> {
     check_lake(&lake)?;
     let mark = lake.join(LAKE_MARK);
     if lake.exists() {
-        // The mark goes last: a removal that is cut short can be taken up again.
-        for entry in std::fs::read_dir(&lake).map_err(|source| Error::Write { path: lake.clone(), source })?.flatten() {
-            let path = entry.path();
-            if path == mark {
-                continue;
-            }
+        // Killed anywhere, it leaves no table without its files: the catalog goes first. The mark stays to the end, so that
+        // the next demo takes it up again.
+        let entries = std::fs::read_dir(&lake).map_err(|source| Error::Write { path: lake.clone(), source })?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort_by_key(|path| *path != lake.join(CATALOG));
+        for path in paths.into_iter().filter(|path| *path != mark) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(|source| Error::Write { path, source })?;
         }
@@ -200,7 +203,7 @@ fn check_settings(config: &Config, lake: &Path) -> Result<()> {
     if config.warehouse != expected {
         return problem(format!("the warehouse is `{}` and not `lake/warehouse`", config.warehouse));
     }
-    if config.catalog != (CatalogConfig::Sqlite { path: lake.join("catalog.db") }) {
+    if config.catalog != (CatalogConfig::Sqlite { path: lake.join(CATALOG) }) {
         return problem("the catalog is not the SQLite file `lake/catalog.db`".to_string());
     }
     let Namespaces { bronze, silver, gold } = &config.namespaces;

@@ -113,6 +113,38 @@ fn a_demo_that_was_killed_can_be_run_again() {
     assert_eq!(run(folder.path(), "demo --events 120 --json").json()["equal"], true);
 }
 
+#[test]
+fn a_demo_killed_while_it_empties_its_lake_leaves_no_table_without_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = "demo --events 120 --json --quiet";
+    let (warehouse, catalog) = (folder.path().join("lake/warehouse"), folder.path().join("lake/catalog.db"));
+    for attempt in 1.. {
+        run(folder.path(), demo).done();
+        // Enough to be met in the middle of it.
+        let many = warehouse.join("shop_bronze/many");
+        std::fs::create_dir(&many).unwrap();
+        (0..30_000).for_each(|file| std::fs::write(many.join(file.to_string()), "").unwrap());
+        let tables = ["shop_bronze/orders", "shop_silver/orders", "shop_gold/daily_summary"];
+        let all: Vec<_> = tables.iter().map(|table| warehouse.join(table)).chain([catalog.clone()]).collect();
+        assert!(all.iter().all(|path| path.exists()));
+        let running = Running::start(icestream(folder.path(), demo));
+        let started = Instant::now();
+        while all.iter().all(|path| path.exists()) {
+            assert!(started.elapsed() < PATIENCE, "the lake was never emptied");
+        }
+        assert!(Command::new("kill").args(["-KILL", &running.child.id().to_string()]).status().unwrap().success());
+        running.end();
+        if many.exists() {
+            break;
+        }
+        assert!(attempt < 10, "it was never met in the middle");
+    }
+    run(folder.path(), "build").done();
+    assert_eq!(run(folder.path(), "tables --json").json(), serde_json::json!([]));
+    assert_eq!(run(folder.path(), demo).json()["equal"], true);
+    assert!(!warehouse.join("shop_bronze/many").exists());
+}
+
 /// The rows of every silver and gold table, but for when they were merged.
 fn tables(project: &Path) -> BTreeMap<String, Vec<String>> {
     let listed = run(project, "tables --json").json();
