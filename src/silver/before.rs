@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, FieldRef};
 use super::events::{Had, Newest, Otherwise, Rows};
 use super::fold::{self, Usage};
 use super::order::Truncation;
-use super::run::{Fate, Run};
+use super::run::{Fate, Hits, Run};
 use super::{IS_DELETED, OnDelete, Result, SilverModel};
 use crate::table::TableView;
 
@@ -65,8 +65,8 @@ impl Run<'_> {
         if !fates.contains(&Fate::Carry) {
             return Ok(None);
         }
-        let of_fate = |number: &&u32| fates[**number as usize] == Fate::Carry;
-        let sorted: Vec<u32> = newest.keys.in_order().iter().filter(of_fate).copied().collect();
+        let sorted: Vec<u32> =
+            (0..).zip(&*fates).filter(|(_, fate)| **fate == Fate::Carry).map(|(number, _)| number).collect();
         let tells = Tells::of(self.model, &self.columns);
         let had = match target {
             Some(target) => self.had(newest, fates, target, &tells).await?,
@@ -115,8 +115,12 @@ impl Run<'_> {
             ..Had::default()
         };
         let mut batch = 0;
-        for (_, hits) in self.probe(target, newest, &Arc::new(only), &names, None).await?.hits {
-            for (rows, columns) in hits {
+        let keep = |found: &mut Vec<Hits>, hits| {
+            found.push(hits);
+            Ok(())
+        };
+        for (_, found) in self.probe(target, newest, &Arc::new(only), &names, None, keep).await? {
+            for Hits { rows, with: columns, .. } in found {
                 let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
                 if newest.hold_more(bytes + rows.len() * size_of::<(u32, (u32, u32))>()).is_err() {
                     return Ok(None);

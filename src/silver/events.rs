@@ -341,6 +341,8 @@ pub(super) struct Newest {
     nulls: Vec<Vec<Option<NullBuffer>>>,
     range: KeyRange,
     pub(super) seen: Seen,
+    /// Whether every event is past all that was merged, of whatever partition.
+    all_are_past: bool,
     /// The events without a key.
     keyless: Vec<EventRef>,
     /// What it takes from the memory budget.
@@ -375,6 +377,7 @@ impl Newest {
             nulls: Vec::new(),
             range,
             seen: Seen::default(),
+            all_are_past: true,
             keyless: Vec::new(),
             held: None,
         }
@@ -428,6 +431,7 @@ impl Newest {
 
     pub(super) fn add(&mut self, events: Events, merged: &Frontier) {
         let batch = self.batches.len() as u32;
+        let merged_furthest = merged.furthest();
         let mut furthest: Option<PlaceRef<'_>> = None;
         // Of the same partition.
         let mut last: Option<PlaceRef<'_>> = None;
@@ -451,6 +455,8 @@ impl Newest {
             if !events.is_change.value(row) {
                 continue;
             }
+            let is_past = merged_furthest.is_none_or(|merged| place.is_past(merged));
+            self.all_are_past &= is_past;
             if events.keys.is_null(row) {
                 self.seen.null_keys += 1;
                 self.keyless.push(events.event(batch, row, false));
@@ -458,7 +464,7 @@ impl Newest {
                 self.seen.first_null_key =
                     Some(self.seen.first_null_key.take().map_or(at.clone(), |first| first.min(at)));
             } else if self.range.holds(events.keys.hash(row)) {
-                self.seen.late += u64::from(!merged.is_behind(place));
+                self.seen.late += u64::from(!is_past && !merged.is_behind(place));
                 let (number, is_new) = self.keys.insert(&events.keys, row);
                 self.note(&events, batch, row, number, is_new, false);
             }
@@ -529,6 +535,24 @@ impl Newest {
         if place > known_place {
             self.last[number] = event;
         }
+    }
+
+    /// To be called once all keys are in: numbers them by their order.
+    pub(super) fn seal(&mut self) {
+        let numbers = self.keys.seal();
+        let mut last = self.last.clone();
+        numbers.iter().zip(&self.last).for_each(|(number, event)| last[*number as usize] = *event);
+        self.last = last;
+        self.all.iter_mut().for_each(|noted| noted.number = numbers[noted.number as usize]);
+    }
+
+    pub(super) fn all_are_past(&self) -> bool {
+        self.all_are_past
+    }
+
+    /// Whether an event may lack a value, or hold a null that says nothing.
+    pub(super) fn may_lack(&self) -> bool {
+        !self.seen.unavailable.is_empty() || !self.ignores.is_empty()
     }
 
     pub(super) fn place(&self, number: usize) -> PlaceRef<'_> {
@@ -644,20 +668,12 @@ impl Newest {
         self.batches[event.batch as usize].place(event.row as usize)
     }
 
-    /// The place of each key among all in order, by its number.
-    pub(super) fn ranks(&self) -> Vec<u32> {
-        let mut ranks = vec![0; self.keys.len()];
-        (0..).zip(self.keys.in_order()).for_each(|(rank, number)| ranks[*number as usize] = rank);
-        ranks
-    }
-
     /// The events as steps, in the order of the keys and then of the events, each key with the truncations between its
     /// events.
-    pub(super) fn steps(&self, ranks: &[u32], truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
+    pub(super) fn steps(&self, truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
         // Each key's events side by side: where they begin, then the events themselves.
-        let rank_of = |number: u32| ranks[number as usize] as usize;
-        let mut ends = vec![0usize; ranks.len()];
-        self.all.iter().for_each(|noted| ends[rank_of(noted.number)] += 1);
+        let mut ends = vec![0usize; self.keys.len()];
+        self.all.iter().for_each(|noted| ends[noted.number as usize] += 1);
         let mut begins = 0;
         for end in &mut ends {
             begins += std::mem::replace(end, begins);
@@ -665,13 +681,13 @@ impl Newest {
         // Whichever: each place is written to.
         let mut events = self.all.clone();
         for noted in &self.all {
-            let end = &mut ends[rank_of(noted.number)];
+            let end = &mut ends[noted.number as usize];
             events[*end] = *noted;
             *end += 1;
         }
         let mut steps = Vec::with_capacity(self.all.len());
         let mut begin = 0;
-        for (number, end) in self.keys.in_order().iter().zip(ends) {
+        for (key, end) in (0..).zip(ends) {
             let group = &mut events[std::mem::replace(&mut begin, end)..end];
             group.sort_unstable_by(|left, right| self.place_of(left.event).cmp(&self.place_of(right.event)));
             let mut coming = truncations.iter().peekable();
@@ -681,14 +697,14 @@ impl Newest {
                     let place = self.place_of(event);
                     while let Some((_, time)) = coming.next_if(|(truncation, _)| !truncation.takes(&place)) {
                         if at > 0 {
-                            steps.push(Step { key: *number, time: *time, what: What::Truncated });
+                            steps.push(Step { key, time: *time, what: What::Truncated });
                         }
                     }
                 }
                 let what = if event.is_delete { What::Deleted } else { What::Row(event) };
-                steps.push(Step { key: *number, time, what });
+                steps.push(Step { key, time, what });
             }
-            steps.extend(coming.map(|(_, time)| Step { key: *number, time: *time, what: What::Truncated }));
+            steps.extend(coming.map(|(_, time)| Step { key, time: *time, what: What::Truncated }));
         }
         steps
     }

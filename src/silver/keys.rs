@@ -85,7 +85,7 @@ impl KeyShape {
             Form::Numbers => Store::Numbers(Vec::with_capacity(capacity)),
             Form::Texts | Form::Rows(_) => Store::Bytes { bytes: Vec::new(), ends: Vec::with_capacity(capacity) },
         };
-        KeySet { store, slots: vec![0; slots_for(capacity)], filter: Vec::new(), order: OnceLock::new() }
+        KeySet { store, slots: vec![0; slots_for(capacity)], is_sealed: false, filter: OnceLock::new() }
     }
 }
 
@@ -138,22 +138,15 @@ impl KeyColumn {
     }
 }
 
-/// Keys, each with a number: the first is 0.
+/// Keys, each with a number, from 0 on: that in which they came, until the set is sealed; then that of their order.
 pub(super) struct KeySet {
     store: Store,
     /// Open addressing: the number of a key plus one, or 0.
     slots: Vec<u32>,
-    /// One bit for about sixteen, so that most keys that are not in the set are known by one look at little memory.
-    filter: Vec<u64>,
-    /// The order of the keys, once somebody asked for it.
-    order: OnceLock<Order>,
-}
-
-struct Order {
-    /// The numbers in the order of the keys.
-    numbers: Vec<u32>,
-    /// The keys themselves, where they are numbers.
-    values: Vec<i64>,
+    is_sealed: bool,
+    /// One bit for about sixteen, so that most keys that are not in the set are known by one look at little memory. Made
+    /// for the first who looks.
+    filter: OnceLock<Vec<u64>>,
 }
 
 enum Store {
@@ -163,10 +156,7 @@ enum Store {
 
 impl KeySet {
     pub(super) fn len(&self) -> usize {
-        match &self.store {
-            Store::Numbers(numbers) => numbers.len(),
-            Store::Bytes { ends, .. } => ends.len(),
-        }
+        self.store.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -174,12 +164,11 @@ impl KeySet {
             Store::Numbers(numbers) => numbers.capacity() * 8,
             Store::Bytes { bytes, ends } => bytes.capacity() + ends.capacity() * 8,
         };
-        let ordered = match &self.store {
-            Store::Numbers(_) => 4 + 8,
-            Store::Bytes { .. } => 4,
-        };
-        // There are two slots for a key, or more.
-        stored + self.slots.len() * 4 + self.slots.len() / 2 * ordered + self.filter.len() * 8
+        // There are two slots for a key, or more. While they are put in order, a key is there twice, with its number.
+        stored
+            + self.slots.len() * 4
+            + self.slots.len() / 2 * 20
+            + self.filter.get().map_or(0, |filter| filter.len() * 8)
     }
 
     /// The number of a row's key, and whether it is new.
@@ -193,7 +182,8 @@ impl KeySet {
             }
         }
         let number = self.store.push(keys, row);
-        self.order.take();
+        self.is_sealed = false;
+        self.filter.take();
         self.slots[slot] = number as u32 + 1;
         if self.len() * 2 > self.slots.len() {
             self.grow();
@@ -213,42 +203,52 @@ impl KeySet {
         self.slots = slots;
     }
 
-    /// To be called once all keys are in: makes looking for others fast.
-    pub(super) fn seal(&mut self) {
+    /// To be called once all keys are in: numbers them by their order. Gives the new number of each.
+    pub(super) fn seal(&mut self) -> Vec<u32> {
+        let order = self.store.sort();
+        let mut numbers = vec![0; order.len()];
+        (0..).zip(order).for_each(|(number, before)| numbers[before as usize] = number);
+        for slot in self.slots.iter_mut().filter(|slot| **slot != 0) {
+            *slot = numbers[*slot as usize - 1] + 1;
+        }
+        self.is_sealed = true;
+        numbers
+    }
+
+    fn filter(&self) -> Vec<u64> {
         let words = (self.len().max(4) * 16 / 64).next_power_of_two();
         let mut filter = vec![0u64; words];
         for number in 0..self.len() {
             let (word, bit) = place_in(&filter, self.store.hash(number));
             filter[word] |= bit;
         }
-        self.filter = filter;
+        filter
     }
 
-    /// Tells of each row whose key is in the set, with the key's number. Once both are in order, that is one walk
+    /// Tells of each row whose key is in the set, with the key's number. Where both are in order, that is one walk
     /// through the two, and nothing is looked up.
     pub(super) fn for_each_match(&self, keys: &KeyColumn, mut found: impl FnMut(usize, usize)) {
-        if let (Some(order), Some(rows)) = (self.order.get(), keys.rising()) {
+        if let (Store::Numbers(values), true, Some(rows)) = (&self.store, self.is_sealed, keys.rising()) {
             let mut at = 0;
             for (row, key) in rows.iter().enumerate() {
-                at = at_least(&order.values, at, *key);
-                match order.values.get(at) {
-                    Some(value) if value == key => found(row, order.numbers[at] as usize),
+                at = at_least(values, at, *key);
+                match values.get(at) {
+                    Some(value) if value == key => found(row, at),
                     Some(_) => {}
                     None => break,
                 }
             }
             return;
         }
+        let filter = self.filter.get_or_init(|| self.filter());
         for row in 0..keys.len() {
             if keys.is_null(row) {
                 continue;
             }
             let hash = keys.hash(row);
-            if !self.filter.is_empty() {
-                let (word, bit) = place_in(&self.filter, hash);
-                if self.filter[word] & bit == 0 {
-                    continue;
-                }
+            let (word, bit) = place_in(filter, hash);
+            if filter[word] & bit == 0 {
+                continue;
             }
             let mut slot = hash as usize & (self.slots.len() - 1);
             loop {
@@ -282,39 +282,47 @@ impl KeySet {
         };
         (from < until).then(|| (sorted[from], sorted[until - 1]))
     }
-
-    /// The numbers of all keys, in the order of the keys.
-    pub(super) fn in_order(&self) -> &[u32] {
-        &self.order.get_or_init(|| self.store.order()).numbers
-    }
 }
 
 impl Store {
-    fn order(&self) -> Order {
+    fn len(&self) -> usize {
         match self {
-            Store::Numbers(values) => {
-                let mut pairs: Vec<(i64, u32)> = values.iter().copied().zip(0..).collect();
-                pairs.sort_unstable();
-                let (values, numbers) = pairs.into_iter().unzip();
-                Order { numbers, values }
-            }
-            Store::Bytes { ends, .. } => {
-                // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at
-                // the keys, which lie all over memory.
-                let first = if ends.is_empty() { &[] } else { self.bytes(0) };
-                let all = 0..ends.len();
-                let same = |number: usize| {
-                    self.bytes(number).iter().zip(first).take_while(|(one, other)| one == other).count()
-                };
-                let shared = all.clone().map(same).min().unwrap_or(0);
-                let mut heads: Vec<(u64, u32)> =
-                    all.map(|number| (head(&self.bytes(number)[shared..]), number as u32)).collect();
-                heads.sort_unstable_by(|(head, number), (other_head, other)| {
-                    head.cmp(other_head).then_with(|| self.bytes(*number as usize).cmp(self.bytes(*other as usize)))
-                });
-                Order { numbers: heads.into_iter().map(|(_, number)| number).collect(), values: Vec::new() }
-            }
+            Store::Numbers(numbers) => numbers.len(),
+            Store::Bytes { ends, .. } => ends.len(),
         }
+    }
+
+    /// Puts the keys in order. Gives the number that each had.
+    fn sort(&mut self) -> Vec<u32> {
+        if let Store::Numbers(values) = self {
+            let mut pairs: Vec<(i64, u32)> = values.iter().copied().zip(0..).collect();
+            pairs.sort_unstable();
+            values.iter_mut().zip(&pairs).for_each(|(value, (sorted, _))| *value = *sorted);
+            return pairs.into_iter().map(|(_, number)| number).collect();
+        }
+        let order = self.order_of_bytes();
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(order.len()));
+        for number in &order {
+            bytes.extend_from_slice(self.bytes(*number as usize));
+            ends.push(bytes.len());
+        }
+        *self = Store::Bytes { bytes, ends };
+        order
+    }
+
+    fn order_of_bytes(&self) -> Vec<u32> {
+        let count = self.len();
+        // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at the keys,
+        // which lie all over memory.
+        let first = if count == 0 { &[] } else { self.bytes(0) };
+        let same = |number: usize| self.bytes(number).iter().zip(first).take_while(|(one, other)| one == other).count();
+        let shared = (0..count).map(same).min().unwrap_or(0);
+        let mut heads: Vec<(u64, u32)> =
+            (0..count).map(|number| (head(&self.bytes(number)[shared..]), number as u32)).collect();
+        heads.sort_unstable_by(|(head, number), (other_head, other)| {
+            head.cmp(other_head).then_with(|| self.bytes(*number as usize).cmp(self.bytes(*other as usize)))
+        });
+        heads.into_iter().map(|(_, number)| number).collect()
     }
 }
 
@@ -457,7 +465,6 @@ mod tests {
             for row in 0..keys.len() {
                 assert_eq!(set.insert(&keys, row), (row % 1000, row < 1000));
             }
-            set.seal();
             let asked: Vec<i32> = (0..3000).collect();
             let mut found = Vec::new();
             set.for_each_match(&shape.keys(&columns(&asked)).unwrap(), |row, number| {
@@ -465,14 +472,14 @@ mod tests {
                 found.push(row);
             });
             assert_eq!(found, (0..3000).step_by(3).collect::<Vec<_>>());
-            let sorted = set.in_order();
-            assert!(sorted.iter().map(|number| added[*number as usize]).eq((0..3000).step_by(3)));
+            let numbers = set.seal();
+            assert!(added.iter().zip(&numbers).all(|(key, number)| *key == *number as i32 * 3));
             // Once in order, by a walk where the rows are in order too: with repeated ones, a part of all, or none.
             let falling: Vec<i32> = asked.iter().rev().copied().collect();
             for asked in [&asked, &falling, &vec![2, 3, 3, 3, 4, 9], &vec![2997, 2998, 5000], &vec![-3, -1], &vec![]] {
                 let mut found = Vec::new();
                 set.for_each_match(&shape.keys(&columns(asked)).unwrap(), |row, number| {
-                    assert_eq!(added[number], asked[row]);
+                    assert_eq!(number as i32 * 3, asked[row]);
                     found.push(row);
                 });
                 let is_there = |row: &usize| asked[*row] % 3 == 0 && (0..3000).contains(&asked[*row]);

@@ -37,7 +37,7 @@ use crate::engine::{self, Engine};
 use crate::ids::TableName;
 use crate::table::{At, Lake, Table, TableView, WrittenFile};
 pub(super) use fates::Fate;
-pub(super) use probe::{Owned, Whole, set_of, with_deletes};
+pub(super) use probe::{Hits, Owned, Whole, add_to, set_of, with_deletes};
 pub(super) use rows::ROWS_TO_SPLIT;
 pub(super) use staged::Staged;
 
@@ -234,8 +234,7 @@ impl<'a> Run<'a> {
             let judged_ms = started.elapsed().as_millis() as u64;
             let all = fates.as_slice();
             let of_fate = |fate: Fate| (0..fates.len() as u32).filter(move |number| fates_is(all, *number, fate));
-            let sorted = newest.keys.in_order().iter().copied();
-            let rows: Vec<u32> = sorted.filter(|number| fates_is(all, *number, Fate::Row)).collect();
+            let rows: Vec<u32> = of_fate(Fate::Row).collect();
             let frame = self.latest(&newest, &rows).await?;
             let gate = self.gate(&frame).await?;
             let schema = gate.table_schema(&row_schema(&frame, &self.keys));

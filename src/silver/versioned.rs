@@ -26,7 +26,7 @@ use roaring::RoaringTreemap;
 use super::events::{Depth, EventRef, Events, Images, Newest, Rows, Step, What};
 use super::gate::{Gate, Passed};
 use super::order::{Place, Truncation};
-use super::run::{Base, Fate, Owned, Run, Staged, Whole, arrow_failed, set_of};
+use super::run::{Base, Fate, Hits, Owned, Run, Staged, Whole, add_to, arrow_failed, set_of};
 use super::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
 use super::{Error, MERGED_AT, Merged, OnDelete, Result, Scd, SilverModel, row_schema};
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
@@ -52,7 +52,7 @@ struct Pool {
 }
 
 /// Some rows of a pool, and the batches that they are in.
-struct Chosen {
+struct Picked {
     batches: Vec<usize>,
     /// For each row, which of these it is in, and where.
     rows: Vec<Source>,
@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// Rows that are chosen together lie in few of the batches; a look at the others, for each column, is spared.
-    fn choose(&self, rows: impl Iterator<Item = Source>) -> Chosen {
+    fn choose(&self, rows: impl Iterator<Item = Source>) -> Picked {
         let mut number_of = vec![usize::MAX; self.batches];
         let mut batches = Vec::new();
         let rows = rows.map(|(batch, row)| {
@@ -97,10 +97,10 @@ impl Pool {
             }
             (number_of[batch], row)
         });
-        Chosen { rows: rows.collect(), batches }
+        Picked { rows: rows.collect(), batches }
     }
 
-    fn column(&self, at: usize, of: &Chosen) -> Result<ArrayRef, ArrowError> {
+    fn column(&self, at: usize, of: &Picked) -> Result<ArrayRef, ArrowError> {
         let parts: Vec<&dyn Array> = of.batches.iter().map(|batch| self.parts[at][*batch].as_ref()).collect();
         interleave(&parts, &of.rows)
     }
@@ -135,9 +135,47 @@ impl Pool {
 /// Where in the target what is known of the keys lies.
 #[derive(Default)]
 struct Known {
-    /// By the key's rank.
+    /// By the key's number.
     before: Vec<Before>,
     rows: Vec<RecordBatch>,
+}
+
+/// What a piece of a file has of the keys.
+#[derive(Default)]
+struct OfPiece {
+    /// Rows that make way.
+    doomed: RoaringTreemap,
+    /// Whose row began or ended when.
+    times: Vec<(u32, i64)>,
+    /// Where the rows are that keys go on from, and whose, if they were not read at once.
+    current: Vec<(u64, u32)>,
+    /// These rows.
+    rows: Vec<Owned>,
+}
+
+impl OfPiece {
+    /// The rows come with when they began and ended.
+    fn note(&mut self, hits: Hits, fates: &[Fate]) -> Result<(), ArrowError> {
+        let Hits { rows, with, whole } = hits;
+        let times = with.iter().map(|times| Ok(cast(times, &DataType::Int64)?.as_primitive::<Int64Type>().clone()));
+        let times = times.collect::<Result<Vec<_>, ArrowError>>()?;
+        for (row, (position, number)) in rows.into_iter().enumerate() {
+            let fate = fates[number as usize];
+            let goes_on = goes_on(&with, row, fate);
+            if goes_on || fate == Fate::Fold {
+                add_to(&mut self.doomed, position);
+            }
+            if fate != Fate::Fold {
+                let last = times.iter().filter(|times| times.is_valid(row)).map(|times| times.value(row)).max();
+                self.times.extend(last.map(|last| (number, last)));
+            }
+            if goes_on && whole.is_none() {
+                self.current.push((position, number));
+            }
+        }
+        self.rows.extend(whole);
+        Ok(())
+    }
 }
 
 impl Run<'_> {
@@ -168,7 +206,6 @@ impl Run<'_> {
             }
         }
         let truncations: BTreeMap<_, _> = merged.truncations.iter().cloned().collect();
-        let ranks = Arc::new(newest.ranks());
         // What comes out has the same columns whatever goes in.
         let frame = self.model_over_parts(Rows::default(), Vec::new(), true).await?;
         let gate = self.gate(&frame).await?;
@@ -180,13 +217,13 @@ impl Run<'_> {
         let found = async {
             let known = match replaces_all {
                 true => Known::default(),
-                false => self.known(staged, &newest, fates, &ranks).await?,
+                false => self.known(staged, &newest, fates).await?,
             };
             Ok::<_, Error>((staged, known, elapsed_ms()))
         };
         // What steps there are is found by one core, and what is read by both.
         let made = async {
-            let (steps, rows) = self.steps(&newest, &ranks, truncations).await?;
+            let (steps, rows) = self.steps(&newest, truncations).await?;
             Ok::<_, Error>((steps, rows, elapsed_ms()))
         };
         // Both to their ends: what one of them still does would hold memory that the next attempt needs.
@@ -204,7 +241,7 @@ impl Run<'_> {
         let now = self.lake.clock().now_us();
         let on_delete = self.model.on_delete;
         let count = steps.len();
-        let work = Work { steps, rows: rows.len(), before: known.before, ranks, on_delete, pool, tracked, now, gate };
+        let work = Work { steps, rows: rows.len(), before: known.before, on_delete, pool, tracked, now, gate };
         let (written, passed) = self.write_versions(staged, work, rows).await?;
         staged.written.extend(written);
         staged.passed.join(passed);
@@ -217,16 +254,11 @@ impl Run<'_> {
     }
 
     /// The events as steps, and what they say rows are.
-    async fn steps(
-        &self,
-        newest: &Arc<Newest>,
-        ranks: &Arc<Vec<u32>>,
-        truncations: BTreeMap<Truncation, i64>,
-    ) -> Result<(Vec<Step>, Rows)> {
-        let (of, ranks, columns, keys) = (newest.clone(), ranks.clone(), self.columns.clone(), self.keys.clone());
+    async fn steps(&self, newest: &Arc<Newest>, truncations: BTreeMap<Truncation, i64>) -> Result<(Vec<Step>, Rows)> {
+        let (of, columns, keys) = (newest.clone(), self.columns.clone(), self.keys.clone());
         let with_origin = self.images().with_origin;
         let task = tokio::task::spawn_blocking(move || {
-            let steps = of.steps(&ranks, &truncations);
+            let steps = of.steps(&truncations);
             let rows = of.rows_of(&steps, &Images { columns: &columns, keys: &keys, with_origin })?;
             Ok((steps, rows))
         });
@@ -273,9 +305,12 @@ impl Run<'_> {
         base: &Base,
         merged: &Merged,
     ) -> Result<(Newest, Vec<Fate>)> {
+        let mut fates = vec![Fate::Row; newest.keys.len()];
+        if newest.all_are_past() && !newest.may_lack() && merged.truncations.is_empty() {
+            return Ok((newest, fates));
+        }
         let firsts = newest.firsts(&self.columns);
         let furthest = base.merged.frontier.furthest();
-        let mut fates = vec![Fate::Row; newest.keys.len()];
         let mut doubtful: Vec<Option<EventRef>> = vec![None; newest.keys.len()];
         let mut earliest: Option<Place> = None;
         for (number, (first, lacks)) in firsts.into_iter().enumerate() {
@@ -337,56 +372,34 @@ impl Run<'_> {
     }
 
     /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
-    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>, ranks: &[u32]) -> Result<Known> {
+    async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
         let fates = Arc::new(fates);
         let fields = staged.view.arrow_schema().fields().clone();
         let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
         let columns: Vec<FieldRef> = fields.iter().filter(is_read).cloned().collect();
         let whole = Whole { columns: columns.clone(), is_wanted: goes_on };
-        let times = [VALID_FROM, VALID_TO];
-        let found = self.probe(&staged.view, newest, &fates, &times, Some(whole)).await?;
+        let of = fates.clone();
+        let keep = move |found: &mut OfPiece, hits| found.note(hits, &of);
+        let found = self.probe(&staged.view, newest, &fates, &[VALID_FROM, VALID_TO], Some(whole), keep).await?;
         let mut known = Known { before: vec![Before::default(); newest.keys.len()], rows: Vec::new() };
-        // The rows to go on from in each file, in order, and whose they are.
-        let mut wanted: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
-        for (file, hits) in found.hits {
-            let (mut doomed, mut current) = (Vec::new(), Vec::new());
-            for (rows, extra) in hits {
-                let time = |at: usize| Ok(cast(&extra[at], &DataType::Int64)?.as_primitive::<Int64Type>().clone());
-                let times: Result<(Int64Array, Int64Array), ArrowError> = time(0).and_then(|from| Ok((from, time(1)?)));
-                let (from, to) = times.map_err(|error| self.failed(arrow_failed(error)))?;
-                for (row, (position, number)) in rows.into_iter().enumerate() {
-                    let fate = fates[number as usize];
-                    if fate == Fate::Fold {
-                        doomed.push(position);
-                        continue;
-                    }
-                    let before = &mut known.before[ranks[number as usize] as usize];
-                    for times in [&from, &to] {
-                        before.until = before.until.max(times.is_valid(row).then(|| times.value(row)));
-                    }
-                    if goes_on(&extra, row, fate) {
-                        current.push((position, number));
-                    }
-                }
+        let (mut rows, mut wanted) = (Vec::new(), Vec::new());
+        for (file, of_piece) in found {
+            for (number, time) in of_piece.times {
+                let until = &mut known.before[number as usize].until;
+                *until = time.max(*until);
             }
-            doomed.extend(current.iter().map(|(position, _)| *position));
-            staged.doom(file.clone(), set_of(doomed));
-            if !current.is_empty() {
-                current.sort_unstable();
-                wanted.push((file, current));
-            }
+            rows.extend(of_piece.rows);
+            wanted.extend((!of_piece.current.is_empty()).then(|| (file.clone(), of_piece.current)));
+            staged.doom(file, of_piece.doomed);
         }
-        let rows = match found.whole {
-            Some(rows) => rows,
-            None => self.rows_at(&staged.view, columns, wanted).await?,
-        };
+        rows.extend(self.rows_at(&staged.view, columns, in_files(wanted)).await?);
         for (numbers, batch) in rows {
             let from = batch.column_by_name(VALID_FROM).map(|from| cast(from, &DataType::Int64)).transpose();
             let Some(from) = from.map_err(|error| self.failed(arrow_failed(error)))? else { continue };
             let from = from.as_primitive::<Int64Type>();
             for (row, number) in numbers.into_iter().enumerate() {
-                known.before[ranks[number as usize] as usize].current =
-                    Some(((known.rows.len(), row), from.value(row)));
+                let before = &mut known.before[number as usize];
+                (before.current, before.from) = (Some((known.rows.len() as u32, row as u32)), from.value(row));
             }
             known.rows.push(batch);
         }
@@ -479,6 +492,19 @@ impl Run<'_> {
     }
 }
 
+/// The places in pieces of files, put together for each file and in order.
+fn in_files(pieces: Vec<(ScanFile, Vec<(u64, u32)>)>) -> Vec<(ScanFile, Vec<(u64, u32)>)> {
+    let mut files: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
+    for (file, places) in pieces {
+        match files.iter_mut().find(|(known, _)| known.path == file.path) {
+            Some((_, known)) => known.extend(places),
+            None => files.push((file, places)),
+        }
+    }
+    files.iter_mut().for_each(|(_, places)| places.sort_unstable());
+    files
+}
+
 /// What the model makes of rows, with each one's number, in order.
 type ModelRows = BoxStream<'static, Result<RecordBatch, engine::Error>>;
 
@@ -528,7 +554,6 @@ struct Work {
     /// How many of them make rows.
     rows: usize,
     before: Vec<Before>,
-    ranks: Arc<Vec<u32>>,
     on_delete: OnDelete,
     /// The rows that keys go on from.
     pool: Pool,
@@ -651,9 +676,9 @@ impl Work {
     }
 
     fn versions(&self, part: Part, rows: &[Option<Source>], pool: &Pool) -> Result<Vec<Version>, ArrowError> {
-        let Work { steps, before, ranks, on_delete, tracked, .. } = self;
+        let Work { steps, before, on_delete, tracked, .. } = self;
         let (steps, on_delete) = (&steps[part.steps], *on_delete);
-        let timeline = Timeline { steps, rows, before, ranks, on_delete };
+        let timeline = Timeline { steps, rows, before, on_delete };
         let compared = timeline.compared();
         let pairs: Vec<(Source, Source)> = compared.iter().flatten().copied().collect();
         let mut differ = pool.differ(&pairs, tracked)?.into_iter();

@@ -29,13 +29,21 @@ pub(super) struct Version {
     pub(super) is_deleted: bool,
 }
 
-/// What the target knows of a key.
-#[derive(Debug, Clone, Copy, Default)]
+/// What the target knows of a key. There is one for each key: they are small.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
-    /// The version that is current, and since when.
-    pub(super) current: Option<(Source, i64)>,
+    /// Where the version is that is current: which batch, and which row of it.
+    pub(super) current: Option<(u32, u32)>,
+    /// Since when it is.
+    pub(super) from: i64,
     /// The last time at which a version began or ended.
-    pub(super) until: Option<i64>,
+    pub(super) until: i64,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Before { current: None, from: i64::MIN, until: i64::MIN }
+    }
 }
 
 /// The rows that are compared, in the order of the steps; `is_change` asks whether one differs from the one before it.
@@ -44,10 +52,8 @@ pub(super) struct Timeline<'a> {
     pub(super) steps: &'a [Step],
     /// For each row step, in order.
     pub(super) rows: &'a [Option<Source>],
-    /// What is known of each key, by its rank; nothing where there are no more.
+    /// What is known of each key, by its number; nothing where there are no more.
     pub(super) before: &'a [Before],
-    /// The rank of each key among all in order, by its number. What goes from key to key then goes through memory in order.
-    pub(super) ranks: &'a [u32],
     pub(super) on_delete: OnDelete,
 }
 
@@ -81,11 +87,15 @@ impl Timeline<'_> {
         for step in self.steps {
             if key.replace(step.key) != Some(step.key) {
                 current.take().into_iter().for_each(&mut ended);
-                let rank = self.ranks[step.key as usize] as usize;
-                let before = self.before.get(rank).copied().unwrap_or_default();
-                let version = |(source, from)| Version { source, from, to: None, is_deleted: false };
-                current = before.current.map(version);
-                until = before.until.unwrap_or(i64::MIN);
+                let Before { current: place, from, until: known } =
+                    self.before.get(step.key as usize).copied().unwrap_or_default();
+                current = place.map(|(batch, row)| Version {
+                    source: (batch as usize, row as usize),
+                    from,
+                    to: None,
+                    is_deleted: false,
+                });
+                until = known;
             }
             let row = match step.what {
                 What::Row(_) => rows.next().copied().flatten(),

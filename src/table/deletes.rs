@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema as ArrowSchema};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -23,6 +23,9 @@ use crate::ids::TableName;
 
 const PATH_FIELD_ID: i32 = 2_147_483_546;
 const POSITION_FIELD_ID: i32 = 2_147_483_545;
+
+/// Positions written at a time.
+const CHUNK_ROWS: u64 = 65_536;
 
 /// Delete files read at the same time.
 const FILES_AT_ONCE: usize = 8;
@@ -222,8 +225,9 @@ async fn write_one(
         field("pos", DataType::Int64, POSITION_FIELD_ID),
     ]));
     let path = target.data_file_location("", "-deletes");
-    // Paths are compared whole: their bounds are never cut.
+    // Paths are compared whole: their bounds are never cut. No position is there twice.
     let properties = parquet_builder(target)?
+        .set_column_dictionary_enabled("pos".into(), false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_statistics_truncate_length(None)
         .set_column_index_truncate_length(None)
@@ -233,16 +237,17 @@ async fn write_one(
     let mut bounds: Option<(i64, i64)> = None;
     for (file, positions) in group {
         let mut remaining = positions.iter().peekable();
+        let paths = positions.len().min(CHUNK_ROWS) as usize;
+        let paths = StringArray::from_iter_values(std::iter::repeat_n(file.path.as_str(), paths));
         while remaining.peek().is_some() {
-            let chunk: Vec<i64> = remaining.by_ref().take(65_536).map(|position| position as i64).collect();
+            let chunk: Vec<i64> = remaining.by_ref().take(paths.len()).map(|position| position as i64).collect();
             if let (Some(first), Some(last)) = (chunk.first(), chunk.last()) {
                 let (low, high) = bounds.unwrap_or((*first, *last));
                 bounds = Some((low.min(*first), high.max(*last)));
             }
             count += chunk.len() as u64;
-            let paths = StringArray::from_iter_values(std::iter::repeat_n(file.path.as_str(), chunk.len()));
-            let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(paths), Arc::new(Int64Array::from(chunk))])
-                .map_err(|error| write_error(&path, error))?;
+            let columns: Vec<ArrayRef> = vec![Arc::new(paths.slice(0, chunk.len())), Arc::new(Int64Array::from(chunk))];
+            let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|error| write_error(&path, error))?;
             rows.write(&batch).await?;
         }
     }

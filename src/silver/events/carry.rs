@@ -81,7 +81,7 @@ impl Newest {
         let mut carried = Carried { rows: Rows::default(), untold: Vec::new(), nothing: Vec::new() };
         let mut kept: Vec<Vec<(u32, u32)>> = vec![Vec::new(); columns.len()];
         let mut numbers = Vec::new();
-        for (rank, number) in sorted.iter().enumerate() {
+        for number in sorted {
             let row = had.rows.get(number);
             let (mut is_there, mut is_row) = (row.is_some() && !had.deleted.contains(number), row.is_some());
             let before = |at: usize| match (row, had.otherwise) {
@@ -90,7 +90,7 @@ impl Newest {
                 (None, _) => None,
             };
             let mut says: Vec<Option<(u32, u32)>> = (0..columns.len()).map(before).collect();
-            while let Some((_, event)) = events.next_if(|(of, _)| *of == rank as u32) {
+            while let Some((_, event)) = events.next_if(|(of, _)| of == number) {
                 if truncation.is_some_and(|truncation| truncation.takes(&self.place_of(event))) {
                     continue;
                 }
@@ -145,16 +145,14 @@ impl Newest {
         Ok(carried)
     }
 
-    /// The recalled events of some keys, each with the key's rank among them, in the order of the keys and of events.
+    /// The recalled events of some keys, each with the key's number, in the order of the keys and of events.
     fn of_keys(&self, sorted: &[u32]) -> Vec<(u32, EventRef)> {
-        let mut ranks = vec![u32::MAX; self.keys.len()];
-        for (rank, number) in sorted.iter().enumerate() {
-            ranks[*number as usize] = rank as u32;
-        }
-        let ranked = self.all.iter().map(|noted| (ranks[noted.number as usize], noted.event));
-        let mut events: Vec<(u32, EventRef)> = ranked.filter(|(rank, _)| *rank != u32::MAX).collect();
-        events.sort_unstable_by(|(rank, event), (other_rank, other)| {
-            rank.cmp(other_rank).then_with(|| self.place_of(*event).cmp(&self.place_of(*other)))
+        let mut is_wanted = vec![false; self.keys.len()];
+        sorted.iter().for_each(|number| is_wanted[*number as usize] = true);
+        let wanted = self.all.iter().filter(|noted| is_wanted[noted.number as usize]);
+        let mut events: Vec<(u32, EventRef)> = wanted.map(|noted| (noted.number, noted.event)).collect();
+        events.sort_unstable_by(|(number, event), (other_number, other)| {
+            number.cmp(other_number).then_with(|| self.place_of(*event).cmp(&self.place_of(*other)))
         });
         events
     }

@@ -45,7 +45,7 @@ impl Run<'_> {
         let furthest = base.and_then(|base| base.merged.frontier.furthest());
         let mut doubtful = vec![None; newest.keys.len()];
         let mut earliest: Option<Place> = None;
-        if let Some(furthest) = furthest {
+        if let Some(furthest) = furthest.filter(|_| !newest.all_are_past()) {
             let takes = |place: &PlaceRef<'_>| merged.truncation.as_ref().is_some_and(|of| of.takes(place));
             let firsts = if wanting.contains(&true) { newest.firsts(&[]) } else { Vec::new() };
             for (number, doubtful) in doubtful.iter_mut().enumerate() {

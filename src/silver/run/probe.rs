@@ -1,6 +1,5 @@
 //! Where the rows of keys are in the target.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -22,8 +21,15 @@ use crate::table::{ScanFile, TableView};
 /// then read at once, and not by a second look at the same pages.
 const DENSE: u64 = 16;
 
-/// The rows of a batch that are of keys: each one's position and the key's number; and columns of theirs.
-pub(in crate::silver) type Hits = (Vec<(u64, u32)>, Vec<ArrayRef>);
+/// The rows of a batch that are of keys.
+pub(in crate::silver) struct Hits {
+    /// Each one's position, and the key's number.
+    pub(in crate::silver) rows: Vec<(u64, u32)>,
+    /// The columns that were asked for.
+    pub(in crate::silver) with: Vec<ArrayRef>,
+    /// Those that are wanted whole; `None` where they are too few among others to have been read at once.
+    pub(in crate::silver) whole: Option<Owned>,
+}
 
 /// Whose rows they are, in their order, and the rows.
 pub(in crate::silver) type Owned = (Vec<u32>, RecordBatch);
@@ -36,12 +42,11 @@ pub(in crate::silver) struct Whole {
     pub(in crate::silver) is_wanted: fn(&[ArrayRef], usize, Fate) -> bool,
 }
 
-/// What was found of the keys.
+/// Rows of a file that make way for others, and such that just go.
 #[derive(Default)]
-pub(in crate::silver) struct Found {
-    pub(in crate::silver) hits: Vec<(ScanFile, Vec<Hits>)>,
-    /// The rows that are wanted whole; `None` where they are too few among others to have been read at once.
-    pub(in crate::silver) whole: Option<Vec<Owned>>,
+struct Doomed {
+    positions: RoaringTreemap,
+    gone: u64,
 }
 
 impl Run<'_> {
@@ -54,30 +59,36 @@ impl Run<'_> {
         fates: &Arc<Vec<Fate>>,
     ) -> Result<(u64, u64)> {
         let (mut replaced, mut gone) = (0, 0);
-        for (file, hits) in self.probe(&staged.view, newest, fates, &[], None).await?.hits {
-            let hits = || hits.iter().flat_map(|(rows, _)| rows);
-            let of_gone = hits().filter(|(_, number)| fates_is(fates, *number, Fate::Gone)).count() as u64;
-            gone += of_gone;
-            replaced += hits().count() as u64 - of_gone;
-            staged.doom(file, set_of(hits().map(|(position, _)| *position).collect()));
+        let of = fates.clone();
+        let keep = move |doomed: &mut Doomed, hits: Hits| {
+            doomed.gone += hits.rows.iter().filter(|(_, number)| fates_is(&of, *number, Fate::Gone)).count() as u64;
+            hits.rows.iter().for_each(|(position, _)| add_to(&mut doomed.positions, *position));
+            Ok(())
+        };
+        for (file, doomed) in self.probe(&staged.view, newest, fates, &[], None, keep).await? {
+            gone += doomed.gone;
+            replaced += doomed.positions.len() - doomed.gone;
+            staged.doom(file, doomed.positions);
         }
         Ok((replaced, gone))
     }
 
-    /// Finds the rows of the keys in the target: for each file, where they are, whose, and some columns of theirs.
-    pub(in crate::silver) async fn probe(
+    /// Finds the rows of the keys in the target, with some columns of theirs. Gives what `keep` makes of each piece of a
+    /// file in which there are any.
+    pub(in crate::silver) async fn probe<T: Default + Send + 'static>(
         &self,
         view: &TableView,
         newest: &Arc<Newest>,
         fates: &Arc<Vec<Fate>>,
         with: &[&str],
         whole: Option<Whole>,
-    ) -> Result<Found> {
-        if fates.iter().all(|fate| *fate == Fate::Leave) {
-            return Ok(Found::default());
+        keep: impl Fn(&mut T, Hits) -> Result<(), ArrowError> + Clone + Send + Sync + 'static,
+    ) -> Result<Vec<(ScanFile, T)>> {
+        let sorted = (0..fates.len() as u32).filter(|number| !fates_is(fates, *number, Fate::Leave));
+        let sorted: Vec<u32> = sorted.collect();
+        if sorted.is_empty() {
+            return Ok(Vec::new());
         }
-        let sorted = newest.keys.in_order().iter().copied();
-        let sorted: Vec<u32> = sorted.filter(|number| !fates_is(fates, *number, Fate::Leave)).collect();
         let key = self.keys[0].as_str();
         let files = view.files(None).await?;
         let spans = self.spans(view, &files, &newest.keys, &sorted)?;
@@ -108,34 +119,29 @@ impl Run<'_> {
             let gone = deleted.get(&file.path).cloned();
             parts.push((piece, file, gone, (key.to_string(), end(0)?, end(1)?)));
         }
-        let reads_whole = look.whole.is_some();
         let (look, columns) = (Arc::new(look), Arc::new(columns));
         let work = |(piece, file, gone, (key, low, high)): (Piece, ScanFile, _, (String, _, _))| {
             let (reader, shape) = (reader.clone(), self.shape.clone());
-            let (look, columns) = (look.clone(), columns.clone());
+            let (look, columns, keep) = (look.clone(), columns.clone(), keep.clone());
             async move {
                 let mut batches = reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
-                let (mut hits, mut whole) = (Vec::new(), Vec::new());
+                let mut kept = None;
                 while let Some(batch) = batches.try_next().await? {
                     let Some((positions, read)) = batch.columns().split_last() else { continue };
                     let columns = columns.of(read);
                     let keys = shape.keys(&columns[..look.keys]).map_err(arrow_failed)?;
-                    let (of_batch, rows) = look.at(&keys, positions, &columns[look.keys..]).map_err(arrow_failed)?;
-                    hits.extend((!of_batch.0.is_empty()).then_some(of_batch));
-                    whole.extend(rows);
+                    let hits = look.at(&keys, positions, &columns[look.keys..]).map_err(arrow_failed)?;
+                    if let Some(hits) = hits {
+                        keep(kept.get_or_insert_default(), hits).map_err(arrow_failed)?;
+                    }
                 }
-                Ok((piece.file, hits, whole))
+                Ok((file, kept))
             }
         };
-        let (mut found, mut rows): (BTreeMap<usize, Vec<Hits>>, Vec<Owned>) = Default::default();
-        let take = |(file, hits, whole): (usize, Vec<Hits>, Vec<Owned>)| {
-            found.entry(file).or_default().extend(hits);
-            rows.extend(whole);
-        };
+        let mut found = Vec::new();
+        let take = |(file, kept): (ScanFile, Option<T>)| found.extend(kept.map(|kept| (file, kept)));
         in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
-        let found = found.into_iter().filter(|(_, hits)| !hits.is_empty());
-        let hits = found.map(|(file, hits)| (files[file].clone(), hits)).collect();
-        Ok(Found { hits, whole: reads_whole.then_some(rows) })
+        Ok(found)
     }
 
     /// For each file, the first and the last of the sorted keys that may be in it; `None` when none can.
@@ -170,13 +176,8 @@ struct Look {
 }
 
 impl Look {
-    /// The rows of a batch that are of the keys, and of those the ones that are wanted whole.
-    fn at(
-        &self,
-        keys: &KeyColumn,
-        positions: &ArrayRef,
-        columns: &[ArrayRef],
-    ) -> Result<(Hits, Option<Owned>), ArrowError> {
+    /// The rows of a batch that are of the keys; `None` when none is.
+    fn at(&self, keys: &KeyColumn, positions: &ArrayRef, columns: &[ArrayRef]) -> Result<Option<Hits>, ArrowError> {
         let positions = positions.as_primitive::<Int64Type>();
         let (mut rows, mut hits) = (Vec::new(), Vec::new());
         self.newest.keys.for_each_match(keys, |row, number| {
@@ -186,12 +187,14 @@ impl Look {
             }
         });
         if hits.is_empty() {
-            return Ok(((hits, Vec::new()), None));
+            return Ok(None);
         }
         let (with, others) = columns.split_at(self.with);
         let at = UInt32Array::from(rows);
         let with = with.iter().map(|column| take(column, &at, None)).collect::<Result<Vec<_>, _>>()?;
-        let Some(Whole { columns: wanted, is_wanted }) = &self.whole else { return Ok(((hits, with), None)) };
+        let Some(Whole { columns: wanted, is_wanted }) = &self.whole else {
+            return Ok(Some(Hits { rows: hits, with, whole: None }));
+        };
         let of_hits = (0..hits.len()).filter(|row| is_wanted(&with, *row, self.fates[hits[*row].1 as usize]));
         let (numbers, rows): (Vec<u32>, Vec<u32>) = of_hits.map(|row| (hits[row].1, at.value(row))).unzip();
         let rows = UInt32Array::from(rows);
@@ -201,7 +204,8 @@ impl Look {
         });
         let others = others.collect::<Result<Vec<_>, ArrowError>>()?;
         let schema = Arc::new(Schema::new(wanted.clone()));
-        Ok(((hits, with), Some((numbers, RecordBatch::try_new(schema, others)?))))
+        let whole = Some((numbers, RecordBatch::try_new(schema, others)?));
+        Ok(Some(Hits { rows: hits, with, whole }))
     }
 }
 
@@ -239,6 +243,13 @@ fn viewed(field: &FieldRef) -> FieldRef {
 }
 
 /// Positions as a set, which is much faster made of sorted ones.
+/// Adds a position, which is most often past all that are there.
+pub(in crate::silver) fn add_to(positions: &mut RoaringTreemap, position: u64) {
+    if positions.try_push(position).is_err() {
+        positions.insert(position);
+    }
+}
+
 pub(in crate::silver) fn set_of(mut positions: Vec<u64>) -> RoaringTreemap {
     positions.sort_unstable();
     positions.dedup();

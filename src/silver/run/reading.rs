@@ -80,7 +80,7 @@ impl Run<'_> {
             // What is read again is neither late nor repeated.
             (newest.seen.late, newest.seen.duplicates) = (0, 0);
         }
-        newest.keys.seal();
+        newest.seal();
         newest.hold(held);
         Ok(newest)
     }
