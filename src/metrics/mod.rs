@@ -99,7 +99,7 @@ const OF_TABLE: [OfTable; 15] = [
 
 impl Metrics {
     pub fn new(clock: Clock, memory_limit_bytes: u64) -> Self {
-        Metrics { clock, memory_limit_bytes, vitals: Vitals::default(), known: Mutex::default() }
+        Metrics { vitals: Vitals::new(&clock), clock, memory_limit_bytes, known: Mutex::default() }
     }
 
     /// Takes note of what the pipeline tells.

@@ -237,11 +237,15 @@ mod tests {
         check("GET /livez HTTP/1.1", "200 OK", "ok\n");
         check("GET /readyz HTTP/1.1", "503 Service Unavailable", "reading has not begun\n");
         let observe = metrics.observer();
+        hand.fetch_add(700_000_000, std::sync::atomic::Ordering::SeqCst);
+        let never = "ingestion stands still since 2026-01-01T00:00:00Z, for 700 s\n";
+        check("GET /livez HTTP/1.1", "503 Service Unavailable", never);
         observe(&Event::Turned(Turning::Ingest));
+        check("GET /livez HTTP/1.1", "200 OK", "ok\n");
         observe(&Event::Reading(InHand::default()));
         check("GET /readyz?verbose HTTP/1.0", "200 OK", "ok\n");
         hand.fetch_add(3_600_000_000, std::sync::atomic::Ordering::SeqCst);
-        let still = "ingestion stands still since 2026-01-01T00:00:00Z, for 3600 s\n";
+        let still = "ingestion stands still since 2026-01-01T00:11:40Z, for 3600 s\n";
         check("GET /livez HTTP/1.1", "503 Service Unavailable", still);
         check("POST /metrics HTTP/1.1", "405 Method Not Allowed", "there is GET alone\n");
         let nothing = "there are /metrics, /livez and /readyz\n";
