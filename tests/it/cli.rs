@@ -124,6 +124,7 @@ impl Ended {
         let text = shape(&text, "ffffffff-ffff-ffff-ffff-ffffffffffff", "UUID");
         let text = shape(&text, "ffffffffffffffffffffffffffffffff", "UUID");
         let text = shape(&text, "9999-99-99T99:99:99.999Z", "TIME");
+        let text = shape(&text, "_day=9999-99-99", "_day=DAY");
         let text = shape(&text, "127.0.0.1:99999", "127.0.0.1:PORT");
         shape(&text, "99999999999", "ID")
     }

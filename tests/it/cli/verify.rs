@@ -261,7 +261,7 @@ async fn a_bronze_table_that_was_damaged_is_found() {
     shop_bronze.orders  DIFFERS  growth      1 commit, 1 difference
     missing snapshot ID: expected rows that only come, where no rewind and no replay is counted, found `overwrite`
     shop_bronze.orders  DIFFERS  offsets     16 rows, 1 difference
-    doubled: expected one row, found 2 rows (shop.public.orders/0 at offset 2) in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet row 2, file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet row 15
+    doubled: expected one row, found 2 rows (shop.public.orders/0 at offset 2) in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 2, file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 15
     ");
     let altered =
         with_rows("shop_bronze.orders", "SELECT * REPLACE (CASE WHEN _offset = 2 THEN 'u' ELSE _op END AS _op) FROM t")
@@ -307,15 +307,15 @@ async fn files_that_were_damaged_are_found() {
     .await;
     insta::assert_snapshot!(gone, @"
     shop_bronze.orders  DIFFERS  files       1 file, 1 difference
-    missing file: expected a file, found none in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet
+    missing file: expected a file, found none in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet
     shop_silver.history  DIFFERS  fold        0 rows, 1 difference
-    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet not found: No such file or directory (os error 2)
+    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet not found: No such file or directory (os error 2)
     shop_silver.marked  DIFFERS  fold        0 rows, 1 difference
-    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet not found: No such file or directory (os error 2)
+    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet not found: No such file or directory (os error 2)
     shop_silver.marked__quarantine  DIFFERS  fold        0 rows, 1 difference
-    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet not found: No such file or directory (os error 2)
+    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet not found: No such file or directory (os error 2)
     shop_silver.orders  DIFFERS  fold        0 rows, 1 difference
-    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=2026-11-28/UUID.parquet not found: No such file or directory (os error 2)
+    missing: expected what it was made from, to compare with, found a data file is missing: Object at location FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet not found: No such file or directory (os error 2)
     ");
     let longer = damaged(|project| async move {
         let path = project.path_of("shop_silver.orders").await;
