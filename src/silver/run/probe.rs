@@ -242,7 +242,6 @@ fn viewed(field: &FieldRef) -> FieldRef {
     }
 }
 
-/// Positions as a set, which is much faster made of sorted ones.
 /// Adds a position, which is most often past all that are there.
 pub(in crate::silver) fn add_to(positions: &mut RoaringTreemap, position: u64) {
     if positions.try_push(position).is_err() {
@@ -250,6 +249,7 @@ pub(in crate::silver) fn add_to(positions: &mut RoaringTreemap, position: u64) {
     }
 }
 
+/// Positions as a set, which is much faster made of sorted ones.
 pub(in crate::silver) fn set_of(mut positions: Vec<u64>) -> RoaringTreemap {
     positions.sort_unstable();
     positions.dedup();
