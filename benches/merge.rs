@@ -170,9 +170,11 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--merge").arg(folder).args(["--memory-mib", &options.memory_mib.to_string()]);
     command.args(["--scd", if options.versions { "2" } else { "1" }]);
-    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
-        // As the image has it.
-        command.env("MIMALLOC_PURGE_DELAY", "10");
+    // As the image has it.
+    for (name, value) in [("MIMALLOC_PURGE_DELAY", "10"), ("MIMALLOC_ALLOW_THP", "0")] {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
     }
     let ended = command.stderr(std::process::Stdio::inherit()).output()?;
     if !ended.status.success() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, Int32Array, StringArray};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
@@ -28,7 +28,7 @@ use icestream::pipeline::{Models, verify};
 use icestream::quality::{Action, Rule, Test};
 use icestream::row::{Column, ColumnType, RowShape};
 use icestream::silver::{self, Extent, IgnoreNulls, OnDelete, Scd, SilverModel};
-use icestream::table::{At, Lake};
+use icestream::table::{At, ColumnStatistics, Lake, Prune};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -1096,6 +1096,61 @@ async fn a_long_history_with_lookups_is_that_without() {
         );
         assert!(versions == parts.versions(&looked_up).await);
     }
+}
+
+/// Keeps the files in which no end is missing.
+struct AllEnded;
+
+impl Prune for AllEnded {
+    fn keep(&self, statistics: &dyn ColumnStatistics) -> Vec<bool> {
+        // Manifests do not count nulls.
+        let Some(counts) = statistics.null_counts("_valid_to") else { return vec![true; statistics.len()] };
+        counts.as_primitive::<UInt64Type>().values().iter().map(|count| *count == 0).collect()
+    }
+}
+
+/// Who asks for current rows passes over those files, and so does a merge that goes on from current rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_versions_that_end_lie_in_files_of_their_own() {
+    const KEYS: i32 = 120_000;
+    let folder = tempfile::tempdir().unwrap();
+    let of = |table: &str| SilverModel { scd: Scd::Two { track_history: Vec::new() }, ..model(table, OnDelete::Mark) };
+    let merged = of("merged");
+    let mut parts = Parts::open(folder.path()).await;
+    let (mut offset, mut ended_before) = (0, 0);
+    for name in 1..=3 {
+        for key in 0..KEYS {
+            let key = (i64::from(key) * 7919 % i64::from(KEYS)) as i32;
+            // Some go and come again, and some are sent again as they were.
+            let kind = if name == 2 && key % 11 == 0 { Kind::Delete } else { Kind::Create };
+            let name = if key % 13 == 0 { 1 } else { name };
+            parts.push(&Event { kind, ..create(key, offset, offset as u32 + 10, name) });
+            offset += 1;
+        }
+        parts.commit().await;
+        parts.merge(&merged).await;
+        let view = parts.lake.table(&merged.table).await.unwrap().view(At::Head).unwrap();
+        let ended: u64 = view.files(Some(&AllEnded)).await.unwrap().iter().map(|file| file.record_count).sum();
+        // Where a key is deleted, a row that says so comes besides the one that ends.
+        let ends = |key: &i32| if name == 2 { key % 13 != 0 || key % 11 == 0 } else { key % 13 != 0 && key % 11 != 0 };
+        let expected = (0..KEYS).filter(ends).count() as u64;
+        let more = ended - std::mem::replace(&mut ended_before, ended);
+        assert!(if name == 1 { more == 0 } else { more >= expected }, "{more} of {expected} by merge {name}");
+    }
+    let rebuilt = of("rebuilt");
+    parts.merge(&rebuilt).await;
+    let versions = parts.versions(&merged).await;
+    assert_eq!(versions.len(), KEYS as usize);
+    assert!(versions == parts.versions(&rebuilt).await);
+    let names = |key: i32| {
+        let mut names: Vec<&str> = versions[&key].iter().map(|version| version.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(1), ["n1", "n2", "n3"]);
+    assert_eq!(names(11), ["n1", "n1", "n3"]);
+    assert_eq!(names(13), ["n1"]);
+    assert_eq!(names(143), ["n1", "n1", "n1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use crate::engine::{Piece, RowReader, in_parallel, pieces};
 use crate::silver::Result;
 use crate::silver::events::Newest;
 use crate::silver::keys::{KeyColumn, KeySet};
-use crate::table::{ScanFile, TableView};
+use crate::table::{ColumnStatistics, ScanFile, TableView};
 
 /// Where one row in so many or more is looked for, hardly a page has none of them: what is to be read of those rows is
 /// then read at once, and not by a second look at the same pages.
@@ -40,6 +40,8 @@ pub(in crate::silver) struct Whole {
     pub(in crate::silver) columns: Vec<FieldRef>,
     /// Which of the rows, by the columns that come with each and what becomes of its key.
     pub(in crate::silver) is_wanted: fn(&[ArrayRef], usize, Fate) -> bool,
+    /// Which files may have such rows.
+    pub(in crate::silver) may_be_in: fn(&dyn ColumnStatistics) -> Vec<bool>,
 }
 
 /// Rows of a file that make way for others, and such that just go.
@@ -94,22 +96,16 @@ impl Run<'_> {
         let spans = self.spans(view, &files, &newest.keys, &sorted)?;
         let (files, spans): (Vec<ScanFile>, Vec<(u32, u32)>) =
             files.into_iter().zip(spans).filter_map(|(file, span)| Some((file, span?))).unzip();
-        let rows: u64 = files.iter().map(|file| file.record_count).sum();
+        let has_wanted = match &whole {
+            Some(whole) => (whole.may_be_in)(view.statistics(&files).as_ref()),
+            None => vec![false; files.len()],
+        };
+        let rows: u64 = files.iter().zip(&has_wanted).filter(|(_, has)| **has).map(|(file, _)| file.record_count).sum();
         let whole = whole.filter(|_| sorted.len() as u64 * DENSE >= rows);
-        let schema = view.arrow_schema();
-        let names = self.keys.iter().map(String::as_str).chain(with.iter().copied());
-        let columns = names.map(|name| {
-            let missing = |error| self.failed_arrow(error);
-            Ok(Arc::new(schema.field_with_name(name).map_err(missing)?.clone()))
-        });
-        let mut columns = columns.collect::<Result<Vec<FieldRef>>>()?;
-        let key_type = columns[0].data_type().clone();
-        let look =
-            Look { fates: fates.clone(), newest: newest.clone(), keys: self.keys.len(), with: with.len(), whole };
-        columns.extend(look.whole.iter().flat_map(|whole| whole.columns.iter()).map(viewed));
-        let columns = Columns::new(columns);
-        let reader = Arc::new(RowReader::new(&self.session, view, columns.read.clone()).with_positions());
+        let look = |whole| Look::new(self, view, newest, fates, with, whole).map(Arc::new);
+        let (plain, thorough) = (look(None)?, whole.map(|whole| look(Some(whole))).transpose()?);
         let deleted = view.deleted_positions(&with_deletes(&files)).await?;
+        let key_type = plain.columns.read[0].data_type().clone();
         let mut parts = Vec::new();
         for piece in pieces(&files) {
             let (file, (first, last)) = (files[piece.file].clone(), spans[piece.file]);
@@ -117,18 +113,17 @@ impl Run<'_> {
             let ends = cast(&ends[0], &key_type).map_err(|error| self.failed_arrow(error))?;
             let end = |row| ScalarValue::try_from_array(&ends, row).map_err(|error| self.failed(error.into()));
             let gone = deleted.get(&file.path).cloned();
-            parts.push((piece, file, gone, (key.to_string(), end(0)?, end(1)?)));
+            let look = thorough.as_ref().filter(|_| has_wanted[piece.file]).unwrap_or(&plain).clone();
+            parts.push((piece, file, look, gone, (key.to_string(), end(0)?, end(1)?)));
         }
-        let (look, columns) = (Arc::new(look), Arc::new(columns));
-        let work = |(piece, file, gone, (key, low, high)): (Piece, ScanFile, _, (String, _, _))| {
-            let (reader, shape) = (reader.clone(), self.shape.clone());
-            let (look, columns, keep) = (look.clone(), columns.clone(), keep.clone());
+        let work = |(piece, file, look, gone, (key, low, high)): (Piece, ScanFile, Arc<Look>, _, (String, _, _))| {
+            let (shape, keep) = (self.shape.clone(), keep.clone());
             async move {
-                let mut batches = reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
+                let mut batches = look.reader.read(&file, &piece, gone, Some((&key, low, high))).await?;
                 let mut kept = None;
                 while let Some(batch) = batches.try_next().await? {
                     let Some((positions, read)) = batch.columns().split_last() else { continue };
-                    let columns = columns.of(read);
+                    let columns = look.columns.of(read);
                     let keys = shape.keys(&columns[..look.keys]).map_err(arrow_failed)?;
                     let hits = look.at(&keys, positions, &columns[look.keys..]).map_err(arrow_failed)?;
                     if let Some(hits) = hits {
@@ -173,9 +168,33 @@ struct Look {
     keys: usize,
     with: usize,
     whole: Option<Whole>,
+    columns: Columns,
+    reader: RowReader,
 }
 
 impl Look {
+    fn new(
+        run: &Run<'_>,
+        view: &TableView,
+        newest: &Arc<Newest>,
+        fates: &Arc<Vec<Fate>>,
+        with: &[&str],
+        whole: Option<Whole>,
+    ) -> Result<Self> {
+        let schema = view.arrow_schema();
+        let names = run.keys.iter().map(String::as_str).chain(with.iter().copied());
+        let columns = names.map(|name| {
+            let missing = |error| run.failed_arrow(error);
+            Ok(Arc::new(schema.field_with_name(name).map_err(missing)?.clone()))
+        });
+        let mut columns = columns.collect::<Result<Vec<FieldRef>>>()?;
+        columns.extend(whole.iter().flat_map(|whole| whole.columns.iter()).map(viewed));
+        let columns = Columns::new(columns);
+        let reader = RowReader::new(&run.session, view, columns.read.clone()).with_positions();
+        let (newest, fates) = (newest.clone(), fates.clone());
+        Ok(Look { newest, fates, keys: run.keys.len(), with: with.len(), whole, columns, reader })
+    }
+
     /// The rows of a batch that are of the keys; `None` when none is.
     fn at(&self, keys: &KeyColumn, positions: &ArrayRef, columns: &[ArrayRef]) -> Result<Option<Hits>, ArrowError> {
         let positions = positions.as_primitive::<Int64Type>();
@@ -192,7 +211,7 @@ impl Look {
         let (with, others) = columns.split_at(self.with);
         let at = UInt32Array::from(rows);
         let with = with.iter().map(|column| take(column, &at, None)).collect::<Result<Vec<_>, _>>()?;
-        let Some(Whole { columns: wanted, is_wanted }) = &self.whole else {
+        let Some(Whole { columns: wanted, is_wanted, .. }) = &self.whole else {
             return Ok(Some(Hits { rows: hits, with, whole: None }));
         };
         let of_hits = (0..hits.len()).filter(|row| is_wanted(&with, *row, self.fates[hits[*row].1 as usize]));

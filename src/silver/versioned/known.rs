@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, UInt64Type};
 use arrow::error::ArrowError;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
@@ -15,7 +15,7 @@ use crate::silver::Result;
 use crate::silver::events::Newest;
 use crate::silver::run::{Fate, Hits, Owned, Run, Staged, Whole, add_to, arrow_failed, set_of};
 use crate::silver::versions::{Before, VALID_FROM, VALID_TO};
-use crate::table::{ScanFile, TableView};
+use crate::table::{ColumnStatistics, ScanFile, TableView};
 
 /// Where in the target what is known of the keys lies.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl Run<'_> {
         let fields = staged.view.arrow_schema().fields().clone();
         let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
         let columns: Vec<FieldRef> = fields.iter().filter(is_read).cloned().collect();
-        let whole = Whole { columns: columns.clone(), is_wanted: goes_on };
+        let whole = Whole { columns: columns.clone(), is_wanted: goes_on, may_be_in: may_go_on };
         let of = fates.clone();
         let keep = move |found: &mut OfPiece, hits| found.note(hits, &of);
         let found = self.probe(&staged.view, newest, &fates, &[VALID_FROM, VALID_TO], Some(whole), keep).await?;
@@ -168,4 +168,11 @@ fn in_files(pieces: Vec<(ScanFile, Vec<(u64, u32)>)>) -> Vec<(ScanFile, Vec<(u64
 /// Whether a row is what its key goes on from. It comes with when it began and ended.
 fn goes_on(with: &[ArrayRef], row: usize, fate: Fate) -> bool {
     fate != Fate::Fold && with.get(1).is_some_and(|ended| ended.is_null(row))
+}
+
+/// Which files may have such a row: where no end is missing, none.
+fn may_go_on(statistics: &dyn ColumnStatistics) -> Vec<bool> {
+    let Some(counts) = statistics.null_counts(VALID_TO) else { return vec![true; statistics.len()] };
+    let counts = counts.as_primitive::<UInt64Type>();
+    (0..statistics.len()).map(|at| counts.is_null(at) || counts.value(at) > 0).collect()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::kernels::cmp::distinct;
-use arrow::compute::{cast, interleave};
+use arrow::compute::{cast, concat, interleave};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
@@ -19,18 +19,24 @@ pub(super) struct Pool {
     /// For each column, its array in each batch.
     parts: Vec<Vec<ArrayRef>>,
     pub(super) batches: usize,
+    /// How many there are in all that were added.
+    pub(super) rows: usize,
 }
 
-/// Some rows of a pool, and the batches that they are in.
-pub(super) struct Picked {
-    batches: Vec<usize>,
-    /// For each row, which of these it is in, and where.
-    rows: Vec<Source>,
+/// Where rows mostly follow each other for so many or more, they are taken run by run.
+const ROWS_OF_RUN: usize = 16;
+
+/// Some rows of a pool.
+pub(super) enum Picked {
+    /// The batches that they are in; then for each row, which of these, and where.
+    Rows { batches: Vec<usize>, rows: Vec<Source> },
+    /// In which batch each run of them is, and where.
+    Runs(Vec<(usize, Range<usize>)>),
 }
 
 impl Pool {
     pub(super) fn new(schema: SchemaRef) -> Self {
-        Pool { parts: vec![Vec::new(); schema.fields().len()], schema, batches: 0 }
+        Pool { parts: vec![Vec::new(); schema.fields().len()], schema, batches: 0, rows: 0 }
     }
 
     /// Adds a batch, brought to the schema's types; a column that it lacks is null. Columns that are made anew are not
@@ -47,6 +53,7 @@ impl Pool {
             });
         }
         self.batches += 1;
+        self.rows += batch.num_rows();
         Ok(())
     }
 
@@ -56,8 +63,20 @@ impl Pool {
         self.parts.iter_mut().filter(|parts| !parts.is_empty()).for_each(|parts| drop(parts.drain(batches.clone())));
     }
 
-    /// Rows that are chosen together lie in few of the batches; a look at the others, for each column, is spared.
-    pub(super) fn choose(&self, rows: impl Iterator<Item = Source>) -> Picked {
+    pub(super) fn choose(&self, rows: impl Iterator<Item = Source> + Clone) -> Picked {
+        let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut count = 0;
+        for (batch, row) in rows.clone() {
+            count += 1;
+            match runs.last_mut() {
+                Some((known, run)) if (*known, run.end) == (batch, row) => run.end += 1,
+                _ => runs.push((batch, row..row + 1)),
+            }
+        }
+        if runs.len() * ROWS_OF_RUN <= count {
+            return Picked::Runs(runs);
+        }
+        // Rows that are chosen together lie in few of the batches; a look at the others, for each column, is spared.
         let mut number_of = vec![usize::MAX; self.batches];
         let mut batches = Vec::new();
         let rows = rows.map(|(batch, row)| {
@@ -67,12 +86,25 @@ impl Pool {
             }
             (number_of[batch], row)
         });
-        Picked { rows: rows.collect(), batches }
+        Picked::Rows { rows: rows.collect(), batches }
     }
 
     pub(super) fn column(&self, at: usize, of: &Picked) -> Result<ArrayRef, ArrowError> {
-        let parts: Vec<&dyn Array> = of.batches.iter().map(|batch| self.parts[at][*batch].as_ref()).collect();
-        interleave(&parts, &of.rows)
+        let parts = &self.parts[at];
+        match of {
+            Picked::Rows { batches, rows } => {
+                let parts: Vec<&dyn Array> = batches.iter().map(|batch| parts[*batch].as_ref()).collect();
+                interleave(&parts, rows)
+            }
+            Picked::Runs(runs) => {
+                let runs = runs.iter().map(|(batch, run)| parts[*batch].slice(run.start, run.len()));
+                let runs: Vec<ArrayRef> = runs.collect();
+                match runs.as_slice() {
+                    [only] => Ok(only.clone()),
+                    several => concat(&several.iter().map(ArrayRef::as_ref).collect::<Vec<_>>()),
+                }
+            }
+        }
     }
 
     /// Whether the rows of each pair differ in one of the columns. Those that differ in one are not looked at again.

@@ -23,7 +23,7 @@ use crate::silver::gate::{Gate, Passed};
 use crate::silver::run::{ROWS_TO_SPLIT, Run, Staged, arrow_failed};
 use crate::silver::versions::{Before, IS_CURRENT, IS_DELETED, Source, Timeline, VALID_FROM, VALID_TO, Version};
 use crate::silver::{MERGED_AT, OnDelete, Result};
-use crate::table::{DataWriter, WrittenFile};
+use crate::table::{DataWriter, Table, WrittenFile};
 
 /// Steps that are gone through at a time.
 const CHUNK_ROWS: usize = 8192;
@@ -71,10 +71,17 @@ impl Run<'_> {
         let at_once = (work.steps.len() / ROWS_TO_SPLIT).clamp(1, self.engine.threads());
         let parts: Vec<Part> = work.cut(&work.whole(), at_once).collect();
         let rows = self.model_rows(rows, &parts).await?;
+        // No more of the table's versions can end than were read.
+        let apart = work.pool.rows >= ROWS_TO_SPLIT;
         let work = Arc::new(work);
         let task = |(part, rows): (Part, ModelRows)| {
             let (silver, evolved, work) = (silver.clone(), evolved.cloned(), work.clone());
-            async move { Ok(work.write(part, rows, silver.writer(evolved.as_ref())?).await) }
+            async move {
+                let writer = || silver.writer(evolved.as_ref());
+                let (new, ended) = (writer()?, apart.then(writer).transpose()?);
+                let writers = Writers { silver, new, ended };
+                Ok(work.write(part, rows, writers).await)
+            }
         };
         let (mut written, mut passed, mut failure) = (Vec::new(), Passed::default(), None);
         let parts = parts.into_iter().zip(rows);
@@ -135,6 +142,70 @@ fn next_after(numbers: &[i64], from: usize, until: usize) -> Result<usize, engin
 
 fn out_of_order() -> engine::Error {
     engine::Error::Internal { problem: "the model's rows came in another order than they were made".to_string() }
+}
+
+/// Where versions are written to.
+struct Writers {
+    silver: Table,
+    new: DataWriter,
+    /// Versions that the table has and that end, where there are many: in files of their own, which those who ask for
+    /// current rows can pass over.
+    ended: Option<DataWriter>,
+}
+
+impl Writers {
+    /// Writes versions of which those from the first so many batches of the pool end.
+    async fn write(
+        &mut self,
+        pool: &Pool,
+        known: usize,
+        versions: Vec<Version>,
+        now: i64,
+    ) -> Result<(), engine::Error> {
+        let batch = |versions: &[Version]| batch_of(pool, versions, now).map_err(arrow_failed);
+        let Some(of_ended) = &mut self.ended else {
+            if !versions.is_empty() {
+                self.new.write(&batch(&versions)?).await?;
+            }
+            return Ok(());
+        };
+        // Those of each kind lie as they are to be written, and need not be put together row by row.
+        let (ended, new): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.source.0 < known);
+        if !ended.is_empty() {
+            of_ended.write(&batch(&ended)?).await?;
+        }
+        if !new.is_empty() {
+            self.new.write(&batch(&new)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the files of both. When one of them cannot be closed, none is left.
+    async fn finish(self) -> Result<Vec<WrittenFile>, engine::Error> {
+        let Some(ended) = self.ended else { return Ok(self.new.finish().await?) };
+        let mut written = match ended.finish().await {
+            Ok(written) => written,
+            Err(error) => {
+                self.new.discard().await;
+                return Err(error.into());
+            }
+        };
+        match self.new.finish().await {
+            Ok(new) => written.extend(new),
+            Err(error) => {
+                self.silver.discard(&written).await;
+                return Err(error.into());
+            }
+        }
+        Ok(written)
+    }
+
+    async fn discard(self) {
+        self.new.discard().await;
+        if let Some(ended) = self.ended {
+            ended.discard().await;
+        }
+    }
 }
 
 /// What the versions are made of.
@@ -203,24 +274,19 @@ impl Work {
         &self,
         part: Part,
         rows: ModelRows,
-        mut writer: DataWriter,
+        mut writers: Writers,
     ) -> Result<(Vec<WrittenFile>, Passed), engine::Error> {
-        match self.write_to(part, rows, &mut writer).await {
-            Ok(passed) => Ok((writer.finish().await?, passed)),
+        match self.write_to(part, rows, &mut writers).await {
+            Ok(passed) => Ok((writers.finish().await?, passed)),
             Err(error) => {
-                writer.discard().await;
+                writers.discard().await;
                 Err(error)
             }
         }
     }
 
     /// Writes the versions of keys as soon as all their rows have come: they are near then, and soon forgotten.
-    async fn write_to(
-        &self,
-        part: Part,
-        mut rows: ModelRows,
-        writer: &mut DataWriter,
-    ) -> Result<Passed, engine::Error> {
+    async fn write_to(&self, part: Part, mut rows: ModelRows, writers: &mut Writers) -> Result<Passed, engine::Error> {
         let (mut pool, mut passed) = (self.pool.clone(), Passed::default());
         let mut left = part.clone();
         // For each row from the first that is left: where it is, once it has come and unless it was left out.
@@ -247,9 +313,7 @@ impl Work {
             for part in self.cut(&settled, settled.steps.len().div_ceil(CHUNK_ROWS)) {
                 let of_part: Vec<Option<Source>> = places.drain(..part.rows.len()).collect();
                 let versions = self.versions(part, &of_part, &pool).map_err(arrow_failed)?;
-                if !versions.is_empty() {
-                    writer.write(&batch_of(&pool, &versions, self.now).map_err(arrow_failed)?).await?;
-                }
+                writers.write(&pool, self.pool.batches, versions, self.now).await?;
                 tokio::task::consume_budget().await;
             }
             (left.steps.start, left.rows.start) = (settled.steps.end, settled.rows.end);
