@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -26,7 +25,7 @@ use super::witness::Witness;
 use super::{FetchLimits, Fetched, Source, Start};
 use crate::aws::AwsOptions;
 use crate::offsets::{Positions, TopicPartition};
-pub(super) use assigned::record;
+pub(super) use assigned::{Arena, record};
 use assigned::{Assigned, Bounds, absolute, check_bounds};
 use trouble::{Postponed, TROUBLE_TIMEOUT};
 
@@ -365,7 +364,7 @@ impl Source for KafkaSource {
         let ownership = self.ownership.clone();
         let deadline = Instant::now() + limits.wait;
         let mut records = Vec::new();
-        let (mut arena, mut bytes, mut saw_end) = (BytesMut::new(), 0, false);
+        let (mut arena, mut bytes, mut saw_end) = (Arena::default(), 0, false);
         while records.len() < limits.records && bytes < limits.bytes {
             let next = match stream.next().now_or_never() {
                 Some(next) => next,

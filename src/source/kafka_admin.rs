@@ -5,7 +5,6 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt};
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, client_config, list_partitions, set_up_error};
 use super::error::{Error, Reason, Result, Trouble, trouble};
-use super::kafka::{KafkaConfig, SOON, record};
+use super::kafka::{Arena, KafkaConfig, SOON, record};
 use crate::offsets::{Positions, RecordMark, TopicPartition};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,7 +128,7 @@ impl KafkaAdmin {
         let read = move |consumer: &BaseConsumer<ClientLog>, _| {
             let marks = first_records(consumer, &positions, |message| {
                 let at = TopicPartition::new(message.topic(), message.partition());
-                RecordMark::of(&record(&at, message, &mut BytesMut::new()))
+                RecordMark::of(&record(&at, message, &mut Arena::default()))
             });
             consumer.unassign()?;
             marks

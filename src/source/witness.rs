@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 
 use super::client::{ClientLog, set_up_error};
 use super::error::{Error, Result};
-use super::kafka::record;
+use super::kafka::{Arena, record};
 use super::kafka_admin::first_records;
 use super::token::Tokens;
 use crate::change::RawRecord;
@@ -200,7 +199,7 @@ impl Round {
         let offsets = sights.values().map(|Sight { at, mark }| (at.clone(), mark.offset)).collect();
         let mark = |message: &BorrowedMessage<'_>| {
             let at = TopicPartition::new(message.topic(), message.partition());
-            RecordMark::of(&record(&at, message, &mut BytesMut::new()))
+            RecordMark::of(&record(&at, message, &mut Arena::default()))
         };
         let mut round = Round { found: first_records(consumer, &offsets, mark)?, gone: BTreeSet::new() };
         for Sight { at, mark } in sights.values() {

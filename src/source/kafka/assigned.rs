@@ -11,8 +11,8 @@ use crate::change::RawRecord;
 use crate::offsets::{Positions, RecordMark, TopicPartition};
 use crate::source::error::{Error, Result};
 
-/// Records are copied out of the client into pieces of memory of this size, which their bytes then share.
-const ARENA_BYTES: usize = 256 * 1024;
+/// Records are copied out of the client into pieces of memory up to this size, which their bytes then share.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// The partitions being read.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Reading {
             tracing::debug!("`{}`: the record at offset {} is no longer there to be compared", self.at, mark.offset);
             return Ok(());
         }
-        let found = record(&self.at, message, &mut BytesMut::new());
+        let found = record(&self.at, message, &mut Arena::default());
         if RecordMark::of(&found) == mark {
             return Ok(());
         }
@@ -114,8 +114,11 @@ impl Assigned {
 
     /// A message as a record. Nothing when it is not being read, or is behind the position, which is only said of the
     /// record to see again and of what the client had read before it was told to read elsewhere.
-    pub(super) fn take(&mut self, message: &BorrowedMessage<'_>, arena: &mut BytesMut) -> Result<Option<RawRecord>> {
-        let Some(reading) = self.find(message.topic(), message.partition()) else { return Ok(None) };
+    pub(super) fn take(&mut self, message: &BorrowedMessage<'_>, arena: &mut Arena) -> Result<Option<RawRecord>> {
+        if self.find(message.topic(), message.partition()).is_none() {
+            return Ok(None);
+        }
+        let reading = &mut self.partitions[self.last];
         if !reading.is_started {
             return Ok(None);
         }
@@ -126,6 +129,7 @@ impl Assigned {
         }
         reading.next = message.offset() + 1;
         reading.moved = true;
+        arena.is_for(self.last);
         Ok(Some(record(&reading.at, message, arena)))
     }
 
@@ -140,24 +144,44 @@ impl Assigned {
     }
 }
 
-pub(in crate::source) fn record(at: &TopicPartition, message: &BorrowedMessage<'_>, arena: &mut BytesMut) -> RawRecord {
+/// Where the bytes of records are copied to. Those of two partitions never share a piece: a record that waits would keep
+/// the memory of all that came with it, of a table that is long written.
+#[derive(Default)]
+pub(in crate::source) struct Arena {
+    piece: BytesMut,
+    /// How large the last piece was.
+    size: usize,
+    of: Option<usize>,
+}
+
+impl Arena {
+    /// What comes next is of this partition.
+    fn is_for(&mut self, partition: usize) {
+        if self.of.replace(partition) != Some(partition) {
+            (self.piece, self.size) = (BytesMut::new(), 0);
+        }
+    }
+
+    /// Pieces grow with a run of records, so that one that comes alone takes no more than it needs.
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if self.piece.capacity() < bytes.len() {
+            self.size = (2 * self.size).min(PIECE_BYTES).max(bytes.len());
+            self.piece = BytesMut::with_capacity(self.size);
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
+    }
+}
+
+pub(in crate::source) fn record(at: &TopicPartition, message: &BorrowedMessage<'_>, arena: &mut Arena) -> RawRecord {
     RawRecord {
         topic: at.topic.clone(),
         partition: at.partition,
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis(),
-        key: message.key().map(|key| copy(key, arena)),
-        payload: message.payload().map(|payload| copy(payload, arena)),
+        key: message.key().map(|key| arena.copy(key)),
+        payload: message.payload().map(|payload| arena.copy(payload)),
     }
-}
-
-/// Copies bytes to the end of the arena, or to a new one when it is used up.
-fn copy(bytes: &[u8], arena: &mut BytesMut) -> Bytes {
-    if arena.capacity() < bytes.len() {
-        *arena = BytesMut::with_capacity(ARENA_BYTES.max(bytes.len()));
-    }
-    arena.extend_from_slice(bytes);
-    arena.split().freeze()
 }
 
 pub(super) fn absolute(offset: Offset) -> Option<i64> {
@@ -176,4 +200,37 @@ pub(super) fn check_bounds(at: &TopicPartition, offset: i64, bounds: Bounds) -> 
         return Err(Error::PastEnd { at: at.clone(), offset, end });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_waits_keeps_the_memory_of_no_other_partition() {
+        let mut arena = Arena::default();
+        let (mut hot, mut cold) = (Vec::new(), Vec::new());
+        for number in 0..1_000 {
+            arena.is_for(usize::from(number % 10 == 9));
+            let copied = arena.copy(&[b'x'; 1_000]);
+            if number % 10 == 9 { &mut cold } else { &mut hot }.push(copied);
+        }
+        drop(arena);
+        drop(hot);
+        assert!(cold.iter().all(Bytes::is_unique));
+    }
+
+    #[test]
+    fn a_run_of_records_shares_pieces_that_grow() {
+        let mut arena = Arena::default();
+        arena.is_for(3);
+        arena.copy(&[b'x'; 1_000]);
+        assert_eq!(arena.size, 1_000);
+        let run: Vec<Bytes> = (0..10_000).map(|_| arena.copy(&[b'y'; 1_000])).collect();
+        assert!(run.iter().all(|bytes| bytes[..] == [b'y'; 1_000]));
+        let together = run.windows(2).filter(|two| two[0].as_ptr_range().end == two[1].as_ptr()).count();
+        assert!(together > 9_900, "{together}");
+        let large = arena.copy(&vec![b'z'; 3 * PIECE_BYTES]);
+        assert_eq!(large.len(), 3 * PIECE_BYTES);
+    }
 }
