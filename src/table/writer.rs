@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
-use arrow::compute::{CastOptions, cast, cast_with_options, take_record_batch};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::FormatOptions;
@@ -26,6 +26,10 @@ use crate::ids::TableName;
 
 /// At most this many files are open at once; past it the fullest is closed. Each holds a row group in memory.
 const MAX_OPEN_FILES: usize = 64;
+
+/// A file is begun when it has so many bytes of rows; until then they wait as they are. A file that is written takes a
+/// codec and pages for each of its columns, and tables that get few rows are many.
+const WAITING_BYTES: usize = 4 << 20;
 
 /// How many of a file's first rows are looked at.
 const SAMPLED_ROWS: usize = 2048;
@@ -99,8 +103,22 @@ pub struct DataWriter {
 
 struct OpenFile {
     partition: Struct,
-    rows: ParquetFile,
+    rows: Rows,
     nans: metrics::NanCounts,
+}
+
+enum Rows {
+    Waiting { batches: Vec<RecordBatch>, bytes: usize },
+    Written(ParquetFile),
+}
+
+impl OpenFile {
+    fn held_bytes(&self) -> usize {
+        match &self.rows {
+            Rows::Waiting { bytes, .. } => *bytes,
+            Rows::Written(file) => file.held_bytes(),
+        }
+    }
 }
 
 impl DataWriter {
@@ -148,16 +166,15 @@ impl DataWriter {
         Ok(())
     }
 
-    /// Bytes held in memory for row groups that are not written yet.
+    /// Bytes held in memory for rows that are not in a file yet.
     pub fn buffered_bytes(&self) -> usize {
-        self.open.values().map(|file| file.rows.held_bytes()).sum()
+        self.open.values().map(OpenFile::held_bytes).sum()
     }
 
     /// Closes every file and hands them over. When one of them cannot be closed, none is left.
     pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
-        let keys: Vec<Option<OwnedRow>> = self.open.keys().cloned().collect();
-        for key in keys {
-            if let Err(error) = self.close(&key).await {
+        for file in std::mem::take(&mut self.open).into_values() {
+            if let Err(error) = self.close(file).await {
                 self.discard().await;
                 return Err(error);
             }
@@ -180,48 +197,86 @@ impl DataWriter {
     async fn write_rows(&mut self, key: Option<OwnedRow>, partition: Struct, rows: RecordBatch) -> Result<()> {
         if !self.open.contains_key(&key) {
             if self.open.len() >= MAX_OPEN_FILES {
-                let fullest = self.open.iter().max_by_key(|(_, file)| file.rows.held_bytes());
-                if let Some(fullest) = fullest.map(|(key, _)| key.clone()) {
-                    self.close(&fullest).await?;
+                let fullest = self.open.iter().max_by_key(|(_, file)| file.held_bytes());
+                let fullest = fullest.map(|(key, _)| key.clone());
+                if let Some(fullest) = fullest.and_then(|key| self.open.remove(&key)) {
+                    self.close(fullest).await?;
                 }
             }
-            let file = self.start(partition, &rows).await?;
+            let rows = Rows::Waiting { batches: Vec::new(), bytes: 0 };
+            let file = OpenFile { partition, rows, nans: metrics::NanCounts::new(&self.arrow_schema) };
             self.open.insert(key.clone(), file);
         }
-        let Some(file) = self.open.get_mut(&key) else { return Ok(()) };
+        let Some(mut file) = self.open.remove(&key) else { return Ok(()) };
         file.nans.add(&rows);
-        file.rows.write(&rows).await?;
-        if file.rows.expected_bytes() >= self.target_bytes {
-            self.close(&key).await?;
+        match &mut file.rows {
+            Rows::Written(file) => file.write(&rows).await?,
+            Rows::Waiting { batches, bytes } => {
+                *bytes += rows.get_array_memory_size();
+                batches.push(rows);
+                if *bytes >= WAITING_BYTES.min(self.target_bytes) {
+                    let waiting = std::mem::take(batches);
+                    file.rows = Rows::Written(self.begin(&file.partition, waiting).await?);
+                }
+            }
         }
-        Ok(())
+        let is_full = matches!(&file.rows, Rows::Written(file) if file.expected_bytes() >= self.target_bytes);
+        match is_full {
+            true => self.close(file).await,
+            false => {
+                self.open.insert(key, file);
+                Ok(())
+            }
+        }
     }
 
-    async fn start(&mut self, partition: Struct, first: &RecordBatch) -> Result<OpenFile> {
+    /// A file with its first rows.
+    async fn begin(&mut self, partition: &Struct, first: Vec<RecordBatch>) -> Result<ParquetFile> {
         let folder = match &self.partitioner {
-            Some(partitioner) => partitioner.folder(&self.target, &partition),
+            Some(partitioner) => partitioner.folder(&self.target, partition),
             None => String::new(),
         };
         let path = self.target.data_file_location(&folder, "");
         self.started.push(path.clone());
-        let properties = without_idle_dictionaries(&self.properties, first);
-        let rows = ParquetFile::create(&self.target.file_io, path, self.arrow_schema.clone(), properties).await?;
-        Ok(OpenFile { partition, rows, nans: metrics::NanCounts::new(&self.arrow_schema) })
+        let properties = without_idle_dictionaries(&self.properties, &self.sample(&first)?);
+        let mut file = ParquetFile::create(&self.target.file_io, path, self.arrow_schema.clone(), properties).await?;
+        for rows in first {
+            file.write(&rows).await?;
+        }
+        Ok(file)
     }
 
-    async fn close(&mut self, key: &Option<OwnedRow>) -> Result<()> {
-        let Some(mut file) = self.open.remove(key) else { return Ok(()) };
-        let parquet = file.rows.finish().await?;
+    /// Some of the first rows.
+    fn sample(&self, first: &[RecordBatch]) -> Result<RecordBatch> {
+        let (mut some, mut left) = (Vec::new(), SAMPLED_ROWS);
+        for rows in first {
+            let taken = rows.slice(0, rows.num_rows().min(left));
+            left -= taken.num_rows();
+            some.push(taken);
+            if left == 0 {
+                break;
+            }
+        }
+        let failed = |error: arrow::error::ArrowError| write_error(&self.target.location, error);
+        concat_batches(&self.arrow_schema, &some).map_err(failed)
+    }
+
+    async fn close(&mut self, file: OpenFile) -> Result<()> {
+        let mut rows = match file.rows {
+            Rows::Written(rows) => rows,
+            Rows::Waiting { batches, .. } => self.begin(&file.partition, batches).await?,
+        };
+        let parquet = rows.finish().await?;
         let mut builder = DataFileBuilder::default();
         builder
             .content(DataContentType::Data)
-            .file_path(file.rows.path().to_string())
+            .file_path(rows.path().to_string())
             .file_format(DataFileFormat::Parquet)
             .partition(file.partition)
             .partition_spec_id(self.target.spec.spec_id())
-            .file_size_in_bytes(file.rows.written_bytes());
+            .file_size_in_bytes(rows.written_bytes());
         metrics::describe(&mut builder, &parquet, &self.target.schema, file.nans);
-        let data_file = builder.build().map_err(|error| write_error(file.rows.path(), error))?;
+        let data_file = builder.build().map_err(|error| write_error(rows.path(), error))?;
         self.done.push(WrittenFile { file: data_file, spec_id: self.target.spec.spec_id() });
         Ok(())
     }
@@ -231,7 +286,6 @@ impl DataWriter {
 /// too large and thrown away, in every file.
 fn without_idle_dictionaries(properties: &WriterProperties, rows: &RecordBatch) -> WriterProperties {
     let mut builder = properties.clone().into_builder();
-    let rows = rows.slice(0, rows.num_rows().min(SAMPLED_ROWS));
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         builder = each_leaf(builder, vec![field.name().clone()], column);
     }
