@@ -3,7 +3,7 @@
 //!     cargo bench --bench ingest -- --json ingest.json [--messages 500000] [--rounds 5]
 //!                                   [--set write.parquet.page-size-bytes=1048576 …]
 //!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json kafka.json [--messages 5000000]
-//!
+//!                                   [--client queued.max.messages.kbytes=16384 …]
 //!     cargo bench --bench ingest -- --brokers 127.0.0.1:9092 --json memory.json --tables 200 --memory 536870912
 //!
 //! The first form stays in memory and counts processor seconds: records of about 1 KB are decoded, made columns, encoded as
@@ -88,6 +88,8 @@ struct Options {
     rounds: usize,
     /// Properties of the tables that are written in memory.
     properties: BTreeMap<String, String>,
+    /// Properties of the client that reads from the broker.
+    client: BTreeMap<String, String>,
 }
 
 fn options() -> Result<Options, Failure> {
@@ -100,6 +102,7 @@ fn options() -> Result<Options, Failure> {
         messages: 500_000,
         rounds: 5,
         properties: BTreeMap::new(),
+        client: BTreeMap::new(),
     };
     let mut messages = None;
     let mut arguments = std::env::args().skip(1);
@@ -113,10 +116,11 @@ fn options() -> Result<Options, Failure> {
             "--json" => options.json = Some(value()?.into()),
             "--messages" => messages = Some(value()?.parse()?),
             "--rounds" => options.rounds = value()?.parse()?,
-            "--set" => {
+            "--set" | "--client" => {
                 let value = value()?;
-                let (key, value) = value.split_once('=').ok_or("`--set` takes KEY=VALUE")?;
-                options.properties.insert(key.to_string(), value.to_string());
+                let (key, value) = value.split_once('=').ok_or("it takes KEY=VALUE")?;
+                let of = if argument == "--set" { &mut options.properties } else { &mut options.client };
+                of.insert(key.to_string(), value.to_string());
             }
             // Cargo's own.
             "--bench" => {}
@@ -383,6 +387,7 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
         let child = std::process::Command::new(std::env::current_exe()?)
             .args(["--brokers", brokers, "--drain", &prefix])
             .args(["--messages", &options.messages.to_string(), "--memory", &options.memory.to_string()])
+            .args(options.client.iter().flat_map(|(key, value)| ["--client".to_string(), format!("{key}={value}")]))
             .output()?;
         if !child.status.success() {
             return Err(format!("the drain failed: {}", String::from_utf8_lossy(&child.stderr)).into());
@@ -394,6 +399,7 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
     Ok(serde_json::json!({
         "messages": options.messages, "bytes_per_message": bytes, "tables": options.tables,
         "partitions_per_table": partitions(options), "compression": "lz4", "memory_budget": options.memory,
+        "client": options.client,
         "threads": std::thread::available_parallelism()?.get(), "rounds": rounds,
     }))
 }
@@ -414,7 +420,7 @@ async fn drain(options: &Options, brokers: &str, prefix: &str) -> Result<serde_j
         topics: vec![format!("{prefix}.public.*")],
         assignment: Assignment::Everything,
         discover_every: Duration::from_secs(30),
-        properties: BTreeMap::new(),
+        properties: options.client.clone(),
         queue_bytes: options.memory / 8,
         msk_iam: None,
     })?;

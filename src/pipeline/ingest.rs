@@ -9,6 +9,7 @@
 //! of a position only after it is durable.** **A table that fails does not hold the others up**: what may mend itself is
 //! tried again from the table's own marker, and what will not stops that table alone.
 
+mod pending;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +21,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use pending::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Pending};
+
 use super::lane::{Lane, Report, Work};
 use super::makers::Makers;
 use super::{Breaker, Dialect, Event, Observer, Standing, Tripped, Turning};
 use crate::bronze::{BronzeDefinition, BronzeTable};
-use crate::change::RawRecord;
 use crate::config::Percent;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::evolution::Evolution;
@@ -33,11 +35,6 @@ use crate::offsets::{Offsets, Positions, RecordMark, TopicPartition};
 use crate::row::RowShape;
 use crate::source::{self, FetchLimits, Fetched, Source, Start};
 use crate::table::Lake;
-
-/// Records are handed to a lane when there are so many of them, or so many bytes: few enough that their columns stay in
-/// a processor's cache, and enough that a hand-over costs nothing.
-const CHUNK_ROWS: usize = 8_192;
-const CHUNK_BYTES: usize = 4 << 20;
 
 /// How many chunks a lane may have waiting.
 const CHUNKS_WAITING: usize = 4;
@@ -51,6 +48,13 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// How often a drain tries a table again, which has an end and somebody waiting for it.
 const DRAIN_TRIES: u32 = 6;
+
+/// How long a table may have no room for more before the others go on without it. What the client had read ahead of it
+/// is read again then, so that it is not done for each chunk that has to wait.
+const HOLD_BACK_AFTER: Duration = Duration::from_millis(250);
+
+/// What keeps a lane at work. More of one table need not be read ahead than this: the client does that.
+const ENOUGH_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// How long to look for records before looking up.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
@@ -185,6 +189,8 @@ struct Table {
     /// What the next commit makes durable.
     uncommitted: Uncommitted,
     is_committing: bool,
+    /// Since when there is no room for more of it.
+    full_since: Option<Instant>,
     /// Whether its partitions are held back, so that the others' can be read on.
     is_paused: bool,
     /// Partitions that wait until the table says how far they are.
@@ -194,13 +200,6 @@ struct Table {
     /// Whether the observer was last told that it fares well.
     is_well: bool,
     breaker: Breaker,
-}
-
-#[derive(Default)]
-struct Pending {
-    records: Vec<RawRecord>,
-    positions: Positions,
-    bytes: usize,
 }
 
 #[derive(Default)]
@@ -219,12 +218,6 @@ enum State {
     Stopped(Error),
 }
 
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.positions.is_empty()
-    }
-}
-
 impl Table {
     fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped(_))
@@ -238,31 +231,40 @@ impl Table {
         self.uncommitted.since.is_some()
     }
 
-    fn is_full(&self) -> bool {
-        self.pending.records.len() >= CHUNK_ROWS || self.pending.bytes >= CHUNK_BYTES
+    fn bytes_in_flight(&self) -> usize {
+        self.bytes_waiting + self.pending.bytes()
     }
 
-    /// Hands over what is pending, if the lane has room for it.
-    fn hand_over(&mut self) -> bool {
-        if self.pending.is_empty() {
-            return true;
-        }
+    /// Whether it has enough in flight, or as much as there is room left for all: one that is slow leaves half of the room
+    /// to the others, two leave a third. Each may have a chunk. One that is held back goes on when half of it is done.
+    fn is_full(&self, room: usize) -> bool {
+        let in_flight = if self.is_paused { 2 * self.bytes_in_flight() } else { self.bytes_in_flight() };
+        in_flight >= room.clamp(CHUNK_BYTES, ENOUGH_BYTES)
+    }
+
+    /// Hands over as much as the lane has room for: full chunks, or whatever is pending.
+    fn hand_over(&mut self, also_small: bool) {
         // One place stays free for a commit.
-        if self.work.capacity() < 2 {
-            return false;
-        }
-        let Pending { records, positions, bytes } = std::mem::take(&mut self.pending);
-        let sent = self.work.try_send(Work::Records { records, positions, bytes }).is_ok();
-        if sent {
+        while self.work.capacity() > 1 && (also_small || self.pending.has_full_chunk()) {
+            let Some(Chunk { records, positions, bytes }) = self.pending.pop() else { return };
+            if self.work.try_send(Work::Records { records, positions, bytes }).is_err() {
+                // The lane has ended, which will be noticed.
+                return;
+            }
             self.bytes_waiting += bytes;
         }
-        sent
     }
 
+    /// Commits what was handed over. What is still pending is for the next commit.
     fn begin_commit(&mut self) {
-        if !self.is_committing && self.is_reading() && self.hand_over() && self.work.try_send(Work::Commit).is_ok() {
+        if self.is_committing || !self.is_reading() {
+            return;
+        }
+        self.hand_over(true);
+        if self.work.try_send(Work::Commit).is_ok() {
             self.is_committing = true;
-            self.uncommitted = Uncommitted::default();
+            let since = if self.pending.is_empty() { None } else { Some(Instant::now()) };
+            self.uncommitted = Uncommitted { rows: self.pending.rows(), bytes: self.pending.bytes(), since };
         }
     }
 
@@ -402,6 +404,7 @@ impl<'a> Ingest<'a> {
                 bytes_staged: 0,
                 uncommitted: Uncommitted::default(),
                 is_committing: false,
+                full_since: None,
                 is_paused: false,
                 joining: BTreeSet::new(),
                 state: State::Reading,
@@ -479,7 +482,7 @@ impl<'a> Ingest<'a> {
                 bytes: CHUNK_BYTES.min(self.triggers.bytes.max(1)),
                 wait: LOOK_UP_EVERY,
             };
-            let may_fetch = !is_read && !self.is_busy();
+            let may_fetch = !is_read && !self.is_busy() && !self.waits_for_room();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
@@ -544,12 +547,20 @@ impl<'a> Ingest<'a> {
     fn bytes_in_flight(&self) -> usize {
         // What a stopped table was given is skipped, or its lane has ended and will never say so.
         let tables = self.tables.iter().filter(|table| !table.is_stopped());
-        tables.map(|table| table.bytes_waiting + table.pending.bytes).sum()
+        tables.map(Table::bytes_in_flight).sum()
     }
 
-    /// Whether as much is read and not yet written as there may be. It takes more room than its bytes until it is.
+    /// Memory of rows that are not in a file yet.
+    fn bytes_staged(&self) -> usize {
+        self.tables.iter().filter(|table| !table.is_stopped()).map(|table| table.bytes_staged).sum()
+    }
+
+    /// Whether as much is read as there may be until more of it is written. Records take more room than their bytes until
+    /// they are rows, and rows take theirs until they are committed.
     fn is_busy(&self) -> bool {
+        let is_committing = self.tables.iter().any(|table| table.is_committing && !table.is_stopped());
         self.bytes_in_flight() >= self.triggers.memory / 4
+            || is_committing && self.bytes_staged() >= self.triggers.memory / 2
     }
 
     /// Commits what is due, and asks tables again that have waited long enough.
@@ -579,29 +590,57 @@ impl<'a> Ingest<'a> {
         if self.is_busy() {
             // Small chunks are better than none: what waits for more to come would wait for good.
             for table in &mut self.tables {
-                table.hand_over();
+                table.hand_over(true);
             }
         }
-        let staged: usize = self.tables.iter().map(|table| table.bytes_staged).sum();
-        if staged > self.triggers.memory / 2
-            && let Some(largest) = self.tables.iter_mut().max_by_key(|table| table.bytes_staged)
-            && largest.has_uncommitted()
-        {
+        self.make_room();
+    }
+
+    /// Commits the largest tables early when all of them together take too much memory.
+    fn make_room(&mut self) {
+        let mut staged = self.bytes_staged();
+        let limit = self.triggers.memory / 8 * 3;
+        // What is being committed is as good as gone.
+        let committing = self.tables.iter().filter(|table| table.is_committing);
+        staged = staged.saturating_sub(committing.map(|table| table.bytes_staged).sum());
+        while staged > limit {
+            let may_commit = |table: &&mut Table| table.is_reading() && !table.is_committing && table.has_uncommitted();
+            let Some(largest) = self.tables.iter_mut().filter(may_commit).max_by_key(|table| table.bytes_staged) else {
+                break;
+            };
             tracing::debug!(table = %largest.name, staged, "committing early to free memory");
             largest.begin_commit();
+            if !largest.is_committing {
+                // It has more to do before, and tells when that is done.
+                break;
+            }
+            staged = staged.saturating_sub(largest.bytes_staged.max(1));
         }
     }
 
-    /// Nothing is read for a table that could not take it, and reading goes on when it can.
+    /// Nothing more is read while a table has no room for it. If that lasts, the table is held back and the others go on,
+    /// until it has taken what it has.
     fn hold_back_or_go_on(&mut self) -> Result<()> {
+        let room = (self.triggers.memory / 4).saturating_sub(self.bytes_in_flight());
         for index in 0..self.tables.len() {
-            let table = &self.tables[index];
-            let has_room = table.is_reading() && !table.is_full();
-            if table.is_paused == has_room {
+            let table = &mut self.tables[index];
+            if table.is_paused {
+                // There is nothing to wait for that would make a small chunk larger.
+                table.hand_over(true);
+            }
+            let has_room = table.is_reading() && table.joining.is_empty() && !table.is_full(room);
+            table.full_since = if has_room { None } else { table.full_since.or_else(|| Some(Instant::now())) };
+            let lasts = table.full_since.is_some_and(|since| since.elapsed() >= HOLD_BACK_AFTER);
+            if has_room || lasts || !table.is_reading() {
                 self.hold_back(index, !has_room)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether what is read next may be of a table that has no room for it.
+    fn waits_for_room(&self) -> bool {
+        self.tables.iter().any(|table| table.full_since.is_some() && !table.is_paused)
     }
 
     fn hold_back(&mut self, index: usize, is_paused: bool) -> Result<()> {
@@ -619,10 +658,14 @@ impl<'a> Ingest<'a> {
 
     /// When something has to be done even if nothing happens.
     fn next_wake(&self) -> Instant {
-        let due = |table: &Table| match (&table.state, table.uncommitted.since) {
-            (State::Waiting(at), _) => Some(*at),
-            (State::Reading, Some(since)) if !table.is_committing => Some(since + self.triggers.every),
-            _ => None,
+        let due = |table: &Table| {
+            let held_back = table.full_since.filter(|_| !table.is_paused).map(|since| since + HOLD_BACK_AFTER);
+            let done = match (&table.state, table.uncommitted.since) {
+                (State::Waiting(at), _) => Some(*at),
+                (State::Reading, Some(since)) if !table.is_committing => Some(since + self.triggers.every),
+                _ => None,
+            };
+            held_back.into_iter().chain(done).min()
         };
         // What is due and cannot be done yet waits for a lane, which will tell.
         let (soonest, latest) = (Instant::now() + LOOK_UP_EVERY / 20, Instant::now() + LOOK_UP_EVERY * 5);
@@ -640,12 +683,11 @@ impl<'a> Ingest<'a> {
             }
             let bytes = record.payload.as_ref().map_or(0, |payload| payload.len())
                 + record.key.as_ref().map_or(0, |key| key.len());
-            table.pending.bytes += bytes;
-            table.pending.records.push(record);
+            table.pending.push(record, bytes);
             table.uncommitted.rows += 1;
             table.uncommitted.bytes += bytes;
-            if table.is_full() {
-                table.hand_over();
+            if table.pending.has_full_chunk() {
+                table.hand_over(false);
             }
         }
         let now = Instant::now();
@@ -654,7 +696,7 @@ impl<'a> Ingest<'a> {
             let table = &mut self.tables[*index];
             if table.is_reading() {
                 table.uncommitted.since.get_or_insert(now);
-                table.pending.positions.insert(partition.clone(), next);
+                table.pending.reached(partition.clone(), next);
                 self.read.insert(partition, next);
             }
         }
@@ -700,9 +742,7 @@ impl<'a> Ingest<'a> {
                 let table = &mut self.tables[index];
                 table.bytes_waiting = table.bytes_waiting.saturating_sub(bytes);
                 table.bytes_staged = staged;
-                if table.is_full() {
-                    table.hand_over();
-                }
+                table.hand_over(false);
             }
             Report::Committed { commit, reached, is_asked_for } => {
                 let table = &mut self.tables[index];

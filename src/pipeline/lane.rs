@@ -35,7 +35,7 @@ pub(super) enum Work {
 
 /// What a lane tells.
 pub(super) enum Report {
-    /// So many bytes of records are off its hands; so many are staged in files that are not closed.
+    /// So many bytes of records are off its hands; so many are taken by rows that are not in a file yet.
     Took { bytes: usize, staged: usize },
     /// A lane commits without being asked when rows need other columns than those that are staged.
     Committed { commit: Option<Box<BronzeCommit>>, reached: Positions, is_asked_for: bool },
@@ -57,6 +57,7 @@ struct Columns {
 /// What became of a chunk, and the last record of each partition in it.
 struct Made {
     batch: ChangeBatch,
+    bytes: usize,
     last: Vec<(TopicPartition, RecordMark)>,
 }
 
@@ -108,7 +109,7 @@ impl Lane {
                     {
                         self.fail(error, &tell).await;
                     }
-                    tell(Report::Took { bytes, staged: self.bronze.staged_bytes() });
+                    tell(Report::Took { bytes, staged: self.staged_bytes() });
                 }
                 Work::Commit if self.is_stale => {}
                 Work::Commit => {
@@ -179,7 +180,7 @@ impl Lane {
 
     /// Writes what was made of the last chunk into a file.
     async fn write(&mut self, tell: &impl Fn(Report)) -> Result<()> {
-        let Some(Made { batch, last }) = self.made.take() else { return Ok(()) };
+        let Some(Made { batch, last, .. }) = self.made.take() else { return Ok(()) };
         let mut staging = self.bronze.stage(&batch).await?;
         if staging == Staging::CommitFirst {
             self.commit_written(false, tell).await?;
@@ -205,6 +206,10 @@ impl Lane {
         self.last.extend(last);
         self.counts += batch.counts;
         Ok(())
+    }
+
+    fn staged_bytes(&self) -> usize {
+        self.bronze.staged_bytes() + self.made.as_ref().map_or(0, |made| made.bytes)
     }
 
     async fn commit(&mut self, tell: &impl Fn(Report)) -> Result<()> {
@@ -273,7 +278,8 @@ impl Columns {
         for (partition, next) in positions {
             self.builder.advance(partition, *next);
         }
-        Ok(Made { batch: self.builder.finish()?, last })
+        let batch = self.builder.finish()?;
+        Ok(Made { bytes: batch.rows.get_array_memory_size(), batch, last })
     }
 
     fn is_backfilled(&self, record: &RawRecord) -> bool {

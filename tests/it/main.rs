@@ -29,6 +29,7 @@ mod crash;
 mod evolution;
 mod gold;
 mod maintain;
+mod room;
 mod silver;
 mod simulation;
 mod sql;

@@ -48,8 +48,7 @@ impl Ingest<'_> {
                 *lag.entry(self.tables[*index].name.clone()).or_default() += (end - next).max(0);
             }
         }
-        let staged: usize = self.tables.iter().map(|table| table.bytes_staged).sum();
-        let bytes = self.bytes_in_flight() + staged;
+        let bytes = self.bytes_in_flight() + self.bytes_staged();
         (self.observer)(&Event::Reading(InHand { lag, bytes }));
     }
 }
