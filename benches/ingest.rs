@@ -30,7 +30,7 @@ use icestream::decode::{Decoder, Format};
 use icestream::evolution::Evolution;
 use icestream::ids::TableName;
 use icestream::offsets::OffsetRange;
-use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, unobserved};
+use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, read_ahead_bytes, unobserved};
 use icestream::row::{Column, RowShape};
 use icestream::source::{Assignment, KafkaConfig, KafkaSource};
 use icestream::table::Lake;
@@ -421,7 +421,7 @@ async fn drain(options: &Options, brokers: &str, prefix: &str) -> Result<serde_j
         assignment: Assignment::Everything,
         discover_every: Duration::from_secs(30),
         properties: options.client.clone(),
-        queue_bytes: options.memory / 8,
+        queue_bytes: read_ahead_bytes(options.memory as u64),
         msk_iam: None,
     })?;
     let route = |topic: &str| {

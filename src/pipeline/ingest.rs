@@ -4,12 +4,13 @@
 //! says when to commit, and follows how far the tables are.
 //!
 //! **What is in flight is bounded**: a table that cannot take more is held back while the others go on, nothing is
-//! fetched while the lanes hold as many bytes of records as they may, and the table with the most rows staged commits
-//! early when all of them together take too much memory. **The source is told
-//! of a position only after it is durable.** **A table that fails does not hold the others up**: what may mend itself is
-//! tried again from the table's own marker, and what will not stops that table alone.
+//! fetched while the lanes hold as many bytes of records as they may, and tables with many rows staged commit early when
+//! all of them together take too much memory. **The source is told of a position only after it is durable.** **A table
+//! that fails does not hold the others up**: what may mend itself is tried again from the table's own marker, and what will
+//! not stops that table alone.
 
 mod pending;
+mod table;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use pending::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Pending};
+use pending::{CHUNK_BYTES, CHUNK_ROWS, Pending};
+use table::{State, Table, Uncommitted};
 
 use super::lane::{Lane, Report, Work};
 use super::makers::Makers;
@@ -31,7 +32,7 @@ use crate::config::Percent;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::evolution::Evolution;
 use crate::ids::TableName;
-use crate::offsets::{Offsets, Positions, RecordMark, TopicPartition};
+use crate::offsets::{Offsets, Positions, TopicPartition};
 use crate::row::RowShape;
 use crate::source::{self, FetchLimits, Fetched, Source, Start};
 use crate::table::Lake;
@@ -52,9 +53,6 @@ const DRAIN_TRIES: u32 = 6;
 /// How long a table may have no room for more before the others go on without it. What the client had read ahead of it
 /// is read again then, so that it is not done for each chunk that has to wait.
 const HOLD_BACK_AFTER: Duration = Duration::from_millis(250);
-
-/// What keeps a lane at work. More of one table need not be read ahead than this: the client does that.
-const ENOUGH_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// How long to look for records before looking up.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
@@ -173,127 +171,6 @@ pub struct Ingest<'a> {
     refused: Vec<Error>,
     tell: mpsc::UnboundedSender<(usize, Report)>,
     reports: mpsc::UnboundedReceiver<(usize, Report)>,
-}
-
-/// What is known of a lane, from this side.
-struct Table {
-    name: TableName,
-    topics: BTreeSet<Arc<str>>,
-    work: mpsc::Sender<Work>,
-    task: JoinHandle<()>,
-    /// Read and not handed over.
-    pending: Pending,
-    /// Handed over, and not decoded yet.
-    bytes_waiting: usize,
-    bytes_staged: usize,
-    /// What the next commit makes durable.
-    uncommitted: Uncommitted,
-    is_committing: bool,
-    /// Since when there is no room for more of it.
-    full_since: Option<Instant>,
-    /// Whether its partitions are held back, so that the others' can be read on.
-    is_paused: bool,
-    /// Partitions that wait until the table says how far they are.
-    joining: BTreeSet<TopicPartition>,
-    state: State,
-    failures: u32,
-    /// Whether the observer was last told that it fares well.
-    is_well: bool,
-    breaker: Breaker,
-}
-
-#[derive(Default)]
-struct Uncommitted {
-    rows: usize,
-    bytes: usize,
-    since: Option<Instant>,
-}
-
-enum State {
-    Reading,
-    /// Asked how far it is. Nothing is read for it meanwhile.
-    Opening,
-    /// To be asked at this time, after it failed.
-    Waiting(Instant),
-    Stopped(Error),
-}
-
-impl Table {
-    fn is_stopped(&self) -> bool {
-        matches!(self.state, State::Stopped(_))
-    }
-
-    fn is_reading(&self) -> bool {
-        matches!(self.state, State::Reading)
-    }
-
-    fn has_uncommitted(&self) -> bool {
-        self.uncommitted.since.is_some()
-    }
-
-    fn bytes_in_flight(&self) -> usize {
-        self.bytes_waiting + self.pending.bytes()
-    }
-
-    /// Whether it has enough in flight, or as much as there is room left for all: one that is slow leaves half of the room
-    /// to the others, two leave a third. Each may have a chunk. One that is held back goes on when half of it is done.
-    fn is_full(&self, room: usize) -> bool {
-        let in_flight = if self.is_paused { 2 * self.bytes_in_flight() } else { self.bytes_in_flight() };
-        in_flight >= room.clamp(CHUNK_BYTES, ENOUGH_BYTES)
-    }
-
-    /// Hands over as much as the lane has room for: full chunks, or whatever is pending.
-    fn hand_over(&mut self, also_small: bool) {
-        // One place stays free for a commit.
-        while self.work.capacity() > 1 && (also_small || self.pending.has_full_chunk()) {
-            let Some(Chunk { records, positions, bytes }) = self.pending.pop() else { return };
-            if self.work.try_send(Work::Records { records, positions, bytes }).is_err() {
-                // The lane has ended, which will be noticed.
-                return;
-            }
-            self.bytes_waiting += bytes;
-        }
-    }
-
-    /// Commits what was handed over. What is still pending is for the next commit.
-    fn begin_commit(&mut self) {
-        if self.is_committing || !self.is_reading() {
-            return;
-        }
-        self.hand_over(true);
-        if self.work.try_send(Work::Commit).is_ok() {
-            self.is_committing = true;
-            let since = if self.pending.is_empty() { None } else { Some(Instant::now()) };
-            self.uncommitted = Uncommitted { rows: self.pending.rows(), bytes: self.pending.bytes(), since };
-        }
-    }
-
-    /// Sees to it that a start notices what was noticed now.
-    async fn recall(&mut self, at: TopicPartition, mark: RecordMark) {
-        let (done, is_done) = oneshot::channel();
-        if self.work.send(Work::Recall { at, mark, done }).await.is_ok() {
-            // Nothing is ever sent.
-            let _ = is_done.await;
-        }
-    }
-
-    /// Asks the lane how far its table is. It forgets everything else.
-    fn reopen(&mut self) {
-        self.pending = Pending::default();
-        self.uncommitted = Uncommitted::default();
-        self.is_committing = false;
-        match self.work.try_send(Work::Reopen) {
-            Ok(()) => self.state = State::Opening,
-            // Its queue is full of what it will skip.
-            Err(_) => self.state = State::Waiting(Instant::now() + RETRY_FIRST),
-        }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl<'a> Ingest<'a> {

@@ -30,7 +30,7 @@ pub use event::{Event, InHand, Layer, Observer, Standing, Turning, unobserved};
 pub use ingest::{CommitTriggers, Ingest, IngestReport, Route, Until};
 pub use project::{
     commit_triggers, dialect, engine, files_source, format, kafka_admin, kafka_config, models, open_lake, open_storage,
-    route,
+    read_ahead_bytes, route,
 };
 pub use quality::Audit;
 

@@ -145,8 +145,14 @@ pub fn kafka_config(config: &Config, brokers: &str) -> KafkaConfig {
             profile: config.kafka.aws_profile.clone(),
             ..AwsOptions::default()
         }),
-        queue_bytes: usize::try_from(config.memory_bytes / 8).unwrap_or(usize::MAX),
+        queue_bytes: read_ahead_bytes(config.memory_bytes),
     }
+}
+
+/// How much the client reads ahead. It takes a few times as much, since a record keeps all that was packed with it; and as
+/// it asks for more when there is room, more than this makes nothing faster.
+pub fn read_ahead_bytes(memory_bytes: u64) -> usize {
+    usize::try_from((memory_bytes / 32).clamp(1 << 20, 32 << 20)).unwrap_or(usize::MAX)
 }
 
 /// Where a topic's records go. A topic no file in `catalog/` speaks of goes to the table of its last part;

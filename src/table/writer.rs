@@ -109,7 +109,7 @@ struct OpenFile {
 
 enum Rows {
     Waiting { batches: Vec<RecordBatch>, bytes: usize },
-    Written(ParquetFile),
+    Written(Box<ParquetFile>),
 }
 
 impl OpenFile {
@@ -216,7 +216,7 @@ impl DataWriter {
                 batches.push(rows);
                 if *bytes >= WAITING_BYTES.min(self.target_bytes) {
                     let waiting = std::mem::take(batches);
-                    file.rows = Rows::Written(self.begin(&file.partition, waiting).await?);
+                    file.rows = Rows::Written(Box::new(self.begin(&file.partition, waiting).await?));
                 }
             }
         }
@@ -263,7 +263,7 @@ impl DataWriter {
 
     async fn close(&mut self, file: OpenFile) -> Result<()> {
         let mut rows = match file.rows {
-            Rows::Written(rows) => rows,
+            Rows::Written(rows) => *rows,
             Rows::Waiting { batches, .. } => self.begin(&file.partition, batches).await?,
         };
         let parquet = rows.finish().await?;
