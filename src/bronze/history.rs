@@ -58,7 +58,7 @@ impl BronzeTable {
                 let ranges = ranges.clone();
                 move |found| done_with(found, epoch, &ranges)
             });
-        match self.commit_staged(table, premise, counts).await? {
+        match self.commit_staged(table, premise, counts, || ()).await? {
             Ok(commit) => Ok(Outcome::Committed(BronzeCommit { offsets: self.offsets()?, ..commit })),
             Err(error) => {
                 self.refresh().await?;

@@ -187,7 +187,7 @@ pub struct BronzeCommit {
     pub bytes: u64,
     /// When the source says that the newest of these changes happened, in microseconds since 1970.
     pub newest_change_us: Option<i64>,
-    /// How long it took to close the files and to commit them.
+    /// How long it took to end the files, and to write small ones, and to commit them.
     pub elapsed: Duration,
     /// What happened to the table's columns.
     pub changes: Vec<ColumnChange>,
@@ -325,8 +325,8 @@ impl BronzeTable {
         self.table.as_ref().map_or(Ok(0), epoch)
     }
 
-    /// Writes rows into files that the next commit names, together with the columns they need. They are nobody's until
-    /// then.
+    /// Writes rows into files that the next commit names, together with the columns they need, or keeps them until there are
+    /// enough for one. They are nobody's until then.
     pub async fn stage(&mut self, batch: &ChangeBatch) -> Result<Staging> {
         if batch.rows.num_rows() == 0 {
             self.dropped.extend(batch.dropped.iter().cloned());
@@ -396,6 +396,17 @@ impl BronzeTable {
         last: &BTreeMap<TopicPartition, RecordMark>,
         counts: ChangeCounts,
     ) -> Result<Outcome> {
+        self.commit_telling(ranges, last, counts, || ()).await
+    }
+
+    /// The same; tells when all rows are in files, and so out of memory, which may be long before they are committed.
+    pub async fn commit_telling(
+        &mut self,
+        ranges: &BTreeMap<TopicPartition, OffsetRange>,
+        last: &BTreeMap<TopicPartition, RecordMark>,
+        counts: ChangeCounts,
+        written: impl FnOnce(),
+    ) -> Result<Outcome> {
         let ranges: Vec<(TopicPartition, OffsetRange)> = ranges
             .iter()
             .filter(|(_, range)| range.next > range.from)
@@ -413,7 +424,7 @@ impl BronzeTable {
             let (epoch, ranges, known) = (self.epoch()?, ranges.clone(), self.backfilled.clone());
             move |found| history::nothing_new(found, epoch, &ranges, &known)
         });
-        match self.commit_staged(table, premise, counts).await? {
+        match self.commit_staged(table, premise, counts, written).await? {
             Ok(commit) => Ok(Outcome::Committed(commit)),
             Err(error) => {
                 self.refresh().await?;
@@ -438,6 +449,7 @@ impl BronzeTable {
         table: Table,
         premise: Premise,
         counts: ChangeCounts,
+        written: impl FnOnce(),
     ) -> Result<std::result::Result<BronzeCommit, crate::table::Error>> {
         let started = tokio::time::Instant::now();
         let (mut changes, dropped) = (Vec::new(), std::mem::take(&mut self.dropped));
@@ -446,6 +458,7 @@ impl BronzeTable {
             files = staged.writer.finish().await?;
             (changes, evolved) = (staged.fit.changes, staged.fit.evolved);
         }
+        written();
         changes.extend(dropped);
         fail::fail_point!("bronze-after-files");
         let mut change = with_note(table.change(), &changes).append(files.clone()).premise(premise);

@@ -3,7 +3,7 @@
 //! Each table has a lane (`lane.rs`) that decodes, writes and commits beside the others. This file deals the records out,
 //! says when to commit, and follows how far the tables are.
 //!
-//! **What is in flight is bounded**: a table that cannot take more is held back while the others go on, nothing is
+//! **What is in flight is bounded**: a table that cannot take more for a while is held back and the others go on, nothing is
 //! fetched while the lanes hold as many bytes of records as they may, and tables with many rows staged commit early when
 //! all of them together take too much memory. **The source is told of a position only after it is durable.** **A table
 //! that fails does not hold the others up**: what may mend itself is tried again from the table's own marker, and what will
@@ -52,7 +52,7 @@ const DRAIN_TRIES: u32 = 6;
 
 /// How long a table may have no room for more before the others go on without it. What the client had read ahead of it
 /// is read again then, so that it is not done for each chunk that has to wait.
-const HOLD_BACK_AFTER: Duration = Duration::from_millis(250);
+const HOLD_BACK_AFTER: Duration = Duration::from_millis(100);
 
 /// How long to look for records before looking up.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
@@ -89,8 +89,16 @@ pub struct CommitTriggers {
     pub every: Duration,
     pub rows: usize,
     pub bytes: usize,
-    /// What all tables together may hold in memory: half of it as records, half as rows that are not in a file yet.
+    /// What all tables together may hold in memory: records up to a quarter of it, which take twice as much while they
+    /// become rows, and rows that are not in a file yet up to a half.
     pub memory: usize,
+}
+
+impl CommitTriggers {
+    /// How much is read and handed over at once: little beside what there is room for.
+    fn chunk_bytes(&self) -> usize {
+        CHUNK_BYTES.min(self.memory / 32).max(64 << 10)
+    }
 }
 
 /// When to stop. Changing it takes effect at the next fetch.
@@ -276,7 +284,7 @@ impl<'a> Ingest<'a> {
                 topics,
                 work,
                 task,
-                pending: Pending::default(),
+                pending: Pending::new(self.triggers.chunk_bytes()),
                 bytes_waiting: 0,
                 bytes_staged: 0,
                 uncommitted: Uncommitted::default(),
@@ -356,7 +364,7 @@ impl<'a> Ingest<'a> {
             }
             let limits = FetchLimits {
                 records: CHUNK_ROWS.min(self.triggers.rows.max(1)),
-                bytes: CHUNK_BYTES.min(self.triggers.bytes.max(1)),
+                bytes: self.triggers.chunk_bytes().min(self.triggers.bytes.max(1)),
                 wait: LOOK_UP_EVERY,
             };
             let may_fetch = !is_read && !self.is_busy() && !self.waits_for_room();
@@ -475,13 +483,15 @@ impl<'a> Ingest<'a> {
 
     /// Commits the largest tables early when all of them together take too much memory.
     fn make_room(&mut self) {
-        let mut staged = self.bytes_staged();
-        let limit = self.triggers.memory / 8 * 3;
-        // What is being committed is as good as gone.
-        let committing = self.tables.iter().filter(|table| table.is_committing);
-        staged = staged.saturating_sub(committing.map(|table| table.bytes_staged).sum());
+        let committing = self.tables.iter().filter(|table| table.is_committing && !table.is_stopped());
+        let committing: usize = committing.map(|table| table.bytes_staged).sum();
+        let mut staged = self.bytes_staged().saturating_sub(committing);
+        // Where that will be gone soon, the others need not hurry; where it stays, they have what it leaves.
+        let limit = (self.triggers.memory / 8 * 3).min((self.triggers.memory / 2).saturating_sub(committing));
         while staged > limit {
-            let may_commit = |table: &&mut Table| table.is_reading() && !table.is_committing && table.has_uncommitted();
+            let may_commit = |table: &&mut Table| {
+                table.is_reading() && !table.is_committing && table.has_uncommitted() && table.bytes_staged > 0
+            };
             let Some(largest) = self.tables.iter_mut().filter(may_commit).max_by_key(|table| table.bytes_staged) else {
                 break;
             };
@@ -491,7 +501,7 @@ impl<'a> Ingest<'a> {
                 // It has more to do before, and tells when that is done.
                 break;
             }
-            staged = staged.saturating_sub(largest.bytes_staged.max(1));
+            staged = staged.saturating_sub(largest.bytes_staged);
         }
     }
 
@@ -508,7 +518,8 @@ impl<'a> Ingest<'a> {
             let has_room = table.is_reading() && table.joining.is_empty() && !table.is_full(room);
             table.full_since = if has_room { None } else { table.full_since.or_else(|| Some(Instant::now())) };
             let lasts = table.full_since.is_some_and(|since| since.elapsed() >= HOLD_BACK_AFTER);
-            if has_room || lasts || !table.is_reading() {
+            // What waits for its place in the log has nothing to take meanwhile.
+            if has_room || lasts || !table.is_reading() || !table.joining.is_empty() {
                 self.hold_back(index, !has_room)?;
             }
         }
@@ -581,7 +592,7 @@ impl<'a> Ingest<'a> {
         self.gain(gained).await
     }
 
-    /// What was read of these partitions is committed with the next commit, or found to be another owner's by then.
+    /// What was read of these partitions is committed as soon as it is handed over, or found to be another owner's by then.
     fn lose(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.read.remove(partition);
@@ -666,7 +677,7 @@ impl<'a> Ingest<'a> {
             Report::At(_) | Report::Failed(_) if self.tables[index].is_stopped() => {}
             Report::At(offsets) => {
                 let table = &mut self.tables[index];
-                table.pending = Pending::default();
+                table.pending.clear();
                 table.uncommitted = Uncommitted::default();
                 (table.is_committing, table.bytes_staged) = (false, 0);
                 let joining = std::mem::take(&mut table.joining);
@@ -685,7 +696,7 @@ impl<'a> Ingest<'a> {
     /// Waits with a table, or stops it, whichever its error asks for.
     fn fail(&mut self, index: usize, error: Error, goal: &Until) {
         let table = &mut self.tables[index];
-        table.pending = Pending::default();
+        table.pending.clear();
         table.uncommitted = Uncommitted::default();
         (table.is_committing, table.bytes_staged) = (false, 0);
         table.failures += 1;
@@ -708,10 +719,12 @@ impl<'a> Ingest<'a> {
         }
         tracing::error!(table = %table.name, %error, "a table has stopped; the others go on");
         let (name, kind) = (table.name.clone(), error.kind());
-        table.pending = Pending::default();
+        table.pending.clear();
         table.uncommitted = Uncommitted::default();
         table.is_committing = false;
         table.is_well = false;
+        // It forgets what it has; its answer is for nobody. Where it has no room to be told, it keeps a few chunks.
+        let _ = table.work.try_send(Work::Reopen);
         table.state = State::Stopped(error);
         self.fares(name, Standing::Stopped(kind));
     }

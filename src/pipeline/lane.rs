@@ -1,7 +1,7 @@
 //! One bronze table's way from raw records to commits, as a task of its own.
 //!
 //! A lane decodes, builds columns and writes Parquet while the source is being read, so that a commit only has to close
-//! a file. It is told what to do in order; what it was told before it fell behind no longer counts.
+//! a file, or to write a small one. It is told what to do in order; what it was told before it fell behind no longer counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -228,7 +228,9 @@ impl Lane {
             tell(Report::Committed { commit: None, reached: Positions::new(), is_asked_for });
             return Ok(());
         }
-        match self.bronze.commit(&ranges, &last, counts).await? {
+        // Whoever waits for room need not wait for the catalog.
+        let written = || tell(Report::Took { bytes: 0, staged: 0 });
+        match self.bronze.commit_telling(&ranges, &last, counts, written).await? {
             Outcome::Committed(commit) => {
                 let reached = ranges.into_iter().map(|(partition, range)| (partition, range.next)).collect();
                 tell(Report::Committed { commit: Some(Box::new(commit)), reached, is_asked_for });

@@ -24,7 +24,7 @@ use super::storage::situation;
 use super::{metrics, partition, schema};
 use crate::ids::TableName;
 
-/// At most this many files are open at once; past it the fullest is closed. Each holds a row group in memory.
+/// At most this many files are open at once; past it the fullest is closed. Each holds a row group, or what waits to be one, in memory.
 const MAX_OPEN_FILES: usize = 64;
 
 /// A file is begun when it has so many bytes of rows; until then they wait as they are. A file that is written takes a
@@ -173,13 +173,15 @@ impl DataWriter {
 
     /// Closes every file and hands them over. When one of them cannot be closed, none is left.
     pub async fn finish(mut self) -> Result<Vec<WrittenFile>> {
-        for file in std::mem::take(&mut self.open).into_values() {
+        // The fan-out is a hash map; files get an order that does not change from run to run.
+        let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
+        open.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for (_, file) in open {
             if let Err(error) = self.close(file).await {
                 self.discard().await;
                 return Err(error);
             }
         }
-        // The fan-out is a hash map; give the files an order that does not change from run to run.
         self.done.sort_by(|left, right| left.path().cmp(right.path()));
         Ok(self.done)
     }

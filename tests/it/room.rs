@@ -20,6 +20,9 @@ use icestream::table::catalog::sqlite::SqliteCatalog;
 use icestream::table::catalog::{Catalog, Head, NewTable, Swap};
 use icestream::table::storage::{Storage, StorageOptions};
 use icestream::table::{Error as TableError, Lake};
+use rand::distr::Alphanumeric;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, watch};
 
 const MEMORY: usize = 32 << 20;
@@ -32,6 +35,8 @@ struct Topics {
     ends: BTreeMap<TopicPartition, i64>,
     next: BTreeMap<TopicPartition, i64>,
     held: BTreeSet<TopicPartition>,
+    /// Values that are as large in a file.
+    noise: String,
     counts: Arc<Counts>,
 }
 
@@ -75,8 +80,8 @@ impl Source for Topics {
             if *next == to {
                 continue;
             }
-            let filling = "x".repeat(RECORD - 50);
             for offset in *next..to {
+                let filling = &self.noise[offset as usize * RECORD % (self.noise.len() - RECORD)..][..RECORD - 50];
                 let payload = format!(r#"{{"op":"c","after":{{"id":{offset},"filling":"{filling}"}}}}"#);
                 fetched.records.push(RawRecord {
                     topic: at.topic.clone(),
@@ -191,7 +196,9 @@ async fn ingest(
     let lake = Lake::new(catalog.clone(), storage, Clock::system());
     let ends: BTreeMap<TopicPartition, i64> =
         topics.iter().map(|(topic, records)| (TopicPartition::new(*topic, 0), *records)).collect();
-    let source = Topics { ends: ends.clone(), next: BTreeMap::new(), held: BTreeSet::new(), counts: counts.clone() };
+    let noise = SmallRng::seed_from_u64(1).sample_iter(&Alphanumeric).take(4 << 20).map(char::from).collect();
+    let (next, held) = (BTreeMap::new(), BTreeSet::new());
+    let source = Topics { ends: ends.clone(), next, held, noise, counts: counts.clone() };
     let route = |topic: &str| {
         Some(Route {
             topic: topic.to_string(),
@@ -248,4 +255,20 @@ async fn a_table_that_cannot_commit_takes_its_part_of_the_room_and_the_others_go
     .await;
     assert_eq!(report.rows, (of_stuck + 2 * of_others) as u64);
     assert!(counts.pauses.load(Ordering::SeqCst) > 0, "the table was never held back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_hangs_keeps_no_room_from_those_that_commit_to_make_some() {
+    let counts = Arc::new(Counts::default());
+    let (topics, enough) = ([("stuck", 60_000), ("one", 60_000), ("two", 60_000)], 30_000);
+    // Nothing is due, so that tables commit for room alone.
+    let done = Mutex::new(BTreeSet::new());
+    let report = ingest(&topics, "stuck", Duration::from_secs(3600), &counts, move |catalog, table, rows| {
+        let mut done = done.lock().unwrap();
+        if rows >= enough && done.insert(table.to_string()) && done.len() == 2 {
+            catalog.free();
+        }
+    })
+    .await;
+    assert_eq!(report.rows, 180_000);
 }

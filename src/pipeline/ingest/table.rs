@@ -8,15 +8,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::RETRY_FIRST;
-use super::pending::{CHUNK_BYTES, Chunk, Pending};
+use super::pending::{Chunk, Pending};
 use crate::error::Error;
 use crate::ids::TableName;
 use crate::offsets::{RecordMark, TopicPartition};
 use crate::pipeline::Breaker;
 use crate::pipeline::lane::Work;
 
-/// What keeps a lane at work. More of one table need not be read ahead than this: the client does that.
-const ENOUGH_BYTES: usize = 4 * CHUNK_BYTES;
+/// So many chunks keep a lane at work. More of one table need not be read ahead than this: the client does that.
+const ENOUGH_CHUNKS: usize = 4;
 
 /// A table that is read into, and its lane.
 pub(super) struct Table {
@@ -82,14 +82,15 @@ impl Table {
     /// to the others, two leave a third. Each may have a chunk. One that is held back goes on when half of it is done.
     pub(super) fn is_full(&self, room: usize) -> bool {
         let in_flight = if self.is_paused { 2 * self.bytes_in_flight() } else { self.bytes_in_flight() };
-        in_flight >= room.clamp(CHUNK_BYTES, ENOUGH_BYTES)
+        let chunk = self.pending.chunk_bytes();
+        in_flight >= room.clamp(chunk, ENOUGH_CHUNKS * chunk)
     }
 
     /// Hands over as much as the lane has room for: full chunks, or whatever is pending.
     pub(super) fn hand_over(&mut self, also_small: bool) {
         // One place stays free for a commit.
         while self.work.capacity() > 1 && (also_small || self.pending.has_full_chunk()) {
-            let Some(Chunk { records, positions, bytes }) = self.pending.pop() else { return };
+            let Some(Chunk { records, positions, bytes, .. }) = self.pending.pop() else { return };
             if self.work.try_send(Work::Records { records, positions, bytes }).is_err() {
                 // The lane has ended, which will be noticed.
                 return;
@@ -106,8 +107,8 @@ impl Table {
         self.hand_over(true);
         if self.work.try_send(Work::Commit).is_ok() {
             self.is_committing = true;
-            let since = if self.pending.is_empty() { None } else { Some(Instant::now()) };
-            self.uncommitted = Uncommitted { rows: self.pending.rows(), bytes: self.pending.bytes(), since };
+            let (rows, bytes, since) = (self.pending.rows(), self.pending.payload_bytes(), self.pending.since());
+            self.uncommitted = Uncommitted { rows, bytes, since };
         }
     }
 
@@ -122,7 +123,7 @@ impl Table {
 
     /// Asks the lane how far its table is. It forgets everything else.
     pub(super) fn reopen(&mut self) {
-        self.pending = Pending::default();
+        self.pending.clear();
         self.uncommitted = Uncommitted::default();
         self.is_committing = false;
         match self.work.try_send(Work::Reopen) {
