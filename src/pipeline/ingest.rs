@@ -54,6 +54,9 @@ const DRAIN_TRIES: u32 = 6;
 /// is read again then, so that it is not done for each chunk that has to wait.
 const HOLD_BACK_AFTER: Duration = Duration::from_millis(100);
 
+/// A commit that has not written its files by then may take long.
+const LONG_COMMIT: Duration = Duration::from_secs(1);
+
 /// How long to look for records before looking up.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
 
@@ -288,7 +291,7 @@ impl<'a> Ingest<'a> {
                 bytes_waiting: 0,
                 bytes_staged: 0,
                 uncommitted: Uncommitted::default(),
-                is_committing: false,
+                committing_since: None,
                 full_since: None,
                 is_paused: false,
                 joining: BTreeSet::new(),
@@ -422,7 +425,7 @@ impl<'a> Ingest<'a> {
     /// Whether everything read is durable or given up.
     fn is_settled(&self, goal: &Until) -> bool {
         self.tables.iter().all(|table| match table.state {
-            State::Reading => table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing,
+            State::Reading => table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing(),
             // Nothing of it is staged, and whoever reads next starts from its marker.
             State::Opening | State::Waiting(_) => *goal == Until::Now,
             State::Stopped(_) => true,
@@ -443,7 +446,7 @@ impl<'a> Ingest<'a> {
     /// Whether as much is read as there may be until more of it is written. Records take more room than their bytes until
     /// they are rows, and rows take theirs until they are committed.
     fn is_busy(&self) -> bool {
-        let is_committing = self.tables.iter().any(|table| table.is_committing && !table.is_stopped());
+        let is_committing = self.tables.iter().any(|table| table.is_committing() && !table.is_stopped());
         self.bytes_in_flight() >= self.triggers.memory / 4
             || is_committing && self.bytes_staged() >= self.triggers.memory / 2
     }
@@ -468,7 +471,7 @@ impl<'a> Ingest<'a> {
                 || since.is_some_and(|since| since.elapsed() >= self.triggers.every);
             if since.is_some() && (is_due || is_read || !table.joining.is_empty()) {
                 table.begin_commit();
-            } else if !table.joining.is_empty() && table.is_reading() && !table.is_committing {
+            } else if !table.joining.is_empty() && table.is_reading() && !table.is_committing() {
                 table.reopen();
             }
         }
@@ -483,21 +486,28 @@ impl<'a> Ingest<'a> {
 
     /// Commits the largest tables early when all of them together take too much memory.
     fn make_room(&mut self) {
-        let committing = self.tables.iter().filter(|table| table.is_committing && !table.is_stopped());
-        let committing: usize = committing.map(|table| table.bytes_staged).sum();
-        let mut staged = self.bytes_staged().saturating_sub(committing);
-        // Where that will be gone soon, the others need not hurry; where it stays, they have what it leaves.
-        let limit = (self.triggers.memory / 8 * 3).min((self.triggers.memory / 2).saturating_sub(committing));
+        // What is being committed is as good as gone. If it takes long, the others have the room that it leaves.
+        let (mut going, mut staying) = (0, 0);
+        for table in self.tables.iter().filter(|table| !table.is_stopped()) {
+            let of = match table.committing_since {
+                Some(since) if since.elapsed() < LONG_COMMIT => &mut going,
+                Some(_) => &mut staying,
+                None => continue,
+            };
+            *of += table.bytes_staged;
+        }
+        let mut staged = self.bytes_staged().saturating_sub(going + staying);
+        let limit = (self.triggers.memory / 8 * 3).min((self.triggers.memory / 2).saturating_sub(staying));
         while staged > limit {
             let may_commit = |table: &&mut Table| {
-                table.is_reading() && !table.is_committing && table.has_uncommitted() && table.bytes_staged > 0
+                table.is_reading() && !table.is_committing() && table.has_uncommitted() && table.bytes_staged > 0
             };
             let Some(largest) = self.tables.iter_mut().filter(may_commit).max_by_key(|table| table.bytes_staged) else {
                 break;
             };
             tracing::debug!(table = %largest.name, staged, "committing early to free memory");
             largest.begin_commit();
-            if !largest.is_committing {
+            if !largest.is_committing() {
                 // It has more to do before, and tells when that is done.
                 break;
             }
@@ -550,7 +560,7 @@ impl<'a> Ingest<'a> {
             let held_back = table.full_since.filter(|_| !table.is_paused).map(|since| since + HOLD_BACK_AFTER);
             let done = match (&table.state, table.uncommitted.since) {
                 (State::Waiting(at), _) => Some(*at),
-                (State::Reading, Some(since)) if !table.is_committing => Some(since + self.triggers.every),
+                (State::Reading, Some(since)) if !table.is_committing() => Some(since + self.triggers.every),
                 _ => None,
             };
             held_back.into_iter().chain(done).min()
@@ -592,7 +602,8 @@ impl<'a> Ingest<'a> {
         self.gain(gained).await
     }
 
-    /// What was read of these partitions is committed as soon as it is handed over, or found to be another owner's by then.
+    /// What was read of these partitions is committed, as much as is handed over at once, or found to be another owner's by
+    /// then.
     fn lose(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.read.remove(partition);
@@ -635,7 +646,9 @@ impl<'a> Ingest<'a> {
             Report::Committed { commit, reached, is_asked_for } => {
                 let table = &mut self.tables[index];
                 (table.bytes_staged, table.failures) = (0, 0);
-                table.is_committing &= !is_asked_for;
+                if is_asked_for {
+                    table.committing_since = None;
+                }
                 let mine = |(partition, _): &(TopicPartition, i64)| self.durable.contains_key(partition);
                 let advanced: Positions = reached.into_iter().filter(mine).collect();
                 self.durable.extend(advanced.clone());
@@ -649,7 +662,7 @@ impl<'a> Ingest<'a> {
                     self.report.commits += 1;
                     let table = &mut self.tables[index];
                     // What was read of a partition before it was lost and gained again may still wait for its commit.
-                    let is_all = table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing;
+                    let is_all = table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing();
                     let joining = match is_all {
                         true => std::mem::take(&mut table.joining).into_iter().collect(),
                         false => Vec::new(),
@@ -670,7 +683,8 @@ impl<'a> Ingest<'a> {
                     if !joining.is_empty()
                         && let Err(error) = self.assign(index, &joining, &offsets, false).await
                     {
-                        self.stop(index, error);
+                        self.tables[index].joining.extend(joining);
+                        self.fail(index, error, goal);
                     }
                 }
             }
@@ -679,7 +693,7 @@ impl<'a> Ingest<'a> {
                 let table = &mut self.tables[index];
                 table.pending.clear();
                 table.uncommitted = Uncommitted::default();
-                (table.is_committing, table.bytes_staged) = (false, 0);
+                (table.committing_since, table.bytes_staged) = (None, 0);
                 let joining = std::mem::take(&mut table.joining);
                 let mut partitions: BTreeSet<TopicPartition> = self.read.keys().cloned().collect();
                 partitions.extend(joining);
@@ -698,7 +712,7 @@ impl<'a> Ingest<'a> {
         let table = &mut self.tables[index];
         table.pending.clear();
         table.uncommitted = Uncommitted::default();
-        (table.is_committing, table.bytes_staged) = (false, 0);
+        (table.committing_since, table.bytes_staged) = (None, 0);
         table.failures += 1;
         let may_wait = *goal == Until::Forever || table.failures < DRAIN_TRIES;
         if !error.kind().is_retryable() || !may_wait {
@@ -721,7 +735,7 @@ impl<'a> Ingest<'a> {
         let (name, kind) = (table.name.clone(), error.kind());
         table.pending.clear();
         table.uncommitted = Uncommitted::default();
-        table.is_committing = false;
+        table.committing_since = None;
         table.is_well = false;
         // It forgets what it has; its answer is for nobody. Where it has no room to be told, it keeps a few chunks.
         let _ = table.work.try_send(Work::Reopen);

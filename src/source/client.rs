@@ -53,7 +53,9 @@ pub(super) fn client_config(config: &KafkaConfig) -> Result<(ClientConfig, Optio
     client.set("isolation.level", "read_committed");
     client.set("queued.max.messages.kbytes", (config.queue_bytes / 1024).max(1).to_string());
     let answer = (config.queue_bytes / 4).clamp(*ANSWER_BYTES.start(), *ANSWER_BYTES.end());
-    client.set("fetch.max.bytes", answer.to_string());
+    // The client does not start where an answer may hold less than a message.
+    let message = config.properties.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(0);
+    client.set("fetch.max.bytes", answer.max(message).to_string());
     // A queue that was full is read empty in less time than the second that the client would wait until it asks again.
     client.set("fetch.queue.backoff.ms", "10");
     client.set("topic.metadata.refresh.interval.ms", milliseconds(config.discover_every));

@@ -31,7 +31,8 @@ pub(super) struct Table {
     pub(super) bytes_staged: usize,
     /// What the next commit makes durable.
     pub(super) uncommitted: Uncommitted,
-    pub(super) is_committing: bool,
+    /// Since when a commit that was asked for is under way.
+    pub(super) committing_since: Option<Instant>,
     /// Since when there is no room for more of it.
     pub(super) full_since: Option<Instant>,
     /// Whether its partitions are held back, so that the others' can be read on.
@@ -70,6 +71,10 @@ impl Table {
         matches!(self.state, State::Reading)
     }
 
+    pub(super) fn is_committing(&self) -> bool {
+        self.committing_since.is_some()
+    }
+
     pub(super) fn has_uncommitted(&self) -> bool {
         self.uncommitted.since.is_some()
     }
@@ -101,12 +106,12 @@ impl Table {
 
     /// Commits what was handed over. What is still pending is for the next commit.
     pub(super) fn begin_commit(&mut self) {
-        if self.is_committing || !self.is_reading() {
+        if self.is_committing() || !self.is_reading() {
             return;
         }
         self.hand_over(true);
         if self.work.try_send(Work::Commit).is_ok() {
-            self.is_committing = true;
+            self.committing_since = Some(Instant::now());
             let (rows, bytes, since) = (self.pending.rows(), self.pending.payload_bytes(), self.pending.since());
             self.uncommitted = Uncommitted { rows, bytes, since };
         }
@@ -125,7 +130,7 @@ impl Table {
     pub(super) fn reopen(&mut self) {
         self.pending.clear();
         self.uncommitted = Uncommitted::default();
-        self.is_committing = false;
+        self.committing_since = None;
         match self.work.try_send(Work::Reopen) {
             Ok(()) => self.state = State::Opening,
             // Its queue is full of what it will skip.

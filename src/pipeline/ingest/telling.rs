@@ -34,7 +34,7 @@ impl Ingest<'_> {
         self.told_in_hand = Some(Instant::now());
         for index in 0..self.tables.len() {
             let table = &self.tables[index];
-            if table.is_reading() && table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing {
+            if table.is_reading() && table.pending.is_empty() && !table.has_uncommitted() && !table.is_committing() {
                 self.recovered(index);
             }
         }

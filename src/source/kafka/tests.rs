@@ -405,3 +405,9 @@ async fn a_property_that_cannot_be_is_refused_without_its_value() {
       hint: check `source.kafka.properties.security.protocol` against librdkafka's CONFIGURATION.md
     ");
 }
+
+#[tokio::test]
+async fn larger_messages_may_be_asked_for_under_any_budget() {
+    let property = ("message.max.bytes".to_string(), "10485760".to_string());
+    KafkaSource::connect(KafkaConfig { properties: [property].into(), ..config("127.0.0.1:1") }).unwrap();
+}
