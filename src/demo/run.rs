@@ -162,7 +162,10 @@ pub fn prepare(folder: &Path) -> Result<()> {
         return Err(Error::NoFolder { folder: folder.to_path_buf() }.into());
     }
     if !folder.join("icestream.yaml").exists() {
-        check_lake(&folder.join("lake"))?;
+        let lake = folder.join("lake");
+        check_lake(&lake)?;
+        // Before there is a project that somebody could build: what a build makes there is the demo's as well.
+        leave_mark(&lake)?;
         for (path, text) in SAMPLE {
             let path = folder.join(path);
             if !path.exists() {
@@ -193,7 +196,11 @@ pub fn fresh_lake(config: &Config) -> Result<()> {
             removed.map_err(|source| Error::Write { path, source })?;
         }
     }
-    write(&mark, "The next `icestream demo` in this folder replaces this lake.\n")
+    leave_mark(&lake)
+}
+
+fn leave_mark(lake: &Path) -> Result<()> {
+    write(&lake.join(LAKE_MARK), "The next `icestream demo` in this folder replaces this lake.\n")
 }
 
 /// The demo replaces its lake and knows its tables by name, so both must be where the sample project has them.

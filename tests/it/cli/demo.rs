@@ -114,6 +114,19 @@ fn a_demo_that_was_killed_can_be_run_again() {
 }
 
 #[test]
+fn a_demo_killed_before_it_has_a_lake_can_be_built_and_run_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = "demo --events 120 --json --quiet";
+    let mut running = Running::start(icestream(folder.path(), demo));
+    wait_for(&mut running, &folder.path().join("icestream.yaml"));
+    assert!(Command::new("kill").args(["-KILL", &running.child.id().to_string()]).status().unwrap().success());
+    running.end();
+    run(folder.path(), "build").done();
+    assert!(folder.path().join("lake/catalog.db").exists());
+    assert_eq!(run(folder.path(), demo).json()["equal"], true);
+}
+
+#[test]
 fn a_demo_killed_while_it_empties_its_lake_leaves_no_table_without_files() {
     let folder = tempfile::tempdir().unwrap();
     let demo = "demo --events 120 --json --quiet";
@@ -233,7 +246,7 @@ fn a_demo_leaves_what_is_not_its_own_alone() {
       hint: give the demo a folder of its own with `--dir`
     ");
     insta::assert_snapshot!(run(foreign.path(), "demo --dir /proc/nowhere").error(2), @"
-    error: cannot write `/proc/nowhere/catalog/customers.yaml`
+    error: cannot write `/proc/nowhere/lake/.made-by-demo`
       caused by: No such file or directory (os error 2)
       hint: check that this process may write there
     ");
