@@ -568,8 +568,7 @@ impl<'a> Run<'a> {
             change = change.set_property(definition::PROPERTY, definition.text());
         }
         let premise = Premise::new().marker_moves(MARKER, known, self.next.text()).rows_are_of(gold.snapshot_id());
-        let notes = findings.iter().map(|of| (format!("icestream.rule.{}", of.rule), of.rows_failed.to_string()));
-        change = notes.fold(change, |change, (name, count)| change.note(name, count));
+        change = findings.iter().map(Finding::note).fold(change, |change, (name, count)| change.note(name, count));
         match change.premise(premise).commit().await {
             Ok(committed) => {
                 for finding in findings.iter().filter(|finding| finding.rows_failed > 0) {

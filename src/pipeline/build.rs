@@ -99,19 +99,18 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
         let mut present = Ok(Vec::new());
         match merged {
             Ok(silver::Outcome::Merged(commit)) => {
-                findings.found.extend(commit.findings.iter().cloned());
-                present = findings.present(engine, asked, Some(commit.rows_written)).await;
+                present = findings.of(engine, asked, Some((commit.rows_written, &commit.findings))).await;
                 observer(&Event::Merged(commit));
                 report.built.push(model.table.clone());
             }
             Ok(silver::Outcome::Nothing) => {
-                present = findings.present(engine, asked, None).await;
+                present = findings.of(engine, asked, None).await;
                 report.unchanged.push(model.table.clone());
             }
             Ok(silver::Outcome::Yielded) => report.yielded.push(model.table.clone()),
             Err(error) => {
                 if let silver::Error::Broken { findings: broken, .. } = &error {
-                    findings.found.extend(broken.iter().cloned());
+                    findings.add(broken);
                     unfit.insert(model.table.clone());
                 }
                 failures.note(&model.table, error.into());
@@ -149,13 +148,12 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
         let mut present = Ok(Vec::new());
         match gold::refresh(lake, engine, model, &mut inputs).await {
             Ok(gold::Outcome::Refreshed(commit)) => {
-                findings.found.extend(commit.findings.iter().cloned());
-                present = findings.present(engine, asked, Some(commit.rows)).await;
+                present = findings.of(engine, asked, Some((commit.rows, &commit.findings))).await;
                 observer(&Event::Refreshed(commit));
                 report.built.push(model.table.clone());
             }
             Ok(gold::Outcome::Nothing) => {
-                present = findings.present(engine, asked, None).await;
+                present = findings.of(engine, asked, None).await;
                 report.unchanged.push(model.table.clone());
             }
             Ok(gold::Outcome::Yielded) => report.yielded.push(model.table.clone()),
@@ -165,7 +163,7 @@ pub async fn build(lake: &Lake, engine: &Engine, models: &Models, observer: &Obs
             }
             Err(error) => {
                 if let gold::Error::Broken { findings: broken, .. } = &error {
-                    findings.found.extend(broken.iter().cloned());
+                    findings.add(broken);
                 }
                 failures.note(&model.table, error.into());
             }

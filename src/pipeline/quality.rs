@@ -1,7 +1,9 @@
 //! What rules and audits found, kept in a table, and what a project's audits are.
 //!
 //! One commit per pass that found anything adds its findings to `<gold namespace>.icestream_quality`. The table's marker
-//! says of each audit which snapshots it was last asked of: while they are the newest, its answer stands.
+//! says of each audit which snapshots it was last asked of: while they are the newest, its answer stands. And it says of
+//! each table which of its commits were gone through: what a run found that ended before it could keep it stands in the
+//! summary of its snapshot, and is taken from there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMi
 use datafusion::error::DataFusionError;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::build::KeptFindings;
 use super::rows;
@@ -123,6 +126,23 @@ struct Marker {
     /// For each table the rules that only look and were asked of all its rows, and what they said.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     watched: BTreeMap<String, BTreeMap<String, String>>,
+    /// For each table the last commit of which was kept what it found.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    kept: BTreeMap<String, Kept>,
+}
+
+/// A commit of a table, by its number; a table that was dropped and made anew counts from the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    table: Uuid,
+    sequence: i64,
+}
+
+impl Marker {
+    /// Whether what a commit found is kept already.
+    fn has(&self, name: &str, commit: &Kept) -> bool {
+        self.kept.get(name).is_some_and(|kept| kept.table == commit.table && kept.sequence >= commit.sequence)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,9 +162,15 @@ pub(super) struct Findings {
     next: BTreeMap<String, Asked>,
     stale: BTreeMap<String, bool>,
     watched: BTreeMap<String, BTreeMap<String, String>>,
-    pub(super) found: Vec<Finding>,
+    found: Vec<Found>,
     /// Findings about freshness that only say again what was said.
     again: Vec<Finding>,
+}
+
+struct Found {
+    finding: Finding,
+    /// The commit whose rows it is about, where a summary tells of it, and when that was.
+    told: Option<(Kept, i64)>,
 }
 
 impl Findings {
@@ -173,10 +199,62 @@ impl Findings {
         Ok(self.known.get_or_insert_default())
     }
 
+    /// Takes what was found of rows that were not committed.
+    pub(super) fn add(&mut self, findings: &[Finding]) {
+        self.found.extend(findings.iter().map(|finding| Found { finding: finding.clone(), told: None }));
+    }
+
+    /// Takes what was found of a table after its turn. `written` is of the commit that this pass made, if any: how many rows
+    /// it wrote, and what it found of them.
+    pub(super) async fn of(
+        &mut self,
+        engine: &Engine,
+        asked: (&TableName, &[Rule], &str),
+        written: Option<(u64, &[Finding])>,
+    ) -> Result<Vec<Error>> {
+        let (rows, own) = written.unzip();
+        self.committed((asked.0, asked.1), own.unwrap_or_default()).await?;
+        self.present(engine, asked, rows).await
+    }
+
+    /// Takes what the commits of a table found since it was last kept, its own and others.
+    async fn committed(&mut self, (table, rules): (&TableName, &[Rule]), own: &[Finding]) -> Result<()> {
+        if rules.is_empty() || self.kept_in.is_none() {
+            self.add(own);
+            return Ok(());
+        }
+        let read = async {
+            let stored = self.lake.table_if_exists(table).await?;
+            Ok::<_, Error>((stored, self.known().await?.clone()))
+        };
+        let (stored, known) = match read.await {
+            Ok((Some(stored), known)) => (stored, known),
+            Ok((None, _)) => return Ok(self.add(own)),
+            Err(error) => {
+                self.add(own);
+                return Err(error);
+            }
+        };
+        let name = table.to_string();
+        // Before there was a place for it in the marker, what was found was kept all the same.
+        let is_older = !known.kept.contains_key(&name) && known.watched.contains_key(&name);
+        for snapshot in stored.snapshots() {
+            let commit = Kept { table: stored.uuid(), sequence: snapshot.sequence };
+            let is_own = |finding: &&Finding| finding.snapshot_id == Some(snapshot.id);
+            let mut findings: Vec<Finding> = own.iter().filter(is_own).cloned().collect();
+            if findings.is_empty() && !is_older && !known.has(&name, &commit) {
+                findings = Finding::noted(table, rules, snapshot.id, &snapshot.summary);
+            }
+            let told = Some((commit, snapshot.committed_ms.saturating_mul(1000)));
+            self.found.extend(findings.into_iter().map(|finding| Found { finding, told: told.clone() }));
+        }
+        Ok(())
+    }
+
     /// Asks rules that only look of the rows that a table has, unless they were asked of them before as they are now.
     /// `live` says which rows are those of the source. A run that has just merged asked all rules of the rows it wrote,
     /// and those about the whole table of all of them.
-    pub(super) async fn present(
+    async fn present(
         &mut self,
         engine: &Engine,
         (table, rules, live): (&TableName, &[Rule], &str),
@@ -222,8 +300,8 @@ impl Findings {
             }
             // It says more than what the run found of the rows it wrote.
             let is_less = |own: &Finding| found.iter().any(|of| (&of.table, &of.rule) == (&own.table, &own.rule));
-            self.found.retain(|own| !is_less(own));
-            self.found.append(&mut found);
+            self.found.retain(|own| !is_less(&own.finding));
+            self.add(&found);
         }
         self.watched.insert(table.to_string(), now);
         Ok(errors)
@@ -247,7 +325,7 @@ impl Findings {
             self.stale.insert(name, is_stale);
             match is_stale == was_stale {
                 true => self.again.push(finding),
-                false => self.found.push(finding),
+                false => self.add(&[finding]),
             }
             if !is_stale {
                 continue;
@@ -311,7 +389,7 @@ impl Findings {
                 1 => views.values().next().and_then(TableView::snapshot_id),
                 _ => None,
             };
-            self.found.push(Finding {
+            self.add(&[Finding {
                 table,
                 rule: audit.name.clone(),
                 kind: "audit",
@@ -319,7 +397,7 @@ impl Findings {
                 rows_checked: None,
                 rows_failed: asked.rows,
                 snapshot_id,
-            });
+            }]);
             self.next.insert(audit.name.clone(), asked.clone());
         }
         if asked.rows == 0 {
@@ -337,11 +415,13 @@ impl Findings {
 
     /// Adds what was found to the table that keeps it, in one commit. Gives everything that was found.
     pub(super) async fn keep(mut self, engine: &Engine) -> Result<Vec<Finding>> {
-        let Some(KeptFindings { table: name, keep }) = self.kept_in.take().filter(|_| !self.found.is_empty()) else {
-            self.found.append(&mut self.again);
-            return Ok(self.found);
+        let has_news = !self.found.is_empty();
+        let again = std::mem::take(&mut self.again);
+        self.add(&again);
+        let all = |found: Vec<Found>| found.into_iter().map(|found| found.finding).collect();
+        let Some(KeptFindings { table: name, keep }) = self.kept_in.take().filter(|_| has_news) else {
+            return Ok(all(self.found));
         };
-        self.found.append(&mut self.again);
         let now_us = self.lake.clock().now_us();
         for attempt in 1.. {
             let definition = TableDefinition {
@@ -352,7 +432,8 @@ impl Findings {
             };
             let table = self.lake.ensure(&definition).await?;
             let known_text = table.marker(MARKER);
-            let mut next = marker_of(&table);
+            let known = marker_of(&table);
+            let mut next = known.clone();
             next.audits.extend(self.next.clone());
             next.watched.extend(self.watched.clone());
             for (rule, is_stale) in &self.stale {
@@ -361,17 +442,35 @@ impl Findings {
                     false => drop(next.stale.remove(rule)),
                 }
             }
+            let mut rows: Vec<(&Finding, i64)> = Vec::new();
+            for Found { finding, told } in &self.found {
+                match told {
+                    // Another pass has taken it from the summary meanwhile.
+                    Some((commit, _)) if known.has(&finding.table, commit) => {}
+                    Some((commit, at_us)) => {
+                        // A table's commits come from the oldest to the newest.
+                        next.kept.insert(finding.table.clone(), commit.clone());
+                        rows.push((finding, *at_us));
+                    }
+                    None => rows.push((finding, now_us)),
+                }
+            }
+            if rows.is_empty() {
+                break;
+            }
             // Strings and numbers always serialise.
             let next = serde_json::to_string(&next).unwrap_or_default();
             let premise = Premise::new().marker_moves(MARKER, known_text, next);
-            match add(engine, &table, &self.found, (now_us, keep), premise).await {
-                Ok(()) => break,
+            match add(engine, &table, &rows, (now_us, keep), premise).await {
+                Ok(()) => {
+                    tracing::info!(table = %name, layer = "gold", rows = rows.len(), "kept what was found");
+                    break;
+                }
                 Err(error) if error.is_premise_broken() && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        tracing::info!(table = %name, layer = "gold", rows = self.found.len(), "kept what was found");
-        Ok(self.found)
+        Ok(all(self.found))
     }
 }
 
@@ -395,21 +494,21 @@ pub(super) fn schema() -> Schema {
     ])
 }
 
-fn batch_of(findings: &[Finding], now_us: i64) -> Result<RecordBatch, arrow::error::ArrowError> {
+fn batch_of(findings: &[(&Finding, i64)]) -> Result<RecordBatch, arrow::error::ArrowError> {
     let texts = |of: &dyn Fn(&Finding) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(findings.iter().map(of)))
+        Arc::new(StringArray::from_iter_values(findings.iter().map(|(finding, _)| of(finding))))
     };
     let longs = |of: &dyn Fn(&Finding) -> Option<i64>| -> ArrayRef {
-        Arc::new(findings.iter().map(of).collect::<Int64Array>())
+        Arc::new(findings.iter().map(|(finding, _)| of(finding)).collect::<Int64Array>())
     };
-    let now = TimestampMicrosecondArray::from(vec![now_us; findings.len()]).with_timezone(layout::UTC);
+    let times: TimestampMicrosecondArray = findings.iter().map(|(_, at_us)| Some(*at_us)).collect();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(now),
+        Arc::new(times.with_timezone(layout::UTC)),
         texts(&|of| of.table.clone()),
         texts(&|of| of.rule.clone()),
         texts(&|of| of.kind.to_string()),
         texts(&|of| of.severity.to_string()),
-        Arc::new(BooleanArray::from_iter(findings.iter().map(|of| Some(of.rows_failed == 0)))),
+        Arc::new(BooleanArray::from_iter(findings.iter().map(|(of, _)| Some(of.rows_failed == 0)))),
         longs(&|of| of.rows_checked.map(|count| count as i64)),
         longs(&|of| Some(of.rows_failed as i64)),
         longs(&|of| of.snapshot_id),
@@ -455,7 +554,7 @@ pub(super) fn is_answered(kept_in: &Table, audit: &Audit, inputs: &BTreeMap<Stri
 async fn add(
     engine: &Engine,
     table: &Table,
-    findings: &[Finding],
+    findings: &[(&Finding, i64)],
     (now_us, keep): (i64, Duration),
     premise: Premise,
 ) -> Result<(), crate::table::Error> {
@@ -484,8 +583,8 @@ async fn add(
                 writer.write(&batch).await?;
             }
         }
-        let batch = batch_of(findings, now_us)
-            .map_err(|error| unreadable(table)(engine::Error::from(DataFusionError::from(error))))?;
+        let batch =
+            batch_of(findings).map_err(|error| unreadable(table)(engine::Error::from(DataFusionError::from(error))))?;
         writer.write(&batch).await
     };
     let written: Vec<WrittenFile> = match outcome.await {

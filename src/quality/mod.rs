@@ -6,6 +6,7 @@
 mod watch;
 mod whole;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub const FINDINGS_TABLE: &str = "icestream_quality";
 
 /// The list of the rules that a quarantined row broke.
 pub const RULES_COLUMN: &str = "_rules";
+
+/// What a snapshot's summary has for each rule begins with this: how many rows broke it.
+const NOTE: &str = "icestream.rule.";
 
 /// One thing that the data of a table must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +164,26 @@ impl Finding {
             rows_failed,
             snapshot_id: None,
         }
+    }
+
+    /// What the summary of the snapshot says of it, whose rows it is about.
+    pub(crate) fn note(&self) -> (String, String) {
+        (format!("{NOTE}{}", self.rule), self.rows_failed.to_string())
+    }
+
+    /// What the summary of a snapshot says of the rules that there are.
+    pub(crate) fn noted(
+        table: &TableName,
+        rules: &[Rule],
+        snapshot_id: i64,
+        summary: &BTreeMap<String, String>,
+    ) -> Vec<Finding> {
+        let of = |rule: &Rule| {
+            let rows_failed = summary.get(&format!("{NOTE}{}", rule.name))?.parse().ok()?;
+            let finding = Finding::of(table, rule, 0, rows_failed);
+            Some(Finding { rows_checked: None, snapshot_id: Some(snapshot_id), ..finding })
+        };
+        rules.iter().filter_map(of).collect()
     }
 
     /// Whether it is a reason to stop.

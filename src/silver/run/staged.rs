@@ -258,6 +258,5 @@ fn quality_notes(findings: &[Finding], passed: &Passed, null_keys: u64) -> impl 
         [("quarantined", passed.quarantined + null_keys), ("dropped", passed.dropped), ("null-key", null_keys)];
     let rows = counts.into_iter().filter(|(_, count)| *count > 0);
     let rows = rows.map(|(name, count)| (format!("icestream.rows-{name}"), count.to_string()));
-    let rules = findings.iter().map(|of| (format!("icestream.rule.{}", of.rule), of.rows_failed.to_string()));
-    rows.chain(rules.collect::<Vec<_>>())
+    rows.chain(findings.iter().map(Finding::note).collect::<Vec<_>>())
 }

@@ -235,6 +235,56 @@ async fn bad_data_is_seen_and_contained() {
     );
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_build_found_that_died_is_kept_by_the_next() {
+    let parts = project(&[part(0, "c", Some(1), Some("one"), "10", "a")]).await;
+    built(&parts, 0);
+    let count = "count(*) FILTER (WHERE rule = 'not_null_name' AND rows_failed = 1) AS nameless, \
+                 count(*) FILTER (WHERE rule = 'price_not_negative' AND rows_failed = 1) AS negative, \
+                 count(*) FILTER (WHERE rule = 'few_parts') AS gold";
+    let kept = async || parts.rows("shop_gold.icestream_quality", count).await;
+    assert_eq!(kept().await, [["0", "0", "1"]]);
+    // The quarantine, silver and gold are committed, or some of them; what was found would be the last commit.
+    for (died, step) in ["commit-after-swap=2", "commit-after-swap=3", "commit-before-swap=4"].into_iter().enumerate() {
+        let (at, id) = (1 + 3 * died as i64, 10 * (1 + died as i64));
+        let records = [
+            part(at, "c", Some(id), None, "3", "d"),
+            part(at + 1, "c", Some(id + 1), Some("two"), "-1", "b"),
+            // So that there are never many.
+            part(at + 2, "d", Some(id), None, "3", "d"),
+        ];
+        let (first, gone) = records.split_at(2);
+        parts.ingest(first, 0).await;
+        let mut command = icestream(parts.path(), "build");
+        command.env("ICESTREAM_DIE_AT", step);
+        let ended = Running::start(command).end();
+        assert_eq!(ended.code, None, "{step}: {ended:?}");
+        let before = kept().await;
+        let (_, result) = built(&parts, 0);
+        let found = found(&result);
+        let told = ["not_null_name not_null warn", "price_not_negative that quarantine"];
+        for rule in told {
+            let expected = format!("shop_silver.parts {rule}: 1 of null");
+            assert!(found.contains(&expected), "{step}: {expected} is not in {found:#?}");
+        }
+        let now = kept().await;
+        let number = |rows: &[Vec<String>], column: usize| rows[0][column].parse::<u64>().unwrap();
+        for column in 0..3 {
+            assert_eq!(number(&now, column), number(&before, column) + 1, "{step}, {column}: {before:?} {now:?}");
+        }
+        // Once, and no more.
+        built(&parts, 0);
+        assert_eq!(kept().await, now, "{step}");
+        let status = parts.run("status --no-source --json").json();
+        let failed = status["quality"].as_array().unwrap().iter().filter(|of| of["passed"] == json!(false));
+        let failed: Vec<&str> = failed.map(|of| of["rule"].as_str().unwrap()).collect();
+        assert_eq!(failed, ["cheap", "freshness", "not_null_name", "price_not_negative"], "{step}");
+        parts.ingest(gone, 0).await;
+        built(&parts, 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relationship_finds_the_rows_of_the_same_build_and_holds_back_who_reads_its_table() {
     let parts =
