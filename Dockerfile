@@ -24,9 +24,6 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /usr/local/bin/icestream /usr/local/bin/icestream
 ENV ICESTREAM_PROJECT=/project
-# A merge of any size stays in its budget: freed memory goes back to the system after 10 ms, and not after a second, and is
-# not taken from it in pages of 2 MiB, of which much is never used.
-ENV MIMALLOC_PURGE_DELAY=10 MIMALLOC_ALLOW_THP=0
 WORKDIR /project
 USER 65532:65532
 # SIGTERM commits what is read and ends.

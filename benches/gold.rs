@@ -109,7 +109,7 @@ fn main() -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism()?.get();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = icestream::memory::runtime(Some(threads))?;
     runtime.block_on(run(options, threads))
 }
 
@@ -122,6 +122,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     let warehouse = format!("file://{}/warehouse", folder.path().display());
     let catalog = SqliteCatalog::open("bench", folder.path().join("catalog.db"), warehouse, storage.clone()).await?;
     let lake = Lake::new(Arc::new(catalog), storage, Clock::system());
+    icestream::memory::keep_within(options.memory_mib << 20);
     let spill_dir = folder.path().join("spill");
     let engine = Engine::new(&EngineOptions { memory_bytes: options.memory_mib << 20, threads, spill_dir })?;
 

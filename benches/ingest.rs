@@ -29,6 +29,7 @@ use icestream::clock::Clock;
 use icestream::decode::{Decoder, Format};
 use icestream::evolution::Evolution;
 use icestream::ids::TableName;
+use icestream::memory;
 use icestream::offsets::OffsetRange;
 use icestream::pipeline::{CommitTriggers, Ingest, Route, Until, read_ahead_bytes, unobserved};
 use icestream::row::{Column, RowShape};
@@ -136,8 +137,9 @@ fn main() -> Result<(), Failure> {
     let options = options()?;
     let many = || -> Result<_, Failure> {
         let threads = std::thread::available_parallelism()?.get();
-        Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+        Ok(memory::runtime(Some(threads))?)
     };
+    memory::keep_within(options.memory as u64);
     let report = match (&options.brokers, &options.drain) {
         (Some(brokers), Some(prefix)) => {
             let report = many()?.block_on(drain(&options, brokers, prefix))?;

@@ -8,7 +8,7 @@
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
 //! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
-//! does, with the allocator as in the image; its peak of memory has nothing in it of making the changes.
+//! does; its peak of memory has nothing in it of making the changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ fn main() -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism()?.get();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = icestream::memory::runtime(Some(threads))?;
     runtime.block_on(async {
         let Some(folder) = &options.merge else { return run(options, threads).await };
         let (lake, engine) = open(&options, folder, threads).await?;
@@ -126,6 +126,7 @@ async fn open(options: &Options, folder: &Path, threads: usize) -> Result<(Lake,
     let storage = Storage::new(StorageOptions::default())?;
     let warehouse = format!("file://{}/warehouse", folder.display());
     let catalog = SqliteCatalog::open("bench", folder.join("catalog.db"), warehouse, storage.clone()).await?;
+    icestream::memory::keep_within(options.memory_mib << 20);
     let spill_dir = folder.join("spill");
     let engine = Engine::new(&EngineOptions { memory_bytes: options.memory_mib << 20, threads, spill_dir })?;
     Ok((Lake::new(Arc::new(catalog), storage, Clock::system()), engine))
@@ -170,12 +171,6 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.arg("--merge").arg(folder).args(["--memory-mib", &options.memory_mib.to_string()]);
     command.args(["--scd", if options.versions { "2" } else { "1" }]);
-    // As the image has it.
-    for (name, value) in [("MIMALLOC_PURGE_DELAY", "10"), ("MIMALLOC_ALLOW_THP", "0")] {
-        if std::env::var_os(name).is_none() {
-            command.env(name, value);
-        }
-    }
     let ended = command.stderr(std::process::Stdio::inherit()).output()?;
     if !ended.status.success() {
         return Err(format!("the merge ended with {}", ended.status).into());

@@ -67,7 +67,7 @@ fn options() -> Result<Options, Failure> {
 fn main() -> Result<(), Failure> {
     let options = options()?;
     let threads = std::thread::available_parallelism()?.get();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = icestream::memory::runtime(Some(threads))?;
     runtime.block_on(run(options, threads))
 }
 

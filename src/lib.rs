@@ -17,6 +17,7 @@ pub mod fingerprint;
 pub mod ids;
 mod json;
 pub mod layout;
+pub mod memory;
 pub mod offsets;
 pub mod placeholder;
 pub mod quality;

@@ -40,6 +40,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::telemetry::{self, LogFormat, PastBars};
 use output::Stdout;
 use progress::Progress;
@@ -249,10 +250,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli, environment: Environment, color: bool) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::from(report::StartError { source }))?;
+    let runtime = memory::runtime(None).map_err(|source| Error::from(report::StartError { source }))?;
     let ended = runtime.block_on(async {
         let context = Context::new(&cli.global, environment, Signals::listen());
         // Charts and compose files pass on variables that nobody set as empty ones.

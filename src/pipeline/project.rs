@@ -12,6 +12,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::error::Result;
 use crate::gold::GoldModel;
 use crate::ids::TableName;
+use crate::memory;
 use crate::quality::FINDINGS_TABLE;
 use crate::silver::{self, SilverModel};
 use crate::source::{Assignment, FilePlace, FilesConfig, FilesSource, KafkaAdmin, KafkaConfig};
@@ -29,6 +30,7 @@ pub fn open_storage(config: &Config) -> Result<Storage> {
 
 /// Opens the catalog and the storage. No table is looked at yet.
 pub async fn open_lake(config: &Config, clock: Clock) -> Result<Lake> {
+    memory::keep_within(config.memory_bytes);
     let storage = open_storage(config)?;
     let catalog: Arc<dyn Catalog> = match &config.catalog {
         CatalogConfig::Sqlite { path } => {

@@ -1,0 +1,123 @@
+//! Memory that nobody counts: what was freed and is kept by the allocator.
+//!
+//! Giving memory back to the system and touching it anew costs a page fault for every 4 KiB: a tenth of the processor
+//! where much is read or merged. Keeping it makes the process larger than its budget. So it is kept while the process is
+//! well within the budget, and all of it is given back when it comes near: `keep_within` says what the budget is.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Freed memory is given back from this part of the budget on. The rest is for what is taken until the next look, and for
+/// what was freed by a thread that did not take it, which nobody can give back but the one that did.
+const NEAR: f64 = 0.5;
+
+/// How fast a process may grow: no machine touches new memory faster, with the few cores that a budget of this size has.
+const GROWTH_PER_SECOND: f64 = 4e9;
+
+/// Looking costs microseconds, so a process at rest is looked at now and then, and one that is near its budget often.
+const LOOKS: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_millis(500);
+
+/// One that stays near its budget and has nothing to give back is looked at less and less often, up to this.
+const LOOK_WHERE_NOTHING_IS_FREED: Duration = Duration::from_millis(50);
+
+static BUDGET: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Has the allocator give back what was freed whenever the process takes nearly so many bytes, from now on. Said again, the
+/// last budget counts.
+pub fn keep_within(budget: u64) {
+    static WATCHING: Once = Once::new();
+    BUDGET.store(budget, Ordering::Relaxed);
+    WATCHING.call_once(|| {
+        take_small_pages();
+        // Where there is no thread to be had, freed memory goes back after a second, as the allocator has it by itself.
+        let _ = std::thread::Builder::new().name("memory".to_string()).spawn(watch);
+    });
+}
+
+/// A runtime whose threads for system calls end soon when they have nothing to do: what they took and others have freed goes
+/// with them. Without a number of workers, it has as many as there are cores.
+pub fn runtime(workers: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder.thread_keep_alive(Duration::from_millis(500)).enable_all().build()
+}
+
+fn watch() {
+    // Where the system does not say it once, it never does.
+    if resident().is_none() {
+        return;
+    }
+    let mut last_pause = LOOKS.start;
+    loop {
+        let budget = BUDGET.load(Ordering::Relaxed);
+        let near = (budget as f64 * NEAR) as u64;
+        let taken = resident().unwrap_or(0);
+        let given_back = match taken >= near {
+            true => {
+                give_back();
+                taken.saturating_sub(resident().unwrap_or(taken))
+            }
+            false => 0,
+        };
+        last_pause = match taken >= near && given_back < budget / 256 {
+            true => (last_pause * 2).min(LOOK_WHERE_NOTHING_IS_FREED),
+            false => pause(near.saturating_sub(taken)),
+        };
+        std::thread::sleep(last_pause);
+    }
+}
+
+/// How long a process cannot come near its budget that is so many bytes away from it.
+fn pause(distance: u64) -> Duration {
+    Duration::from_secs_f64(distance as f64 / GROWTH_PER_SECOND).clamp(LOOKS.start, LOOKS.end)
+}
+
+/// How many bytes the process has in memory, where the system says so.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Of a page of 2 MiB much may never be used, and no part of it can be given back by itself.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn take_small_pages() {
+    let [yes, unused]: [libc::c_ulong; 2] = [1, 0];
+    // SAFETY: it takes numbers only. A kernel that does not know of it refuses, and changes nothing.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, yes, unused, unused, unused) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn take_small_pages() {}
+
+#[allow(unsafe_code)]
+fn give_back() {
+    // SAFETY: it takes no pointer, may be called by any thread, and touches nothing but what was freed.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearer_the_budget_the_sooner_the_next_look() {
+        assert_eq!(pause(0), LOOKS.start);
+        assert_eq!(pause(400_000_000), Duration::from_millis(100));
+        assert_eq!(pause(u64::MAX), LOOKS.end);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_says_how_much_is_taken() {
+        let before = resident().unwrap();
+        let taken = std::hint::black_box(vec![1_u8; 256 << 20]);
+        let after = resident().unwrap();
+        // Other tests take and give back as well.
+        assert!(after.saturating_sub(before) >= 128 << 20, "{before} and {after}, with {} taken", taken.len());
+    }
+}
