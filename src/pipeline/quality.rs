@@ -126,22 +126,28 @@ struct Marker {
     /// For each table the rules that only look and were asked of all its rows, and what they said.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     watched: BTreeMap<String, BTreeMap<String, String>>,
-    /// For each table the last commit of which was kept what it found.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    kept: BTreeMap<String, Kept>,
+    /// For each table how far its commits were gone through for what they found. `None` where a version kept findings that
+    /// did not note this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<BTreeMap<String, Kept>>,
 }
 
 /// A commit of a table, by its number; a table that was dropped and made anew counts from the start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     table: Uuid,
     sequence: i64,
 }
 
 impl Marker {
+    fn of_nothing() -> Self {
+        Marker { kept: Some(BTreeMap::new()), ..Marker::default() }
+    }
+
     /// Whether what a commit found is kept already.
-    fn has(&self, name: &str, commit: &Kept) -> bool {
-        self.kept.get(name).is_some_and(|kept| kept.table == commit.table && kept.sequence >= commit.sequence)
+    fn has(&self, name: &str, commit: Kept) -> bool {
+        let Some(kept) = &self.kept else { return true };
+        kept.get(name).is_some_and(|kept| kept.table == commit.table && kept.sequence >= commit.sequence)
     }
 }
 
@@ -162,6 +168,8 @@ pub(super) struct Findings {
     next: BTreeMap<String, Asked>,
     stale: BTreeMap<String, bool>,
     watched: BTreeMap<String, BTreeMap<String, String>>,
+    /// How far this pass has gone through the commits of each table.
+    through: BTreeMap<String, Kept>,
     found: Vec<Found>,
     /// Findings about freshness that only say again what was said.
     again: Vec<Finding>,
@@ -169,8 +177,18 @@ pub(super) struct Findings {
 
 struct Found {
     finding: Finding,
-    /// The commit whose rows it is about, where a summary tells of it, and when that was.
-    told: Option<(Kept, i64)>,
+    told: Told,
+}
+
+/// Who else tells of a finding.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// Nobody: it was asked in this pass.
+    Asked,
+    /// The summary of a commit, made then.
+    Commit(Kept, i64),
+    /// The same, of a commit that could not be looked at: the next pass takes it from there.
+    Unseen,
 }
 
 impl Findings {
@@ -182,6 +200,7 @@ impl Findings {
             next: BTreeMap::new(),
             stale: BTreeMap::new(),
             watched: BTreeMap::new(),
+            through: BTreeMap::new(),
             found: Vec::new(),
             again: Vec::new(),
         }
@@ -194,14 +213,18 @@ impl Findings {
                 Some(kept) => self.lake.table_if_exists(&kept.table).await?,
                 None => None,
             };
-            self.known = Some(table.as_ref().map(marker_of).unwrap_or_default());
+            self.known = Some(table.as_ref().map_or_else(Marker::of_nothing, marker_of));
         }
         Ok(self.known.get_or_insert_default())
     }
 
     /// Takes what was found of rows that were not committed.
     pub(super) fn add(&mut self, findings: &[Finding]) {
-        self.found.extend(findings.iter().map(|finding| Found { finding: finding.clone(), told: None }));
+        self.add_told(findings, Told::Asked);
+    }
+
+    fn add_told(&mut self, findings: &[Finding], told: Told) {
+        self.found.extend(findings.iter().map(|finding| Found { finding: finding.clone(), told }));
     }
 
     /// Takes what was found of a table after its turn. `written` is of the commit that this pass made, if any: how many rows
@@ -229,25 +252,31 @@ impl Findings {
         };
         let (stored, known) = match read.await {
             Ok((Some(stored), known)) => (stored, known),
-            Ok((None, _)) => return Ok(self.add(own)),
-            Err(error) => {
+            Ok((None, _)) => {
                 self.add(own);
+                return Ok(());
+            }
+            Err(error) => {
+                self.add_told(own, Told::Unseen);
                 return Err(error);
             }
         };
         let name = table.to_string();
-        // Before there was a place for it in the marker, what was found was kept all the same.
-        let is_older = !known.kept.contains_key(&name) && known.watched.contains_key(&name);
+        let mut own = own.to_vec();
+        let mut through = Kept { table: stored.uuid(), sequence: 0 };
         for snapshot in stored.snapshots() {
-            let commit = Kept { table: stored.uuid(), sequence: snapshot.sequence };
-            let is_own = |finding: &&Finding| finding.snapshot_id == Some(snapshot.id);
-            let mut findings: Vec<Finding> = own.iter().filter(is_own).cloned().collect();
-            if findings.is_empty() && !is_older && !known.has(&name, &commit) {
+            through.sequence = snapshot.sequence;
+            let (mut findings, others): (Vec<_>, Vec<_>) =
+                own.into_iter().partition(|finding| finding.snapshot_id == Some(snapshot.id));
+            own = others;
+            if findings.is_empty() && !known.has(&name, through) {
                 findings = Finding::noted(table, rules, snapshot.id, &snapshot.summary);
             }
-            let told = Some((commit, snapshot.committed_ms.saturating_mul(1000)));
-            self.found.extend(findings.into_iter().map(|finding| Found { finding, told: told.clone() }));
+            self.add_told(&findings, Told::Commit(through, snapshot.committed_ms.saturating_mul(1000)));
         }
+        // Of a commit that somebody has taken back meanwhile.
+        self.add(&own);
+        self.through.insert(name, through);
         Ok(())
     }
 
@@ -442,17 +471,20 @@ impl Findings {
                     false => drop(next.stale.remove(rule)),
                 }
             }
+            let kept = next.kept.get_or_insert_default();
+            for (table, through) in &self.through {
+                if known.kept.is_none() || !known.has(table, *through) {
+                    kept.insert(table.clone(), *through);
+                }
+            }
             let mut rows: Vec<(&Finding, i64)> = Vec::new();
             for Found { finding, told } in &self.found {
                 match told {
+                    Told::Asked => rows.push((finding, now_us)),
                     // Another pass has taken it from the summary meanwhile.
-                    Some((commit, _)) if known.has(&finding.table, commit) => {}
-                    Some((commit, at_us)) => {
-                        // A table's commits come from the oldest to the newest.
-                        next.kept.insert(finding.table.clone(), commit.clone());
-                        rows.push((finding, *at_us));
-                    }
-                    None => rows.push((finding, now_us)),
+                    Told::Commit(commit, _) if known.kept.is_some() && known.has(&finding.table, *commit) => {}
+                    Told::Commit(_, at_us) => rows.push((finding, *at_us)),
+                    Told::Unseen => {}
                 }
             }
             if rows.is_empty() {
@@ -476,7 +508,8 @@ impl Findings {
 
 fn marker_of(table: &Table) -> Marker {
     // One that cannot be read is as good as none: audits are asked again.
-    table.marker(MARKER).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    let known = table.marker(MARKER).and_then(|text| serde_json::from_str(&text).ok());
+    known.unwrap_or_else(Marker::of_nothing)
 }
 
 /// The columns of the table.

@@ -285,6 +285,30 @@ async fn what_a_build_found_that_died_is_kept_by_the_next() {
     }
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_first_build_found_that_died_is_kept_once() {
+    let nameless = |offset: i64| part(offset, "c", Some(offset), None, "10", "a");
+    let parts = Parts::new(RIGHT, &[nameless(0)]).await;
+    let file = parts.path().join("transforms/parts.sql");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let rule = "/* icestream\nkeys: [id]\nexpect:\n  - { not_null: [name], else: warn }\n*/\n";
+    std::fs::write(file, format!("{rule}SELECT id, name FROM changes")).unwrap();
+    let kept = async || parts.rows("shop_gold.icestream_quality", "rule, rows_failed").await.len();
+    // Of the first, all rows of the table are asked, since nobody has asked them; of the second, the summary tells.
+    for (round, expected) in [(1, "1 of 1"), (2, "1 of null")] {
+        let mut command = icestream(parts.path(), "build");
+        command.env("ICESTREAM_DIE_AT", "commit-after-swap=1");
+        let ended = Running::start(command).end();
+        assert_eq!(ended.code, None, "{round}: {ended:?}");
+        let (_, result) = built(&parts, 0);
+        assert_eq!(found(&result), [format!("shop_silver.parts not_null_name not_null warn: {expected}")]);
+        let (_, result) = built(&parts, 0);
+        assert_eq!((found(&result).len(), kept().await), (0, round));
+        parts.ingest(&[nameless(round as i64)], 0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relationship_finds_the_rows_of_the_same_build_and_holds_back_who_reads_its_table() {
     let parts =
