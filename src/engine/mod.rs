@@ -10,7 +10,7 @@
 //! one `DataSourceExec` over `source`. When a file is opened, a file that is read as it is goes to DataFusion's own
 //! Parquet opener, and one with deleted rows, or whose row positions are asked for, to `position_scan`. Both read bytes
 //! through `data_file` and map the file's columns to the table's by field id through `columns`. Who has to go through files
-//! row by row, without a query, uses `row_reader`. `judge` asks conditions of rows as they pass by.
+//! row by row, without a query, uses `row_reader`; who would go through them again and again puts them into `parts` first. `judge` asks conditions of rows as they pass by.
 
 pub mod error;
 pub mod provider;
@@ -22,6 +22,7 @@ mod columns;
 mod data_file;
 mod judge;
 mod literals;
+mod parts;
 mod position_scan;
 mod prune;
 mod row_reader;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use error::{Error, Result};
 pub(crate) use judge::{Condition, Judge, unknown_column};
+pub(crate) use parts::{PartReader, Parts, PartsFolder};
 pub use provider::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN};
 pub use query::{plan, query, referenced_tables};
 pub(crate) use row_reader::{Piece, RowReader, as_it_comes, in_parallel, pieces, struct_with};

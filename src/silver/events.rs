@@ -15,6 +15,7 @@ use arrow::compute::{cast, filter_record_batch, interleave, is_not_null};
 use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type, Schema};
 use arrow::error::ArrowError;
 use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::spill::get_record_batch_memory_size;
 
 use super::gate;
 use super::keys::{KeyColumn, KeySet, KeyShape};
@@ -61,6 +62,9 @@ pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) ->
     columns.extend(struct_with(bronze, layout::BEFORE, &keys));
     columns
 }
+
+/// What is made of each event beside what was read and its key: the key's columns, when it was, what kind it is.
+const BYTES_BESIDE: usize = 16;
 
 /// A batch of events.
 #[derive(Debug)]
@@ -183,6 +187,7 @@ impl Events {
             }),
             Err(_) => None,
         };
+        let key_bytes = keys.size() + left.as_ref().map_or(0, |left| left.keys.size());
         Ok(Events {
             op,
             epoch: column(layout::EPOCH)?.as_primitive::<Int32Type>().clone(),
@@ -195,7 +200,7 @@ impl Events {
             key_columns,
             left,
             rest,
-            bytes: batch.get_array_memory_size(),
+            bytes: get_record_batch_memory_size(batch) + key_bytes + batch.num_rows() * BYTES_BESIDE,
         })
     }
 
@@ -209,6 +214,20 @@ impl Events {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether it is for every range of keys to see: a truncation, or an event without a key.
+    fn concerns_all(&self, row: usize) -> bool {
+        let is_truncation = self.op.is_valid(row) && self.op.value(row) == "t";
+        is_truncation || self.is_change.value(row) && self.keys.is_null(row)
+    }
+
+    /// Of so many parts, those of the event's key and of the key that its row had before, if that is another one.
+    fn parts(&self, row: usize, parts: usize) -> (Option<usize>, Option<usize>) {
+        let part = |hash: u64| KeyRange::number(hash, parts as u64) as usize;
+        let has_key = self.is_change.value(row) && !self.keys.is_null(row);
+        let left = self.left.as_ref().filter(|left| left.differs.value(row));
+        (has_key.then(|| part(self.keys.hash(row))), left.map(|left| part(left.keys.hash(row))))
     }
 
     fn event(&self, batch: u32, row: usize, leaves: bool) -> EventRef {
@@ -294,6 +313,32 @@ pub(super) fn of_range(events: &Events, range: KeyRange) -> Option<BooleanArray>
     Some(in_range.collect())
 }
 
+/// Puts the rows that `of_range` lets through into the parts that they are of. What concerns all comes into one more, behind
+/// them.
+pub(super) fn into_parts(events: &Events, parts: usize, mut put: impl FnMut(usize, usize)) {
+    for row in 0..events.len() {
+        if events.concerns_all(row) {
+            put(row, parts);
+            continue;
+        }
+        let (own, left) = events.parts(row, parts);
+        own.into_iter().for_each(|part| put(row, part));
+        left.into_iter().filter(|left| own != Some(*left)).for_each(|part| put(row, part));
+    }
+}
+
+/// The rows of a part that have an event of a range of keys, but for those that are in another part of the range as well and
+/// come from there.
+pub(super) fn of_range_in_part(events: &Events, range: KeyRange, part: usize, parts: usize) -> BooleanArray {
+    let of_range = of_range(events, range);
+    let comes_from_here = |row: usize| match events.parts(row, parts) {
+        (Some(own), Some(_)) if !events.concerns_all(row) => own == part || !range.is_in(own, parts),
+        _ => true,
+    };
+    let is_of_range = |row: usize| of_range.as_ref().is_none_or(|rows| rows.value(row));
+    (0..events.len()).map(|row| Some(is_of_range(row) && comes_from_here(row))).collect()
+}
+
 /// One of some parts that all keys are divided into.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyRange {
@@ -303,8 +348,26 @@ pub(super) struct KeyRange {
 
 impl KeyRange {
     fn holds(self, hash: u64) -> bool {
+        self.of == 1 || Self::number(hash, self.of) == self.number
+    }
+
+    /// Of so many parts that all keys are divided into in the same way, those that hold the range. One of these numbers
+    /// divides the other.
+    pub(super) fn parts(self, parts: usize) -> impl Iterator<Item = usize> {
+        (0..parts).filter(move |part| self.is_in(*part, parts))
+    }
+
+    /// Whether a part holds some of the range.
+    fn is_in(self, part: usize, parts: usize) -> bool {
+        let common = self.of.min(parts as u64);
+        part as u64 % common == self.number % common
+    }
+
+    /// Of so many ranges, the number of the one that a key is in. What is in a range of twice as many, or three times, is
+    /// in the range of the same number modulo how many there are.
+    fn number(hash: u64, of: u64) -> u64 {
         // By other bits than those that keys are stored by: keys of one range would lie close together.
-        self.of == 1 || (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % self.of == self.number
+        (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % of
     }
 }
 
@@ -828,4 +891,26 @@ impl Rows {
 pub(super) fn key_types(columns: &[FieldRef], keys: &[String]) -> Vec<DataType> {
     let of = |key: &String| columns.iter().find(|column| column.name() == key).map(|column| column.data_type().clone());
     keys.iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_in_the_parts_it_names_and_those_of_all_ranges_are_all() {
+        for (parts, of) in [(6, 1), (6, 3), (6, 6), (6, 12), (24, 8), (24, 240), (240, 5)] {
+            let ranges: Vec<KeyRange> = (0..of).map(|number| KeyRange { number, of }).collect();
+            for range in &ranges {
+                let named: BTreeSet<usize> = range.parts(parts).collect();
+                for hash in (0..5000).map(|at: u64| at.wrapping_mul(0x2545_f491_4f6c_dd1d)) {
+                    let part = KeyRange::number(hash, parts as u64) as usize;
+                    assert!(!range.holds(hash) || named.contains(&part), "{range:?} of {parts} parts");
+                }
+                assert_eq!(named.len(), (parts as u64 / of).max(1) as usize, "{range:?} of {parts} parts");
+            }
+            let all: BTreeSet<usize> = ranges.iter().flat_map(|range| range.parts(parts)).collect();
+            assert_eq!(all.len(), parts);
+        }
+    }
 }

@@ -99,6 +99,15 @@ fn is_number(data_type: &DataType) -> bool {
 }
 
 impl KeyColumn {
+    /// What it takes in memory.
+    pub(super) fn size(&self) -> usize {
+        match &self.values {
+            Values::Numbers(numbers) => numbers.get_array_memory_size(),
+            Values::Texts(texts) => texts.get_array_memory_size(),
+            Values::Rows(rows) => rows.size(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match &self.values {
             Values::Numbers(values) => values.len(),

@@ -38,6 +38,7 @@ use crate::ids::TableName;
 use crate::table::{At, Lake, Table, TableView, WrittenFile};
 pub(super) use fates::Fate;
 pub(super) use probe::{Hits, Owned, Whole, add_to, set_of, with_deletes};
+use reading::Changes;
 pub(super) use rows::ROWS_TO_SPLIT;
 pub(super) use staged::Staged;
 
@@ -141,9 +142,11 @@ impl<'a> Run<'a> {
     /// Writes everything the run has to write. Nothing is left behind when it fails.
     pub(super) async fn stage(&self, silver: Option<Table>, base: Option<Base>) -> Result<Staged> {
         let (mut base, mut passes) = (base, 1);
+        let mut changes = None;
         loop {
             let mut staged = None;
-            let outcome = self.stage_since(silver.clone(), base.as_ref(), &mut passes, &mut staged).await;
+            let silver = silver.clone();
+            let outcome = self.stage_since(silver, base.as_ref(), &mut changes, &mut passes, &mut staged).await;
             let staged = match (&outcome, staged) {
                 (Ok(Reach::Whole), Some(staged)) => return Ok(staged),
                 (_, staged) => staged,
@@ -152,9 +155,18 @@ impl<'a> Run<'a> {
                 staged.silver.discard(&staged.written).await;
             }
             match outcome {
-                Ok(Reach::Truncated) => base = None,
+                Ok(Reach::Truncated) => (base, changes) = (None, None),
                 Ok(Reach::Whole) => {
                     return Err(self.failed(engine::Error::Internal { problem: "a run staged nothing".to_string() }));
+                }
+                // What is laid out takes room that others need.
+                Err(Error::Query { source: engine::Error::OutOfDisk { problem }, .. })
+                    if changes.as_mut().is_some_and(Changes::forget_layout) =>
+                {
+                    tracing::warn!(
+                        table = %self.model.table, layer = "silver", problem,
+                        "the disk is full of changes that were laid out: each pass reads all of them"
+                    );
                 }
                 // Whichever step it was: with fewer keys at a time, all of them take less.
                 Err(Error::Query { source: engine::Error::OutOfMemory { problem }, .. })
@@ -173,23 +185,30 @@ impl<'a> Run<'a> {
         &self,
         mut silver: Option<Table>,
         base: Option<&Base>,
+        changes: &mut Option<Changes>,
         passes: &mut u64,
         staged: &mut Option<Staged>,
     ) -> Result<Reach> {
-        let new = self.view.added_since(base.map_or(0, |base| base.sequence));
-        let files = new.files(None).await?;
-        let again = self.again(base, &files).await?;
+        let changes = match changes {
+            Some(changes) => changes,
+            None => changes.insert(self.changes(base).await?),
+        };
         let versions = matches!(self.model.scd, Scd::Two { .. });
         // Rows that the model gives are kept next to the events they come from.
-        let bytes =
-            files.iter().chain(&again.files).map(|file| file.size).sum::<u64>() * EXPANSION * (1 + u64::from(versions));
-        *passes = bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(*passes);
-        let passes = *passes;
+        let times = EXPANSION * (1 + u64::from(versions));
+        let bytes = changes.files().map(|file| file.size).sum::<u64>() * times;
+        *passes = match self.wants_keyless_only() {
+            true => *passes,
+            false => bytes.div_ceil((self.engine.memory() as u64 / 2).max(1)).max(*passes),
+        };
+        let depth = if versions { Depth::Versions } else { Depth::Rows };
+        self.lay_out(changes, depth, passes).await;
+        let (passes, changes) = (*passes, &*changes);
+        let files = &changes.files;
         for number in 0..passes {
             let range = KeyRange { number, of: passes };
-            let depth = if versions { Depth::Versions } else { Depth::Rows };
             let started = Instant::now();
-            let mut newest = self.newest(&new, &files, &again, range, depth, base).await?;
+            let mut newest = self.newest(changes, range, depth, base).await?;
             if let Some(base) = base {
                 let known = &base.merged;
                 let knows = |of: &Truncation| known.truncations.iter().any(|(truncation, _)| truncation == of);
@@ -206,7 +225,7 @@ impl<'a> Run<'a> {
             // Every pass sees them.
             let null_keys = (newest.seen.null_keys, newest.seen.first_null_key.clone());
             if versions {
-                self.stage_versions(newest, &files, base, merged, silver.take(), staged).await?;
+                self.stage_versions(newest, files, base, merged, silver.take(), staged).await?;
                 self.stage_keyless(keyless, null_keys, staged).await?;
                 continue;
             }
@@ -223,7 +242,7 @@ impl<'a> Run<'a> {
             }
             let newest = Arc::new(newest);
             let read_ms = started.elapsed().as_millis() as u64;
-            let mut fates = self.fates(&newest, &wanting, &files, base, &merged).await?;
+            let mut fates = self.fates(&newest, &wanting, files, base, &merged).await?;
             let target = match (base, staged.as_ref(), silver.as_ref()) {
                 (None, ..) => None,
                 (Some(_), Some(staged), _) => Some(staged.view.clone()),
@@ -312,6 +331,11 @@ impl<'a> Run<'a> {
     /// Whether the run folds every key it meets, whatever was merged of it.
     pub(super) fn mends(&self, base: Option<&Base>) -> bool {
         matches!(self.extent, Extent::Since(_)) && base.is_some()
+    }
+
+    /// Whether nothing but what has no key comes into quarantine, since no rule says otherwise.
+    pub(super) fn wants_keyless_only(&self) -> bool {
+        self.side == Side::Quarantine && !self.model.quarantines()
     }
 
     async fn frame(&self, sql: &str) -> Result<DataFrame> {

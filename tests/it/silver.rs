@@ -1153,6 +1153,100 @@ async fn many_versions_that_end_lie_in_files_of_their_own() {
     assert_eq!(names(143), ["n1", "n1", "n1"]);
 }
 
+/// How many files lie in a folder, folders in it included.
+fn files_in(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { files_in(&entry.path()) } else { 1 }).sum()
+}
+
+/// What a small budget cannot hold at once is laid out by key first, on disk; where there is no room for that, it is read
+/// again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_do_not_fit_are_laid_out_by_key_where_there_is_room() {
+    const KEYS: i32 = 6_000;
+    const EVENTS: i64 = 45_000;
+    for (scd, has_room) in [(Scd::One, true), (Scd::One, false), (Scd::Two { track_history: Vec::new() }, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let rule = Rule {
+            name: "not_n7".to_string(),
+            test: Test::That("name <> 'n7'".to_string()),
+            action: Action::Quarantine,
+        };
+        let of =
+            |table: &str| SilverModel { scd: scd.clone(), expect: vec![rule.clone()], ..model(table, OnDelete::Mark) };
+        let mut parts = Parts::open(folder.path()).await;
+        let spill_dir = folder.path().join("little");
+        let little = EngineOptions { memory_bytes: 6 << 20, threads: 2, spill_dir: spill_dir.clone() };
+        let little = Engine::new(&little).unwrap();
+        if !has_room {
+            std::fs::remove_dir_all(&spill_dir).unwrap();
+        }
+        let (merged, rebuilt) = (of("merged"), of("rebuilt"));
+        let random = &mut StdRng::seed_from_u64(7);
+        let mut null_keys = 0;
+        for round in 0..2 {
+            for at in 0..EVENTS {
+                let offset = round * EVENTS + at;
+                let key = random.random_range(0..KEYS);
+                let kind = match random.random_range(0..100) {
+                    0..50 => Kind::Create,
+                    50..80 => Kind::Update,
+                    80..90 => Kind::MovedFrom(random.random_range(0..KEYS)),
+                    90..99 => Kind::Delete,
+                    _ => Kind::Keyless,
+                };
+                let kind = if round == 0 && at == 7_000 { Kind::Truncate } else { kind };
+                let note = random.random_bool(0.5).then(|| random.random_range(0..9));
+                let name = random.random_range(0..250);
+                parts.push(&Event { kind, note, ..create(key, offset, offset as u32 + 10, name) });
+            }
+            parts.commit().await;
+            let watched = spill_dir.clone();
+            let (ended, is_ended) = std::sync::mpsc::channel::<()>();
+            let most = std::thread::spawn(move || {
+                let mut most = 0;
+                while is_ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    most = files_in(&watched).max(most);
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                most
+            });
+            let nothing = silver::Lookups::default();
+            let outcome = silver::merge(&parts.lake, &little, &merged, &nothing).await;
+            drop(ended);
+            let most = most.join().unwrap();
+            let Ok(silver::Outcome::Merged(commit)) = outcome else {
+                panic!("{scd:?}, {has_room}, {round}: {outcome:?}")
+            };
+            null_keys += commit.null_keys;
+            // There are twelve parts, and nothing else makes so many files at once.
+            assert_eq!(most >= 12, has_room, "{scd:?}, {round}: {most} files at once");
+            assert_eq!(files_in(&spill_dir), 0, "nothing stays");
+        }
+        parts.merge(&rebuilt).await;
+        if scd == Scd::One {
+            assert!(parts.rows(&merged).await == parts.rows(&rebuilt).await, "{has_room}");
+        } else {
+            let (found, expected) = (parts.versions(&merged).await, parts.versions(&rebuilt).await);
+            assert!(expected.len() > KEYS as usize / 2, "{}", expected.len());
+            assert!(found == expected, "{has_room}");
+        }
+        let quarantined = async |model: &SilverModel| {
+            let session = parts.engine.session();
+            let table = model.quarantine();
+            engine::register(&session, &table, parts.lake.table(&table).await.unwrap().view(At::Head).unwrap())
+                .unwrap();
+            let mut rows = rows_of(&session, &format!("SELECT id, _topic_partition, _offset FROM {table}")).await;
+            rows.sort();
+            rows
+        };
+        let (found, expected) = (quarantined(&merged).await, quarantined(&rebuilt).await);
+        assert_eq!(expected.iter().filter(|row| row.starts_with("null")).count() as u64, null_keys);
+        assert!(expected.len() as u64 > null_keys && null_keys > 100, "{null_keys} of {}", expected.len());
+        assert!(found == expected, "{scd:?}, {has_room}: {} and {} in quarantine", found.len(), expected.len());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bronze_table_made_anew_is_folded_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
