@@ -128,8 +128,11 @@ struct Marker {
     watched: BTreeMap<String, BTreeMap<String, String>>,
     /// For each table how far its commits were gone through for what they found. `None` where a version kept findings that
     /// did not note this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     kept: Option<BTreeMap<String, Kept>>,
+    /// When that version kept the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept_until_ms: Option<i64>,
 }
 
 /// A commit of a table, by its number; a table that was dropped and made anew counts from the start.
@@ -144,10 +147,20 @@ impl Marker {
         Marker { kept: Some(BTreeMap::new()), ..Marker::default() }
     }
 
-    /// Whether what a commit found is kept already.
-    fn has(&self, name: &str, commit: Kept) -> bool {
-        let Some(kept) = &self.kept else { return true };
-        kept.get(name).is_some_and(|kept| kept.table == commit.table && kept.sequence >= commit.sequence)
+    /// Whether what a commit found, made then, is kept already.
+    fn has(&self, name: &str, commit: Kept, at_ms: i64) -> bool {
+        match self.kept.as_ref().and_then(|kept| kept.get(name)) {
+            Some(kept) => kept.table == commit.table && kept.sequence >= commit.sequence,
+            None => self.kept_until_ms.is_some_and(|until| at_ms <= until),
+        }
+    }
+
+    /// Notes how far a table was gone through.
+    fn go_through(&mut self, name: &str, through: Kept) {
+        let kept = self.kept.get_or_insert_default();
+        if kept.get(name).is_none_or(|kept| kept.table != through.table || kept.sequence < through.sequence) {
+            kept.insert(name.to_string(), through);
+        }
     }
 }
 
@@ -269,7 +282,7 @@ impl Findings {
             let (mut findings, others): (Vec<_>, Vec<_>) =
                 own.into_iter().partition(|finding| finding.snapshot_id == Some(snapshot.id));
             own = others;
-            if findings.is_empty() && !known.has(&name, through) {
+            if findings.is_empty() && !known.has(&name, through, snapshot.committed_ms) {
                 findings = Finding::noted(table, rules, snapshot.id, &snapshot.summary);
             }
             self.add_told(&findings, Told::Commit(through, snapshot.committed_ms.saturating_mul(1000)));
@@ -328,7 +341,8 @@ impl Findings {
                 }
             }
             // It says more than what the run found of the rows it wrote.
-            let is_less = |own: &Finding| found.iter().any(|of| (&of.table, &of.rule) == (&own.table, &own.rule));
+            let about = |of: &Finding| (of.table.clone(), of.rule.clone(), of.snapshot_id);
+            let is_less = |own: &Finding| found.iter().any(|of| about(of) == about(own));
             self.found.retain(|own| !is_less(&own.finding));
             self.add(&found);
         }
@@ -471,18 +485,13 @@ impl Findings {
                     false => drop(next.stale.remove(rule)),
                 }
             }
-            let kept = next.kept.get_or_insert_default();
-            for (table, through) in &self.through {
-                if known.kept.is_none() || !known.has(table, *through) {
-                    kept.insert(table.clone(), *through);
-                }
-            }
+            self.through.iter().for_each(|(table, through)| next.go_through(table, *through));
             let mut rows: Vec<(&Finding, i64)> = Vec::new();
             for Found { finding, told } in &self.found {
                 match told {
                     Told::Asked => rows.push((finding, now_us)),
                     // Another pass has taken it from the summary meanwhile.
-                    Told::Commit(commit, _) if known.kept.is_some() && known.has(&finding.table, *commit) => {}
+                    Told::Commit(commit, at_us) if known.has(&finding.table, *commit, at_us / 1000) => {}
                     Told::Commit(_, at_us) => rows.push((finding, *at_us)),
                     Told::Unseen => {}
                 }
@@ -508,8 +517,12 @@ impl Findings {
 
 fn marker_of(table: &Table) -> Marker {
     // One that cannot be read is as good as none: audits are asked again.
-    let known = table.marker(MARKER).and_then(|text| serde_json::from_str(&text).ok());
-    known.unwrap_or_else(Marker::of_nothing)
+    let known: Option<Marker> = table.marker(MARKER).and_then(|text| serde_json::from_str(&text).ok());
+    let mut known = known.unwrap_or_else(Marker::of_nothing);
+    if known.kept.is_none() {
+        known.kept_until_ms = table.snapshots().last().map(|snapshot| snapshot.committed_ms);
+    }
+    known
 }
 
 /// The columns of the table.
