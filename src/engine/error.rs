@@ -1,6 +1,7 @@
 //! What can go wrong between a text of SQL and its rows.
 
 use std::error::Error as StdError;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use datafusion::common::SchemaError;
@@ -108,6 +109,12 @@ impl Error {
                 _ => Error::Table(table::error::Error::unreachable(files, error)),
             };
         }
+        // Writers of spilled data have it under errors of Arrow.
+        let is_full =
+            |error: &&std::io::Error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        if let Some(full) = find::<std::io::Error>(&error).filter(is_full) {
+            return Error::OutOfDisk { problem: first_line(full) };
+        }
         match error.find_root() {
             DataFusionError::SQL(error, _) => syntax(error),
             DataFusionError::SchemaError(error, _) => schema(error),
@@ -119,9 +126,6 @@ impl Error {
             }
             DataFusionError::ResourcesExhausted(problem) => Error::OutOfMemory { problem: holders(problem) },
             DataFusionError::ParquetError(error) => Error::FileCorrupt { problem: first_line(error) },
-            DataFusionError::IoError(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                Error::OutOfDisk { problem: first_line(error) }
-            }
             DataFusionError::ArrowError(error, _) => Error::Data { problem: lower_first(&first_line(error)) },
             DataFusionError::Execution(problem) => Error::Data { problem: lower_first(problem) },
             other => Error::Internal { problem: first_line(other) },
@@ -293,6 +297,9 @@ mod tests {
         check(object_store::Error::NotFound { path: "a".to_string(), source: source() }, Kind::Corrupt);
         check(object_store::Error::PermissionDenied { path: "a".to_string(), source: source() }, Kind::Config);
         check(object_store::Error::Generic { store: "S3", source: source() }, Kind::Unavailable);
+        let full = std::io::Error::from(ErrorKind::StorageFull);
+        let full = arrow::error::ArrowError::IoError("cannot write".to_string(), full);
+        assert!(matches!(Error::from(DataFusionError::from(full)), Error::OutOfDisk { .. }));
         let table = table::error::Error::Contention { table: "a.b".parse().unwrap(), attempts: 2 };
         let error = DataFusionError::External(Box::new(table)).context("planning");
         assert_eq!(Error::from(error).kind(), Kind::Conflict);

@@ -167,6 +167,8 @@ impl<'a> Run<'a> {
                         table = %self.model.table, layer = "silver", problem,
                         "the disk is full of changes that were laid out: each pass reads all of them"
                     );
+                    // As few as there may be, since each has more to read now.
+                    passes = 1;
                 }
                 // Whichever step it was: with fewer keys at a time, all of them take less.
                 Err(Error::Query { source: engine::Error::OutOfMemory { problem }, .. })

@@ -67,8 +67,9 @@ impl Run<'_> {
         if matches!(changes.layout, Layout::None) {
             let started = Instant::now();
             let made = async {
-                let (parts, new) = self.parts_of(&changes.new, &changes.files, depth).await?;
-                let (_, again) = self.parts_of(&self.view, &changes.again.files, Depth::Versions).await?;
+                let (parts, new) = self.parts_of(&changes.new, &changes.files, depth, None).await?;
+                let Again { files, since } = &changes.again;
+                let (_, again) = self.parts_of(&self.view, files, Depth::Versions, Some(*since)).await?;
                 Ok::<_, Error>(LaidOut { parts, new, again })
             };
             match made.await {
@@ -95,7 +96,14 @@ impl Run<'_> {
         }
     }
 
-    async fn parts_of(&self, view: &TableView, files: &[ScanFile], depth: Depth) -> Result<(usize, Parts)> {
+    /// Of events that were ingested since a time, where there is one, those that have a key.
+    async fn parts_of(
+        &self,
+        view: &TableView,
+        files: &[ScanFile],
+        depth: Depth,
+        since: Option<i64>,
+    ) -> Result<(usize, Parts)> {
         let threads = self.engine.threads().clamp(1, OPEN_FILES / PARTS[0]);
         let waiting = (self.engine.memory() / 16 / threads).min(WAITING_BYTES);
         let most = (OPEN_FILES / threads).min(waiting / PIECE_BYTES);
@@ -128,7 +136,15 @@ impl Run<'_> {
                     let mut batches = reader.read(&file, &piece, gone, None).await?;
                     while let Some(batch) = batches.try_next().await? {
                         let events = Events::read(&batch, &keys, &shape, |_| None).map_err(arrow_failed)?;
-                        writer.add(batch, |put| into_parts(&events, parts, put))?;
+                        let chosen = since.map(|since| events.with_key(events.ingested_since(since, None)));
+                        let is_chosen = |row: usize| chosen.as_ref().is_none_or(|chosen| chosen.value(row));
+                        writer.add(batch, |put| {
+                            into_parts(&events, parts, |row, part| {
+                                if is_chosen(row) {
+                                    put(row, part);
+                                }
+                            })
+                        })?;
                     }
                 }
                 writer.finish()
@@ -319,16 +335,20 @@ impl LaidOut {
         let bytes: Vec<u64> = self.new.bytes().iter().zip(self.again.bytes()).map(|(new, again)| new + again).collect();
         let (of_keys, of_all) = bytes.split_at(self.parts);
         let of_all: u64 = of_all.iter().sum();
-        let takes = |passes: usize| {
-            let of_pass = |number: usize| of_keys.iter().skip(number).step_by(passes).sum::<u64>();
+        let largest = |passes: u64| {
+            let of_pass = |number: u64| of_keys.iter().skip(number as usize).step_by(passes as usize).sum::<u64>();
             (0..passes).map(of_pass).max().unwrap_or(0) + of_all
         };
-        let parts = self.parts as u64;
-        let divisors = (least..=parts).filter(|passes| parts.is_multiple_of(*passes));
+        let mean = |passes: u64| of_keys.iter().sum::<u64>() / passes + of_all;
         // Keys and places are held beside the events.
-        let found = divisors.into_iter().find(|passes| takes(*passes as usize) / 4 * 5 <= most_bytes);
+        let fits = |bytes: u64| bytes / 4 * 5 <= most_bytes;
+        let parts = self.parts as u64;
+        let divisors = || (least..=parts).filter(|passes| parts.is_multiple_of(*passes));
+        // Where one key has more events than there is room for, no number of passes parts them.
+        let by_largest = divisors().find(|passes| fits(largest(*passes)));
+        let found = by_largest.or_else(|| divisors().find(|passes| fits(mean(*passes))));
         let more = || {
-            let estimate = takes(self.parts) / 4 * 5 / most_bytes.max(1) * parts;
+            let estimate = mean(parts) / 4 * 5 / most_bytes.max(1) * parts;
             least.max(estimate.min(MOST_PASSES_EVER)).next_multiple_of(parts)
         };
         found.unwrap_or_else(more)
