@@ -81,7 +81,7 @@ pub(crate) struct PartsWriter {
 pub(crate) struct WrittenParts(Vec<(usize, RefCountedTempFile, u64)>);
 
 impl PartsWriter {
-    /// Adds rows of a batch to parts: `of(row, part)` for each of them.
+    /// Adds rows of a batch to parts: `each` is handed what takes a row and its part.
     pub(crate) fn add(&mut self, batch: RecordBatch, each: impl FnOnce(&mut dyn FnMut(usize, usize))) -> Result<()> {
         let (number, rows) = (self.waiting.len(), &mut self.rows);
         let mut count = 0;

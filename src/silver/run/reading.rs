@@ -28,7 +28,7 @@ use crate::table::{ColumnStatistics, Prune, ScanFile, TableView};
 const WORTH_LAYING_OUT: u64 = 4;
 
 /// How many parts there may be: numbers that many others divide, since a pass takes some parts as a whole.
-const PARTS: [usize; 6] = [6, 12, 24, 60, 120, 240];
+const PARTS: [usize; 5] = [6, 12, 24, 60, 120];
 
 /// How many files hold parts at most, of all cores together. Each is open, twice while it is written, and few systems let a
 /// process have more than a thousand.
@@ -194,7 +194,7 @@ impl Run<'_> {
         };
         let keep = move |events: &Events| if only_keyless { without_key(events) } else { of_range(events, range) };
         match layout {
-            Layout::Done(laid_out) => self.each_batch_of_parts(laid_out, &laid_out.new, range, None, &mut take).await?,
+            Layout::Done(laid_out) => self.each_batch_of_parts(laid_out, &laid_out.new, range, &mut take).await?,
             _ => self.each_batch_of(new, files, depth, keep, |events| events, &mut take).await?,
         }
         if !again.files.is_empty() && !only_keyless {
@@ -204,9 +204,8 @@ impl Run<'_> {
                 move |events: &Events| Some(events.with_key(events.ingested_since(since, of_range(events, range))));
             let (view, depth) = (&self.view, Depth::Versions);
             match layout {
-                Layout::Done(laid_out) => {
-                    self.each_batch_of_parts(laid_out, &laid_out.again, range, Some(since), &mut take).await?
-                }
+                // Only those since then are laid out.
+                Layout::Done(laid_out) => self.each_batch_of_parts(laid_out, &laid_out.again, range, &mut take).await?,
                 _ => self.each_batch_of(view, &again.files, depth, keep, |events| events, &mut take).await?,
             }
         }
@@ -220,26 +219,18 @@ impl Run<'_> {
         Ok(newest)
     }
 
-    /// Reads what lies on disk of a range of keys, each event once. Of those that were ingested since a time, where there is
-    /// one, and have a key.
+    /// Reads what lies on disk of a range of keys, each event once.
     async fn each_batch_of_parts(
         &self,
         laid_out: &LaidOut,
         of: &Parts,
         range: KeyRange,
-        since: Option<i64>,
         take: impl FnMut(Events),
     ) -> Result<()> {
         let parts = laid_out.parts;
         let work = |(part, reader): (usize, PartReader), seen: Sender<Events>| {
             let (shape, keys) = (self.shape.clone(), self.keys.clone());
-            let keep = move |events: &Events| {
-                let chosen = of_range_in_part(events, range, part, parts);
-                Some(match since {
-                    Some(since) => events.with_key(events.ingested_since(since, Some(chosen))),
-                    None => chosen,
-                })
-            };
+            let keep = move |events: &Events| Some(of_range_in_part(events, range, part, parts));
             async move {
                 let mut batches = reader.read()?;
                 while let Some(batch) = batches.try_next().await? {
