@@ -254,7 +254,7 @@ impl<'a> Ingest<'a> {
                 Ok::<_, Error>((
                     route,
                     topics,
-                    Lane::new(bronze, lake.clock().clone(), dialect.clone(), makers.clone())?,
+                    Lane::new(bronze, lake.clock().clone(), dialect.clone(), makers.clone()),
                     offsets,
                 ))
             };
@@ -486,7 +486,8 @@ impl<'a> Ingest<'a> {
 
     /// Commits the largest tables early when all of them together take too much memory.
     fn make_room(&mut self) {
-        // What is being committed is as good as gone. If it takes long, the others have the room that it leaves.
+        // What is being committed is as good as gone, but for the few chunks behind it. If it takes long, the others have
+        // the room that it leaves.
         let (mut going, mut staying) = (0, 0);
         for table in self.tables.iter().filter(|table| !table.is_stopped()) {
             let of = match table.committing_since {
@@ -640,12 +641,15 @@ impl<'a> Ingest<'a> {
             Report::Took { bytes, staged } => {
                 let table = &mut self.tables[index];
                 table.bytes_waiting = table.bytes_waiting.saturating_sub(bytes);
-                table.bytes_staged = staged;
+                // What was told before a failure and comes after it is of rows that are gone.
+                if table.is_reading() {
+                    table.bytes_staged = staged;
+                }
                 table.hand_over(false);
             }
             Report::Committed { commit, reached, is_asked_for } => {
                 let table = &mut self.tables[index];
-                (table.bytes_staged, table.failures) = (0, 0);
+                table.failures = 0;
                 if is_asked_for {
                     table.committing_since = None;
                 }

@@ -1,12 +1,17 @@
-//! One bronze table's way from raw records to commits, as a task of its own.
+//! One bronze table's way from raw records to commits.
 //!
 //! A lane decodes, builds columns and writes Parquet while the source is being read, so that a commit only has to close
 //! a file, or to write a small one. It is told what to do in order; what it was told before it fell behind no longer counts.
+//!
+//! It has two halves, each a task, so that neither waits for the other: one makes records rows, the other writes and commits
+//! them. What the first hands to the second is in the order that it was told, too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::Dialect;
 use super::makers::Makers;
@@ -18,6 +23,9 @@ use crate::clock::Clock;
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result, Situation};
 use crate::offsets::{OffsetRange, Offsets, Positions, RecordMark, TopicPartition};
+
+/// So many chunks may be rows and wait for a commit to end, or for a file.
+const CHUNKS_MADE: usize = 4;
 
 /// What a lane is told.
 pub(super) enum Work {
@@ -61,70 +69,192 @@ struct Made {
     last: Vec<(TopicPartition, RecordMark)>,
 }
 
+/// What the half that writes is told.
+enum Step {
+    /// What was staged or made before no longer counts. The answer is what rows are made with from here on.
+    Afresh {
+        answer: oneshot::Sender<Columns>,
+    },
+    Made(Made),
+    /// Records could not be made rows.
+    Failed(Error),
+    Commit,
+    Reopen,
+    Recall {
+        at: TopicPartition,
+        mark: RecordMark,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// What both halves know.
+#[derive(Default)]
+struct Shared {
+    /// Memory of rows that are on their way to the half that writes, and of those it has that are not in a file.
+    made: AtomicUsize,
+    staged: AtomicUsize,
+    /// Whether what is told builds on something that is no longer there.
+    is_stale: AtomicBool,
+}
+
+impl Shared {
+    fn took(&self, bytes: usize) -> Report {
+        let staged = self.made.load(Ordering::Relaxed) + self.staged.load(Ordering::Relaxed);
+        Report::Took { bytes, staged }
+    }
+
+    fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
+}
+
 pub(super) struct Lane {
-    bronze: BronzeTable,
-    /// Not here while it works on a chunk.
+    maker: Maker,
+    writer: Writer,
+}
+
+/// The half that makes records rows.
+struct Maker {
+    /// Nothing while it is not known where to read on.
     columns: Option<Columns>,
-    /// Columns that are not in a file yet: they are written while the next chunk is made columns.
-    made: Option<Made>,
+    makers: Makers,
+    shared: Arc<Shared>,
+}
+
+/// The half that writes rows and commits them.
+struct Writer {
+    bronze: BronzeTable,
     clock: Clock,
     dialect: Dialect,
-    makers: Makers,
     ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// The last record of each of them.
     last: BTreeMap<TopicPartition, RecordMark>,
     counts: ChangeCounts,
-    /// Whether what it is told builds on something it no longer has.
-    is_stale: bool,
+    shared: Arc<Shared>,
 }
 
 impl Lane {
-    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect, makers: Makers) -> Result<Self> {
-        Ok(Lane {
-            columns: None,
-            made: None,
-            bronze,
-            clock,
-            dialect,
-            makers,
-            ranges: BTreeMap::new(),
-            last: BTreeMap::new(),
-            counts: ChangeCounts::default(),
-            is_stale: false,
-        })
+    pub(super) fn new(bronze: BronzeTable, clock: Clock, dialect: Dialect, makers: Makers) -> Self {
+        let shared = Arc::new(Shared::default());
+        let maker = Maker { columns: None, makers, shared: shared.clone() };
+        let (ranges, last, counts) = (BTreeMap::new(), BTreeMap::new(), ChangeCounts::default());
+        Lane { maker, writer: Writer { bronze, clock, dialect, ranges, last, counts, shared } }
     }
 
     /// Works until nobody tells it anything more.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Work>, tell: impl Fn(Report)) {
+    pub(super) async fn run(self, inbox: mpsc::Receiver<Work>, tell: impl Fn(Report) + Clone + Send + Sync + 'static) {
+        let (steps, of_writer) = mpsc::channel(CHUNKS_MADE);
+        // It ends with this.
+        let mut halves = JoinSet::new();
+        halves.spawn(self.maker.run(inbox, steps, tell.clone()));
+        self.writer.run(of_writer, tell).await;
+    }
+}
+
+impl Maker {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Work>,
+        steps: mpsc::Sender<Step>,
+        tell: impl Fn(Report) + Send + Sync,
+    ) {
         while let Some(work) = inbox.recv().await {
-            match work {
+            let step = match work {
                 Work::Start { positions, afresh } => {
-                    if let Err(error) = self.start(positions, afresh).await {
-                        self.fail(error, &tell).await;
+                    if afresh {
+                        let (answer, answered) = oneshot::channel();
+                        if steps.send(Step::Afresh { answer }).await.is_err() {
+                            return;
+                        }
+                        // Without an answer, something has failed, which was told.
+                        self.columns = answered.await.ok();
                     }
+                    self.start(positions).err().map(Step::Failed)
                 }
                 Work::Records { records, positions, bytes } => {
-                    if !self.is_stale
-                        && let Err(error) = self.take(records, positions, &tell).await
+                    let made = self.make(records, positions).await.transpose();
+                    if let Some(Ok(made)) = &made {
+                        self.shared.made.fetch_add(made.bytes, Ordering::Relaxed);
+                    }
+                    tell(self.shared.took(bytes));
+                    made.map(|made| made.map_or_else(Step::Failed, Step::Made))
+                }
+                Work::Commit => Some(Step::Commit),
+                Work::Reopen => Some(Step::Reopen),
+                Work::Recall { at, mark, done } => Some(Step::Recall { at, mark, done }),
+            };
+            if let Some(step) = step
+                && steps.send(step).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn start(&mut self, positions: Positions) -> Result<()> {
+        let Some(columns) = &mut self.columns else { return Ok(()) };
+        for (partition, from) in positions {
+            columns.builder.start(partition, from)?;
+        }
+        Ok(())
+    }
+
+    /// Makes columns of a chunk, unless it builds on what is no longer there.
+    async fn make(&mut self, records: Vec<RawRecord>, positions: Positions) -> Result<Option<Made>> {
+        let columns = self.columns.take().filter(|_| !self.shared.is_stale());
+        let Some(mut columns) = columns else { return Ok(None) };
+        let making = self.makers.run(move || {
+            let made = columns.make(records, &positions);
+            (columns, made)
+        });
+        let (columns, made) = making.await.ok_or(LaneError::Ended)?;
+        let made = made?;
+        self.columns = Some(columns);
+        Ok(Some(made))
+    }
+}
+
+impl Writer {
+    async fn run(mut self, mut steps: mpsc::Receiver<Step>, tell: impl Fn(Report)) {
+        while let Some(step) = steps.recv().await {
+            match step {
+                Step::Afresh { answer } => {
+                    self.forget().await;
+                    match self.columns() {
+                        Ok(columns) => {
+                            self.shared.is_stale.store(false, Ordering::Relaxed);
+                            // Who asked has ended if it is not there any more.
+                            drop(answer.send(columns));
+                        }
+                        Err(error) => self.fail(error, &tell).await,
+                    }
+                }
+                Step::Made(made) => {
+                    let bytes = made.bytes;
+                    if !self.is_stale()
+                        && let Err(error) = self.write(made, &tell).await
                     {
                         self.fail(error, &tell).await;
                     }
-                    tell(Report::Took { bytes, staged: self.staged_bytes() });
+                    self.shared.made.fetch_sub(bytes, Ordering::Relaxed);
+                    self.shared.staged.store(self.bronze.staged_bytes(), Ordering::Relaxed);
+                    tell(self.shared.took(0));
                 }
-                Work::Commit if self.is_stale => {}
-                Work::Commit => {
-                    if let Err(error) = self.commit(&tell).await {
+                Step::Failed(_) | Step::Commit if self.is_stale() => {}
+                Step::Failed(error) => self.fail(error, &tell).await,
+                Step::Commit => {
+                    if let Err(error) = self.commit(true, &tell).await {
                         self.fail(error, &tell).await;
                     }
                 }
-                Work::Recall { at, mark, done } => {
+                Step::Recall { at, mark, done } => {
                     self.forget().await;
                     if let Err(error) = self.bronze.recall(&at, mark).await {
                         tracing::error!(table = %self.bronze.name(), %error, "a start will not notice the other topic");
                     }
                     drop(done);
                 }
-                Work::Reopen => {
+                Step::Reopen => {
                     self.forget().await;
                     match self.offsets().await {
                         Ok(offsets) => tell(Report::At(offsets)),
@@ -136,23 +266,11 @@ impl Lane {
         self.bronze.discard().await;
     }
 
-    async fn start(&mut self, positions: Positions, afresh: bool) -> Result<()> {
-        if afresh {
-            self.forget().await;
-            self.is_stale = false;
-        }
-        let mut columns = self.columns()?;
-        for (partition, from) in positions {
-            columns.builder.start(partition, from)?;
-        }
-        self.columns = Some(columns);
-        Ok(())
+    fn is_stale(&self) -> bool {
+        self.shared.is_stale()
     }
 
-    fn columns(&mut self) -> Result<Columns> {
-        if let Some(columns) = self.columns.take() {
-            return Ok(columns);
-        }
+    fn columns(&self) -> Result<Columns> {
         let epoch = self.bronze.epoch()?;
         let builder = ChangeBatchBuilder::new(self.bronze.images()?, epoch, self.clock.clone())
             .with_placeholder(self.dialect.placeholder.clone());
@@ -160,31 +278,13 @@ impl Lane {
         Ok(Columns { decoder: Decoder::new(self.dialect.format), builder, backfilled, epoch })
     }
 
-    /// Makes columns of a chunk, and meanwhile writes those of the chunk before.
-    async fn take(&mut self, records: Vec<RawRecord>, positions: Positions, tell: &impl Fn(Report)) -> Result<()> {
-        let mut columns = self.columns()?;
-        let makers = self.makers.clone();
-        let making = makers.run(move || {
-            let made = columns.make(records, &positions);
-            (columns, made)
-        });
-        let (making, written) = tokio::join!(making, self.write(tell));
-        let (columns, made) = making.ok_or(LaneError::Ended)?;
-        written?;
-        let made = made?;
-        if !self.is_stale {
-            (self.columns, self.made) = (Some(columns), Some(made));
-        }
-        Ok(())
-    }
-
-    /// Writes what was made of the last chunk into a file.
-    async fn write(&mut self, tell: &impl Fn(Report)) -> Result<()> {
-        let Some(Made { batch, last, .. }) = self.made.take() else { return Ok(()) };
+    /// Writes what was made of a chunk into a file.
+    async fn write(&mut self, made: Made, tell: &impl Fn(Report)) -> Result<()> {
+        let Made { batch, last, .. } = made;
         let mut staging = self.bronze.stage(&batch).await?;
         if staging == Staging::CommitFirst {
-            self.commit_written(false, tell).await?;
-            if self.is_stale {
+            self.commit(false, tell).await?;
+            if self.is_stale() {
                 return Ok(());
             }
             staging = self.bronze.stage(&batch).await?;
@@ -208,19 +308,7 @@ impl Lane {
         Ok(())
     }
 
-    fn staged_bytes(&self) -> usize {
-        self.bronze.staged_bytes() + self.made.as_ref().map_or(0, |made| made.bytes)
-    }
-
-    async fn commit(&mut self, tell: &impl Fn(Report)) -> Result<()> {
-        self.write(tell).await?;
-        match self.is_stale {
-            true => Ok(()),
-            false => self.commit_written(true, tell).await,
-        }
-    }
-
-    async fn commit_written(&mut self, is_asked_for: bool, tell: &impl Fn(Report)) -> Result<()> {
+    async fn commit(&mut self, is_asked_for: bool, tell: &impl Fn(Report)) -> Result<()> {
         let ranges = std::mem::take(&mut self.ranges);
         let last = std::mem::take(&mut self.last);
         let counts = std::mem::take(&mut self.counts);
@@ -229,7 +317,11 @@ impl Lane {
             return Ok(());
         }
         // Whoever waits for room need not wait for the catalog.
-        let written = || tell(Report::Took { bytes: 0, staged: 0 });
+        let shared = self.shared.clone();
+        let written = || {
+            shared.staged.store(0, Ordering::Relaxed);
+            tell(shared.took(0));
+        };
         match self.bronze.commit_telling(&ranges, &last, counts, written).await? {
             Outcome::Committed(commit) => {
                 let reached = ranges.into_iter().map(|(partition, range)| (partition, range.next)).collect();
@@ -250,11 +342,11 @@ impl Lane {
 
     async fn forget(&mut self) {
         self.bronze.discard().await;
-        (self.columns, self.made) = (None, None);
+        self.shared.staged.store(0, Ordering::Relaxed);
         self.ranges.clear();
         self.last.clear();
         self.counts = ChangeCounts::default();
-        self.is_stale = true;
+        self.shared.is_stale.store(true, Ordering::Relaxed);
     }
 
     async fn offsets(&mut self) -> Result<Offsets> {
