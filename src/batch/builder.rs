@@ -18,6 +18,7 @@ use crate::change::{
 };
 use crate::clock::Clock;
 use crate::evolution::{Form, TableImages};
+use crate::json;
 use crate::layout::{self, UTC};
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::placeholder::Placeholder;
@@ -344,7 +345,7 @@ impl Found {
         room: Option<&mut Images>,
     ) -> Result<Result<Row<'a>, Unfit>> {
         let Some(image) = image else { return Ok(Ok(Row::Null)) };
-        let Ok(json) = std::str::from_utf8(image.json()) else {
+        let Some(json) = json::text(image.json()) else {
             return Ok(Err(Unfit::NotAnObject { image: name }));
         };
         let Some(columns) = columns else { return Ok(image::read_json(json, name, unavailable)) };
@@ -533,7 +534,6 @@ mod tests {
     use crate::change::{Op, Span};
     use crate::error::Situation;
     use crate::evolution::{ColumnChange, Evolution};
-    use crate::json;
     use crate::row::{Column, ColumnType};
 
     fn shape(columns: &[(&str, &str)]) -> Arc<RowShape> {

@@ -52,7 +52,7 @@ pub(super) fn text(payload: &[u8]) -> Result<&str, Reason> {
     if payload.is_empty() {
         return Err(Reason::Empty);
     }
-    Ok(std::str::from_utf8(payload).map_err(|_| Reason::NotText)?.trim_ascii())
+    Ok(json::text(payload).ok_or(Reason::NotText)?.trim_ascii())
 }
 
 /// The object a payload's text holds, out of its schema block; `None` when it holds JSON's `null`.
@@ -89,7 +89,7 @@ const SHORTEST_WRAPPED: usize = r#"{"schema":{},"payload":1}"#.len();
 /// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
 /// JSON comes back as JSON that holds it, for the rejected row.
 pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
-    let Ok(text) = std::str::from_utf8(bytes) else {
+    let Some(text) = json::text(bytes) else {
         return Err(format!("{{\"base64\":\"{}\"}}", STANDARD.encode(bytes)));
     };
     let text = text.trim_ascii();
