@@ -109,6 +109,21 @@ impl FieldIdAdapter {
     }
 }
 
+/// Where a column of the table is among a file's, and how its array becomes the table's; the first is `None` where the
+/// file lacks it, and all rows are null. Of what can only be told as an error, it says nothing.
+pub(super) fn placed(field: &FieldRef, physical: &Schema) -> Option<(Option<usize>, Recipe)> {
+    let by_id = physical.fields().iter().any(|candidate| field_id(candidate).is_some());
+    let id = field_id(field);
+    let position = match by_id {
+        true => physical.fields().iter().rposition(|candidate| id.is_some() && field_id(candidate) == id),
+        false => physical.fields().find(field.name()).map(|(at, _)| at),
+    };
+    match position {
+        Some(at) => Some((Some(at), recipe(physical.field(at).data_type(), field.data_type(), by_id).ok()?)),
+        None => field.is_nullable().then(|| (None, Recipe::Null(field.data_type().clone()))),
+    }
+}
+
 /// The Iceberg field id that a Parquet file or a table schema carries in its Arrow metadata.
 pub(crate) fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()
@@ -137,7 +152,7 @@ fn converts(from: &DataType, to: &DataType) -> bool {
         || match (from, to) {
             (Timestamp(..), Timestamp(..)) | (Time32(_) | Time64(_), Time64(_)) => true,
             // What Iceberg calls `binary` is large in its Arrow schema, and not in a file's.
-            (Utf8 | Binary | LargeBinary, Utf8 | Utf8View | Binary | LargeBinary) => true,
+            (Utf8 | Binary | LargeBinary, Utf8 | Binary | LargeBinary) => true,
             (FixedSizeBinary(_), Binary | LargeBinary) | (Binary | LargeBinary, FixedSizeBinary(_)) => true,
             (from, to) => from.is_integer() && to.is_integer(),
         }
@@ -145,7 +160,7 @@ fn converts(from: &DataType, to: &DataType) -> bool {
 
 /// How a file's array becomes the table's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Recipe {
+pub(super) enum Recipe {
     Keep,
     Null(DataType),
     Cast(DataType),
@@ -205,7 +220,7 @@ fn called(data_type: &DataType) -> String {
 }
 
 impl Recipe {
-    fn apply(&self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    pub(super) fn apply(&self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         Ok(match self {
             Recipe::Keep => array.clone(),
             Recipe::Null(data_type) => new_null_array(data_type, array.len()),

@@ -10,7 +10,7 @@
 //! one `DataSourceExec` over `source`. When a file is opened, a file that is read as it is goes to DataFusion's own
 //! Parquet opener, and one with deleted rows, or whose row positions are asked for, to `position_scan`. Both read bytes
 //! through `data_file` and map the file's columns to the table's by field id through `columns`. Who has to go through files
-//! row by row, without a query, uses `row_reader`; who would go through them again and again puts them into `parts` first. `judge` asks conditions of rows as they pass by.
+//! row by row, without a query, uses `row_reader`, which takes single rows out of pages by `pick`; who would go through them again and again puts them into `parts` first. `judge` asks conditions of rows as they pass by.
 
 pub mod error;
 pub mod provider;
@@ -23,6 +23,7 @@ mod data_file;
 mod judge;
 mod literals;
 mod parts;
+mod pick;
 mod position_scan;
 mod prune;
 mod row_reader;

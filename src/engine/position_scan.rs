@@ -179,12 +179,10 @@ impl PositionOpener {
         let plain = ArrowReaderMetadata::try_new(footer.clone(), options.clone())?;
         // The only Iceberg timestamps are in microseconds, and those of older Spark are stored as 96 bits.
         let coerced = coerce_int96_to_resolution(plain.parquet_schema(), plain.schema(), &TimeUnit::Microsecond);
-        let viewed = with_views(self.schema.file_schema(), coerced.as_ref().unwrap_or(plain.schema()));
-        let schema = viewed.or(coerced);
-        if schema.is_none() && !self.needs_positions() {
+        if coerced.is_none() && !self.needs_positions() {
             return Ok(plain);
         }
-        if let Some(schema) = schema {
+        if let Some(schema) = coerced {
             options = options.with_schema(Arc::new(schema));
         }
         if self.needs_positions() {
@@ -217,20 +215,6 @@ impl PositionOpener {
         })
         .data()
     }
-}
-
-/// The file's columns, those of texts as views where the table's are to be read so; `None` where none is.
-fn with_views(logical: &Schema, physical: &Schema) -> Option<Schema> {
-    let viewed = logical.fields().iter().filter(|field| *field.data_type() == DataType::Utf8View);
-    let viewed: HashSet<i32> = viewed.filter_map(|field| field_id(field)).collect();
-    let is_viewed =
-        |field: &Field| *field.data_type() == DataType::Utf8 && field_id(field).is_some_and(|id| viewed.contains(&id));
-    let fields = physical.fields().iter().map(|field| match is_viewed(field) {
-        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
-        false => field.clone(),
-    });
-    let fields: Fields = fields.collect();
-    (fields != *physical.fields()).then(|| Schema::new_with_metadata(fields, physical.metadata().clone()))
 }
 
 /// The file's columns, each struct with those of its fields only that the table's columns have; and the leaves of each.

@@ -4,4 +4,5 @@ mod columns;
 mod deletes;
 mod fixture;
 mod plans;
+mod rows;
 mod sql;

@@ -119,8 +119,8 @@ impl Run<'_> {
             found.push(hits);
             Ok(())
         };
-        for (_, found) in self.probe(target, newest, &Arc::new(only), &names, None, keep).await? {
-            for Hits { rows, with: columns, .. } in found {
+        for (_, found) in self.probe(target, newest, &Arc::new(only), &names, keep).await? {
+            for Hits { rows, with: columns } in found {
                 let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
                 if newest.hold_more(bytes + rows.len() * size_of::<(u32, (u32, u32))>()).is_err() {
                     return Ok(None);

@@ -37,7 +37,7 @@ use crate::engine::{self, Engine};
 use crate::ids::TableName;
 use crate::table::{At, Lake, Table, TableView, WrittenFile};
 pub(super) use fates::Fate;
-pub(super) use probe::{Hits, Owned, Whole, add_to, set_of, with_deletes};
+pub(super) use probe::{Hits, add_to, with_deletes};
 use reading::Changes;
 pub(super) use rows::ROWS_TO_SPLIT;
 pub(super) use staged::Staged;

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, FieldRef, Int64Type, UInt64Type};
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, Schema};
 use arrow::error::ArrowError;
-use futures::TryStreamExt;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use roaring::RoaringTreemap;
 
 use super::MADE_ANEW;
 use crate::engine::{Piece, RowReader, in_parallel, pieces};
 use crate::silver::Result;
 use crate::silver::events::Newest;
-use crate::silver::run::{Fate, Hits, Owned, Run, Staged, Whole, add_to, arrow_failed, set_of};
+use crate::silver::run::{Fate, Hits, Run, Staged, add_to, arrow_failed};
 use crate::silver::versions::{Before, VALID_FROM, VALID_TO};
-use crate::table::{ColumnStatistics, ScanFile, TableView};
+use crate::table::ScanFile;
 
 /// Where in the target what is known of the keys lies.
 #[derive(Default)]
@@ -25,130 +25,145 @@ pub(super) struct Known {
     pub(super) rows: Vec<RecordBatch>,
 }
 
-/// What a piece of a file has of the keys.
+/// The rows of a file that are of keys, in order: where each is, and the number of its key.
+struct Places {
+    file: ScanFile,
+    positions: Vec<u64>,
+    numbers: Vec<u32>,
+}
+
+/// What a place takes while it is put in order and looked up.
+const BYTES_OF_PLACE: usize = 2 * size_of::<(u64, u32)>();
+
+/// What a piece of a file has of the keys that go on.
 #[derive(Default)]
 struct OfPiece {
     /// Rows that make way.
     doomed: RoaringTreemap,
     /// Whose row began or ended when.
     times: Vec<(u32, i64)>,
-    /// Where the rows are that keys go on from, and whose, if they were not read at once.
-    current: Vec<(u64, u32)>,
-    /// These rows.
-    rows: Vec<Owned>,
+    /// Where the rows are that keys go on from, whose, and when they began.
+    positions: Vec<u64>,
+    numbers: Vec<u32>,
+    froms: Vec<i64>,
+    /// These rows, each batch with the place of its first among them.
+    rows: Vec<(usize, RecordBatch)>,
 }
 
 impl OfPiece {
-    /// The rows come with when they began and ended.
-    fn note(&mut self, hits: Hits, fates: &[Fate]) -> Result<(), ArrowError> {
-        let Hits { rows, with, whole } = hits;
-        let times = with.iter().map(|times| Ok(cast(times, &DataType::Int64)?.as_primitive::<Int64Type>().clone()));
-        let times = times.collect::<Result<Vec<_>, ArrowError>>()?;
-        for (row, (position, number)) in rows.into_iter().enumerate() {
-            let fate = fates[number as usize];
-            let goes_on = goes_on(&with, row, fate);
-            if goes_on || fate == Fate::Fold {
-                add_to(&mut self.doomed, position);
-            }
-            if fate != Fate::Fold {
-                let last = times.iter().filter(|times| times.is_valid(row)).map(|times| times.value(row)).max();
-                self.times.extend(last.map(|last| (number, last)));
-            }
-            if goes_on && whole.is_none() {
-                self.current.push((position, number));
+    /// `times` are when rows, from the first of these on, began and ended.
+    fn note(&mut self, times: &RecordBatch, positions: &[u64], numbers: &[u32]) -> Result<(), ArrowError> {
+        let column = |name| {
+            let column = times.column_by_name(name);
+            let column = column.ok_or_else(|| ArrowError::SchemaError(format!("`{name}` was not read")))?;
+            Ok::<_, ArrowError>(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+        };
+        let (from, to) = (column(VALID_FROM)?, column(VALID_TO)?);
+        for (row, (position, number)) in positions.iter().zip(numbers).take(times.num_rows()).enumerate() {
+            let last = [&from, &to].into_iter().filter(|times| times.is_valid(row)).map(|times| times.value(row));
+            self.times.extend(last.max().map(|last| (*number, last)));
+            // A row that has not ended is what its key goes on from.
+            if to.is_null(row) {
+                add_to(&mut self.doomed, *position);
+                self.positions.push(*position);
+                self.numbers.push(*number);
+                self.froms.push(from.value(row));
             }
         }
-        self.rows.extend(whole);
         Ok(())
     }
 }
 
 impl Run<'_> {
     /// Looks up the keys in the target: rows that make way are noted as doomed, and versions to go on from are read.
+    ///
+    /// Keys are read of all rows; of those that are of the keys, when they began and ended; the rest of a row, but for its
+    /// key, where that goes on from it.
     pub(super) async fn known(&self, staged: &mut Staged, newest: &Arc<Newest>, fates: Vec<Fate>) -> Result<Known> {
         let fates = Arc::new(fates);
+        let keep = |found: &mut Vec<(u64, u32)>, hits: Hits| {
+            found.extend(hits.rows);
+            Ok(())
+        };
+        let found = self.probe(&staged.view, newest, &fates, &[], keep).await?;
+        let count: usize = found.iter().map(|(_, places)| places.len()).sum();
+        let of_places = MemoryConsumer::new(format!("rows of {}", self.model.table))
+            .register(&self.session.runtime_env().memory_pool);
+        of_places.try_grow(count * BYTES_OF_PLACE).map_err(|error| self.failed(error.into()))?;
         let fields = staged.view.arrow_schema().fields().clone();
-        let is_read = |field: &&FieldRef| field.name() == VALID_FROM || !MADE_ANEW.contains(&field.name().as_str());
-        let columns: Vec<FieldRef> = fields.iter().filter(is_read).cloned().collect();
-        let whole = Whole { columns: columns.clone(), is_wanted: goes_on, may_be_in: may_go_on };
-        let of = fates.clone();
-        let keep = move |found: &mut OfPiece, hits| found.note(hits, &of);
-        let found = self.probe(&staged.view, newest, &fates, &[VALID_FROM, VALID_TO], Some(whole), keep).await?;
+        let reader = |is_read: &dyn Fn(&FieldRef) -> bool| {
+            let columns: Vec<FieldRef> = fields.iter().filter(|field| is_read(field)).cloned().collect();
+            Arc::new(RowReader::new(&self.session, &staged.view, columns))
+        };
+        let times = reader(&|field| [VALID_FROM, VALID_TO].contains(&field.name().as_str()));
+        let whole = reader(&|field| !MADE_ANEW.contains(&field.name().as_str()) && !self.is_key_as_sent(field));
+        let mut files: Vec<Arc<Places>> = Vec::new();
+        for (file, places) in in_files(found) {
+            let (folded, places): (Vec<_>, Vec<_>) =
+                places.into_iter().partition(|(_, number)| fates[*number as usize] == Fate::Fold);
+            // All versions of these make way, whatever they are.
+            let mut doomed = RoaringTreemap::new();
+            folded.into_iter().for_each(|(position, _)| add_to(&mut doomed, position));
+            staged.doom(file.clone(), doomed);
+            let (positions, numbers) = places.into_iter().unzip();
+            files.push(Arc::new(Places { file, positions, numbers }));
+        }
+        let scanned: Vec<ScanFile> = files.iter().map(|places| places.file.clone()).collect();
+        let work = |piece: Piece| {
+            let (places, times, whole) = (files[piece.file].clone(), times.clone(), whole.clone());
+            async move {
+                let Places { file, positions, numbers } = &*places;
+                let mut of_piece = OfPiece::default();
+                for (first, times) in times.rows_at(file, &piece, positions).await? {
+                    of_piece.note(&times, &positions[first..], &numbers[first..]).map_err(arrow_failed)?;
+                }
+                of_piece.rows = whole.rows_at(file, &piece, &of_piece.positions).await?;
+                Ok((piece.file, of_piece))
+            }
+        };
         let mut known = Known { before: vec![Before::default(); newest.keys.len()], rows: Vec::new() };
-        let (mut rows, mut wanted) = (Vec::new(), Vec::new());
-        for (file, of_piece) in found {
+        let mut rows = Vec::new();
+        let take = |(file, of_piece): (usize, OfPiece)| {
             for (number, time) in of_piece.times {
                 let until = &mut known.before[number as usize].until;
                 *until = time.max(*until);
             }
-            rows.extend(of_piece.rows);
-            wanted.extend((!of_piece.current.is_empty()).then(|| (file.clone(), of_piece.current)));
-            staged.doom(file, of_piece.doomed);
-        }
-        rows.extend(self.rows_at(&staged.view, columns, in_files(wanted)).await?);
-        for (numbers, batch) in rows {
-            let from = batch.column_by_name(VALID_FROM).map(|from| cast(from, &DataType::Int64)).transpose();
-            let Some(from) = from.map_err(|error| self.failed(arrow_failed(error)))? else { continue };
-            let from = from.as_primitive::<Int64Type>();
-            for (row, number) in numbers.into_iter().enumerate() {
-                let before = &mut known.before[number as usize];
-                (before.current, before.from) = (Some((known.rows.len() as u32, row as u32)), from.value(row));
+            staged.doom(scanned[file].clone(), of_piece.doomed);
+            for (first, batch) in of_piece.rows {
+                let of_batch = first..first + batch.num_rows();
+                let numbers = of_piece.numbers[of_batch.clone()].to_vec();
+                for (row, (number, from)) in numbers.iter().zip(&of_piece.froms[of_batch]).enumerate() {
+                    let before = &mut known.before[*number as usize];
+                    (before.current, before.from) = (Some((rows.len() as u32, row as u32)), *from);
+                }
+                rows.push((numbers, batch));
             }
-            known.rows.push(batch);
-        }
+        };
+        in_parallel(self.engine.threads(), pieces(&scanned), work, take).await.map_err(|error| self.failed(error))?;
+        let with_keys = rows.into_iter().map(|(numbers, rows)| self.with_keys(rows, &fields, newest, &numbers));
+        known.rows = with_keys.collect::<Result<_>>()?;
         Ok(known)
     }
 
-    /// Reads rows whole: those at places of files, in order, with whose they are.
-    async fn rows_at(
-        &self,
-        view: &TableView,
-        columns: Vec<FieldRef>,
-        wanted: Vec<(ScanFile, Vec<(u64, u32)>)>,
-    ) -> Result<Vec<Owned>> {
-        let files: Vec<ScanFile> = wanted.iter().map(|(file, _)| file.clone()).collect();
-        let reader = Arc::new(RowReader::new(&self.session, view, columns).with_positions());
-        let others: Vec<Arc<RoaringTreemap>> = wanted
-            .iter()
-            .map(|(file, rows)| {
-                // What is read of a file is what is not deleted of it.
-                let mut others = RoaringTreemap::new();
-                others.insert_range(0..file.record_count);
-                Arc::new(others - set_of(rows.iter().map(|(position, _)| *position).collect()))
-            })
-            .collect();
-        let parts = pieces(&files).into_iter().map(|piece| {
-            let (file, others) = (wanted[piece.file].0.clone(), others[piece.file].clone());
-            (piece, file, others)
-        });
-        let parts: Vec<(Piece, ScanFile, Arc<RoaringTreemap>)> = parts.collect();
-        let work = |(piece, file, others): (Piece, ScanFile, Arc<RoaringTreemap>)| {
-            let reader = reader.clone();
-            async move {
-                let rows: Vec<RecordBatch> =
-                    reader.read(&file, &piece, Some(others), None).await?.try_collect().await?;
-                let rows: Vec<RecordBatch> = rows.into_iter().filter(|batch| batch.num_rows() > 0).collect();
-                // Few are left of a batch; together they are one again.
-                match rows.first().map(RecordBatch::schema) {
-                    Some(schema) => Ok((piece.file, Some(concat_batches(&schema, &rows).map_err(arrow_failed)?))),
-                    None => Ok((piece.file, None)),
-                }
+    /// Whether a column of the table is a key as the source sends it, so that a change to the key tells it.
+    fn is_key_as_sent(&self, field: &FieldRef) -> bool {
+        let is_it = |column: &&FieldRef| column.name() == field.name() && column.data_type() == field.data_type();
+        self.keys.contains(field.name()) && self.columns.iter().any(|column| is_it(&column))
+    }
+
+    /// The rows of these keys with those columns that were not read, because their keys tell them.
+    fn with_keys(&self, rows: RecordBatch, table: &Fields, newest: &Newest, numbers: &[u32]) -> Result<RecordBatch> {
+        let failed = |error: ArrowError| self.failed_arrow(error);
+        let keys = newest.key_columns(numbers).map_err(failed)?;
+        let (mut fields, mut columns) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
+        for (name, key) in self.keys.iter().zip(keys) {
+            if let Some((_, field)) = table.find(name).filter(|(_, field)| self.is_key_as_sent(field)) {
+                fields.push(Arc::new(Field::new(field.name(), key.data_type().clone(), true)));
+                columns.push(key);
             }
-        };
-        let mut rows = Vec::new();
-        let take = |(file, batch): (usize, Option<RecordBatch>)| {
-            let Some(mut batch) = batch else { return };
-            let positions = batch.remove_column(batch.num_columns() - 1);
-            let of_file: &[(u64, u32)] = &wanted[file].1;
-            let mut at = 0;
-            let numbers = positions.as_primitive::<Int64Type>().values().iter().filter_map(|position| {
-                at += of_file[at..].partition_point(|(of, _)| *of < *position as u64);
-                of_file.get(at).map(|(_, number)| *number)
-            });
-            rows.push((numbers.collect(), batch));
-        };
-        in_parallel(self.engine.threads(), parts, work, take).await.map_err(|error| self.failed(error))?;
-        Ok(rows)
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(failed)
     }
 }
 
@@ -163,16 +178,4 @@ fn in_files(pieces: Vec<(ScanFile, Vec<(u64, u32)>)>) -> Vec<(ScanFile, Vec<(u64
     }
     files.iter_mut().for_each(|(_, places)| places.sort_unstable());
     files
-}
-
-/// Whether a row is what its key goes on from. It comes with when it began and ended.
-fn goes_on(with: &[ArrayRef], row: usize, fate: Fate) -> bool {
-    fate != Fate::Fold && with.get(1).is_some_and(|ended| ended.is_null(row))
-}
-
-/// Which files may have such a row: where no end is missing, none.
-fn may_go_on(statistics: &dyn ColumnStatistics) -> Vec<bool> {
-    let Some(counts) = statistics.null_counts(VALID_TO) else { return vec![true; statistics.len()] };
-    let counts = counts.as_primitive::<UInt64Type>();
-    (0..statistics.len()).map(|at| counts.is_null(at) || counts.value(at) > 0).collect()
 }
