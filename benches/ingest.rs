@@ -11,7 +11,8 @@
 //! same records also go through Arrow's own JSON reader into Parquet, in turns with ours: that is what rows per second are
 //! to be measured by. The second fills a topic of four partitions at a real broker and
 //! drains it into a bronze table of typed columns, in a process of its own; `tests/services/kafka/up` starts a broker.
-//! Rows per second count from the first question to the broker to the last commit. The third has many tables of eight
+//! Rows per second count from the first question to the broker to the last commit, of all cores, the broker's part too;
+//! Arrow's reader is measured after each round, on one. The third has many tables of eight
 //! partitions each, the first of which gets nine of ten messages, and is about the process's peak of memory.
 
 use std::collections::BTreeMap;
@@ -56,6 +57,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const PARTITIONS: i32 = 4;
 /// Rows of a commit, where the broker does not decide.
 const COMMIT_ROWS: usize = 250_000;
+/// Records that Arrow's reader is given beside each round with a broker.
+const YARDSTICK_RECORDS: u64 = 200_000;
 /// Rows that are made columns at once, as a lane does it.
 const CHUNK_ROWS: usize = 8_192;
 
@@ -217,24 +220,29 @@ async fn lake(folder: &std::path::Path) -> Result<Lake, Failure> {
     Ok(Lake::new(Arc::new(catalog), storage, Clock::system()))
 }
 
-async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
+/// Records as a source gives them, and how many bytes their payloads have.
+fn records(count: u64) -> (Vec<RawRecord>, usize) {
     let topic: Arc<str> = "shop.public.order_lines".into();
     let mut random = StdRng::seed_from_u64(1);
     let mut bytes = 0;
-    let records: Vec<RawRecord> = (0..options.messages)
-        .map(|number| {
-            let (key, payload) = event(number, &mut random);
-            bytes += payload.len();
-            RawRecord {
-                topic: topic.clone(),
-                partition: (number % PARTITIONS as u64) as i32,
-                offset: (number / PARTITIONS as u64) as i64,
-                timestamp_ms: Some(1_767_225_600_000 + number as i64),
-                key: Some(Bytes::from(key)),
-                payload: Some(Bytes::from(payload)),
-            }
-        })
-        .collect();
+    let record = |number| {
+        let (key, payload) = event(number, &mut random);
+        bytes += payload.len();
+        RawRecord {
+            topic: topic.clone(),
+            partition: (number % PARTITIONS as u64) as i32,
+            offset: (number / PARTITIONS as u64) as i64,
+            timestamp_ms: Some(1_767_225_600_000 + number as i64),
+            key: Some(Bytes::from(key)),
+            payload: Some(Bytes::from(payload)),
+        }
+    };
+    let records = (0..count).map(record).collect();
+    (records, bytes)
+}
+
+async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
+    let (records, bytes) = records(options.messages);
     println!("{} messages of {} bytes", records.len(), bytes / records.len());
     let shape = shape()?;
     let folder = tempfile::tempdir()?;
@@ -384,7 +392,8 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
     let prefix = format!("bench{}", uuid::Uuid::new_v4().simple());
     let bytes = fill(options, brokers, &prefix).await?;
     println!("{} messages of {bytes} bytes in {} topics {prefix}.public.*", options.messages, options.tables);
-    let mut rounds = Vec::new();
+    let (yardstick, _) = records(YARDSTICK_RECORDS);
+    let (mut rounds, mut ratios) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         let child = std::process::Command::new(std::env::current_exe()?)
             .args(["--brokers", brokers, "--drain", &prefix])
@@ -394,14 +403,20 @@ async fn from_kafka(options: &Options, brokers: &str) -> Result<serde_json::Valu
         if !child.status.success() {
             return Err(format!("the drain failed: {}", String::from_utf8_lossy(&child.stderr)).into());
         }
-        let round: serde_json::Value = serde_json::from_slice(&child.stdout)?;
+        let mut round: serde_json::Value = serde_json::from_slice(&child.stdout)?;
+        let theirs = YARDSTICK_RECORDS as f64 / arrow_json(&yardstick)?;
+        let ratio = round["rows_per_second"].as_f64().unwrap_or_default() / theirs;
+        round["arrow_json_to_parquet_rows_per_second"] = theirs.into();
+        round["times_arrow_json_on_one_core"] = ratio.into();
         println!("{round}");
         rounds.push(round);
+        ratios.push(ratio);
     }
+    ratios.sort_by(f64::total_cmp);
     Ok(serde_json::json!({
         "messages": options.messages, "bytes_per_message": bytes, "tables": options.tables,
         "partitions_per_table": partitions(options), "compression": "lz4", "memory_budget": options.memory,
-        "client": options.client,
+        "client": options.client, "times_arrow_json_on_one_core": ratios.get(ratios.len() / 2),
         "threads": std::thread::available_parallelism()?.get(), "rounds": rounds,
     }))
 }
