@@ -2,13 +2,15 @@
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
 //!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024] [--rebuild]
-//!                                  [--set write.parquet.page-row-limit=20000 …] [--apart]
+//!                                  [--set write.parquet.page-row-limit=20000 …] [--apart] [--pairs 7]
 //!
 //! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
 //! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
 //! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
-//! does; its peak of memory has nothing in it of making the changes.
+//! does; its peak of memory has nothing in it of making the changes. `--pairs 7` has a table of versions and one without
+//! made that often, each by a process of its own and in turns, and says how many times as long versions take: one pair says
+//! little on a machine with other things to do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +58,7 @@ struct Options {
     versions: bool,
     rebuild: bool,
     apart: bool,
+    pairs: usize,
     /// The folder of a process that only merges.
     merge: Option<PathBuf>,
     /// Properties of the silver table.
@@ -75,6 +78,7 @@ fn options() -> Result<Options, Failure> {
         versions: false,
         rebuild: false,
         apart: false,
+        pairs: 0,
         merge: None,
         properties: Vec::new(),
     };
@@ -93,6 +97,7 @@ fn options() -> Result<Options, Failure> {
             "--scd" => options.versions = value()? == "2",
             "--rebuild" => options.rebuild = true,
             "--apart" => options.apart = true,
+            "--pairs" => options.pairs = value()?.parse()?,
             "--merge" => options.merge = Some(value()?.into()),
             "--set" => {
                 let value = value()?;
@@ -112,6 +117,9 @@ fn main() -> Result<(), Failure> {
     // `RUST_LOG=icestream::silver=debug` tells what a merge spends its time on.
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if options.pairs > 0 {
+        return in_pairs(&options);
+    }
     let threads = std::thread::available_parallelism()?.get();
     let runtime = icestream::memory::runtime(Some(threads))?;
     runtime.block_on(async {
@@ -176,6 +184,65 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
         return Err(format!("the merge ended with {}", ended.status).into());
     }
     Ok(serde_json::from_slice(&ended.stdout)?)
+}
+
+/// Runs of everything with versions and without, in turns.
+fn in_pairs(options: &Options) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let json = folder.path().join("run.json");
+    let (mut given, mut left) = (Vec::new(), std::env::args().skip(1));
+    while let Some(argument) = left.next() {
+        match argument.as_str() {
+            "--pairs" | "--json" | "--scd" => drop(left.next()),
+            _ => given.push(argument),
+        }
+    }
+    let run = |scd: usize| -> Result<(f64, f64), Failure> {
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.args(&given).arg("--json").arg(&json).args(["--scd", &scd.to_string()]);
+        let ended = command.output()?;
+        if !ended.status.success() {
+            return Err(String::from_utf8_lossy(&ended.stderr).into());
+        }
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json)?)?;
+        let sum = |what: &str| -> f64 {
+            report["merges"].as_array().into_iter().flatten().filter_map(|merge| merge[what].as_f64()).sum()
+        };
+        Ok((sum("wall_seconds"), sum("cpu_seconds")))
+    };
+    let mut pairs = Vec::new();
+    for round in 0..options.pairs {
+        let mut pair = [(0.0, 0.0); 2];
+        for turn in 0..2 {
+            let which = (round + turn) % 2;
+            pair[which] = run(which + 1)?;
+        }
+        let [(rows, rows_cpu), (versions, versions_cpu)] = pair;
+        println!(
+            "{rows:.2} s and {versions:.2} s with versions, {:.2} times; of processor {rows_cpu:.2} and {versions_cpu:.2}",
+            versions / rows
+        );
+        pairs.push(pair);
+    }
+    let median = |of: fn(&[(f64, f64); 2]) -> f64| {
+        let mut values: Vec<f64> = pairs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let report = serde_json::json!({
+        "rows": options.rows, "changes": options.changes,
+        "wall_seconds": median(|[rows, _]| rows.0), "wall_seconds_with_versions": median(|[_, versions]| versions.0),
+        "times_as_long": median(|[rows, versions]| versions.0 / rows.0),
+        "times_as_much_processor": median(|[rows, versions]| versions.1 / rows.1),
+        "pairs": pairs.iter().map(|[rows, versions]| serde_json::json!({
+            "wall_seconds": [rows.0, versions.0], "cpu_seconds": [rows.1, versions.1],
+        })).collect::<Vec<_>>(),
+    });
+    println!("versions take {:.2} times as long", report["times_as_long"].as_f64().unwrap_or_default());
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(())
 }
 
 async fn run(options: Options, threads: usize) -> Result<(), Failure> {

@@ -523,7 +523,9 @@ pub(super) struct TableSettings {
     #[serde(default)]
     pub(super) rejects: RejectSettings,
 
-    /// Iceberg table properties, set when the table is made.
+    /// Iceberg table properties, set when the table is made. Files are written by zstd at level 1, and columns of numbers
+    /// that it makes hardly smaller without; another `write.parquet.compression-codec` or a higher
+    /// `write.parquet.compression-level` is for all columns.
     #[serde(default)]
     #[schemars(example = table_properties_example())]
     pub(super) properties: BTreeMap<String, String>,

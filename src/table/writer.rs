@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
-use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches, filter, is_not_null, take_record_batch};
+use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Fields, SchemaRef as ArrowSchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::FormatOptions;
 use iceberg::arrow::arrow_primitive_to_literal;
@@ -240,7 +240,7 @@ impl DataWriter {
         };
         let path = self.target.data_file_location(&folder, "");
         self.started.push(path.clone());
-        let properties = without_idle_dictionaries(&self.properties, &self.sample(&first)?);
+        let properties = fitted(&self.properties, &self.sample(&first)?);
         let mut file = ParquetFile::create(&self.target.file_io, path, self.arrow_schema.clone(), properties).await?;
         for rows in first {
             file.write(&rows).await?;
@@ -284,38 +284,81 @@ impl DataWriter {
     }
 }
 
-/// Writes columns that do not repeat their values without a dictionary, as the first rows tell: it would be filled, found
-/// too large and thrown away, in every file.
-fn without_idle_dictionaries(properties: &WriterProperties, rows: &RecordBatch) -> WriterProperties {
+/// Writes columns as their first rows suggest. One that does not repeat its values has no dictionary, which would be
+/// filled, found too large and thrown away, in every file. Numbers that zstd makes hardly smaller are left as they are: the
+/// files grow by little, and no reader has to unpack them.
+fn fitted(properties: &WriterProperties, rows: &RecordBatch) -> WriterProperties {
     let mut builder = properties.clone().into_builder();
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        builder = each_leaf(builder, vec![field.name().clone()], column);
+        builder = each_leaf(builder, properties, vec![field.name().clone()], column);
     }
     builder.build()
 }
 
-fn each_leaf(builder: WriterPropertiesBuilder, path: Vec<String>, column: &ArrayRef) -> WriterPropertiesBuilder {
+fn each_leaf(
+    builder: WriterPropertiesBuilder,
+    properties: &WriterProperties,
+    path: Vec<String>,
+    column: &ArrayRef,
+) -> WriterPropertiesBuilder {
     if let Some(columns) = column.as_any().downcast_ref::<StructArray>() {
         return columns.fields().iter().zip(columns.columns()).fold(builder, |builder, (field, column)| {
             let path = path.iter().cloned().chain([field.name().clone()]).collect();
-            each_leaf(builder, path, column)
+            each_leaf(builder, properties, path, column)
         });
     }
-    match repeats_itself(column) {
-        true => builder,
-        false => builder.set_column_dictionary_enabled(ColumnPath::new(path), false),
+    let values = column.len() - column.null_count();
+    let different = match values < SAMPLED_ROWS / 8 {
+        true => 0,
+        false => different_values(column).unwrap_or(0),
+    };
+    if different < values.div_ceil(4) {
+        return builder;
+    }
+    let path = ColumnPath::new(path);
+    let builder = builder.set_column_dictionary_enabled(path.clone(), false);
+    // Who asked for another codec or level has it for all columns. Values that come twice in so few rows come often enough
+    // in a page for zstd to find.
+    let is_left = properties.compression(&path) == Compression::ZSTD(ZstdLevel::default())
+        && 50 * different >= 49 * values
+        && bytes_of_numbers(column).is_some_and(|bytes| !shrinks(&bytes));
+    match is_left {
+        true => builder.set_column_compression(path, Compression::UNCOMPRESSED),
+        false => builder,
     }
 }
 
-fn repeats_itself(column: &ArrayRef) -> bool {
-    let values = column.len() - column.null_count();
-    if values < SAMPLED_ROWS / 8 || column.data_type().is_nested() {
-        return true;
+/// Whether packing saves a seventh.
+fn shrinks(bytes: &[u8]) -> bool {
+    zstd::bulk::compress(bytes, 1).is_ok_and(|packed| 7 * packed.len() <= 6 * bytes.len())
+}
+
+/// The values of a column of numbers as a file has them; `None` of other columns.
+fn bytes_of_numbers(column: &ArrayRef) -> Option<Vec<u8>> {
+    let width = match column.data_type() {
+        DataType::Decimal128(..=9, _) => 4,
+        DataType::Decimal128(10..=18, _) => 8,
+        other => other.primitive_width().filter(|width| [4, 8].contains(width))?,
+    };
+    let valid = filter(column, &is_not_null(column).ok()?).ok()?;
+    if let Some(decimals) = valid.as_primitive_opt::<Decimal128Type>() {
+        let bytes = |decimal: &i128| decimal.to_le_bytes().into_iter().take(width);
+        return Some(decimals.values().iter().flat_map(bytes).collect());
     }
-    let Ok(converter) = RowConverter::new(vec![SortField::new(column.data_type().clone())]) else { return true };
-    let Ok(rows) = converter.convert_columns(std::slice::from_ref(column)) else { return true };
+    let values = valid.to_data();
+    let from = values.offset() * width;
+    Some(values.buffers().first()?.as_slice().get(from..from + values.len() * width)?.to_vec())
+}
+
+/// How many different values a column has; `None` of a nested one.
+fn different_values(column: &ArrayRef) -> Option<usize> {
+    if column.data_type().is_nested() {
+        return None;
+    }
+    let converter = RowConverter::new(vec![SortField::new(column.data_type().clone())]).ok()?;
+    let rows = converter.convert_columns(std::slice::from_ref(column)).ok()?;
     let different: HashSet<&[u8]> = (0..rows.num_rows()).map(|index| rows.row(index).data()).collect();
-    different.len() < values / 4
+    Some(different.len())
 }
 
 /// Brings a batch into the table's schema: order, types, nested fields, missing columns.
@@ -604,5 +647,49 @@ fn size_property(target: &WriteTarget, key: &str, default: usize) -> Result<usiz
                 problem: format!("its property `{key}` is `{text}`, which is not a whole number above 0"),
             }),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn only_numbers_that_zstd_makes_no_smaller_are_left_as_they_are() {
+        let mut random = StdRng::seed_from_u64(1);
+        let scores: Float64Array = (0..2048).map(|_| random.random_bool(0.9).then(|| random.random::<f64>())).collect();
+        let pool: Vec<i64> = (0..5000).map(|_| random.random()).collect();
+        let drawn = Int64Array::from_iter_values((0..2048).map(|_| pool[random.random_range(0..pool.len())]));
+        let totals = Decimal128Array::from_iter_values((0..2048).map(|_| random.random_range(0..1i128 << 58)));
+        let small = Decimal128Array::from_iter_values((0..2048).map(|_| random.random_range(0..1i128 << 29)));
+        let columns: Vec<(&str, ArrayRef, bool)> = vec![
+            ("score", Arc::new(scores.slice(3, 2000)), true),
+            ("total", Arc::new(totals.clone().with_precision_and_scale(18, 2).unwrap()), true),
+            ("small", Arc::new(small.with_precision_and_scale(9, 2).unwrap()), true),
+            // Thirteen bytes each in a file.
+            ("wide", Arc::new(totals.with_precision_and_scale(30, 2).unwrap()), false),
+            ("id", Arc::new(Int64Array::from_iter_values(0..2048)), false),
+            // In a page of 20,000 rows each value comes four times.
+            ("drawn", Arc::new(drawn), false),
+            ("few", Arc::new(Int64Array::from_iter_values((0..2048).map(|at| at % 5 * (i64::MAX / 7)))), false),
+            ("text", Arc::new(StringArray::from_iter_values((0..2048).map(|at| format!("text {at}")))), false),
+        ];
+        for (name, column, expected) in columns {
+            let rows = RecordBatch::try_from_iter([(name, column)]).unwrap();
+            let found = |codec| {
+                let properties = WriterProperties::builder().set_compression(codec).build();
+                fitted(&properties, &rows).compression(&ColumnPath::from(name))
+            };
+            let zstd = |level| Compression::ZSTD(ZstdLevel::try_new(level).unwrap());
+            assert_eq!(found(zstd(1)), if expected { Compression::UNCOMPRESSED } else { zstd(1) }, "{name}");
+            // Whoever asks for something else gets it.
+            for other in [Compression::SNAPPY, zstd(3)] {
+                assert_eq!(found(other), other, "{name}");
+            }
+        }
     }
 }
