@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use crate::evolution::ColumnChange;
+use crate::json::Escapes;
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::row::RowShape;
 
@@ -89,7 +91,7 @@ pub struct ChangeEvent {
 /// A row as JSON text of one object.
 #[derive(Debug, Clone)]
 pub struct Image {
-    json: Bytes,
+    json: ByteString,
     fields: Option<(Arc<FieldNames>, Box<[Span]>)>,
 }
 
@@ -97,11 +99,12 @@ pub struct Image {
 #[derive(Debug, PartialEq, Eq)]
 pub struct FieldNames(pub Box<[Box<str>]>);
 
-/// Where a value's text is in an image: its first byte, and the one behind it.
+/// Where a value's text is in an image: its first byte, and the one behind it; and what backslashes are in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    pub from: u32,
-    pub to: u32,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) escapes: Escapes,
 }
 
 impl Span {
@@ -113,11 +116,11 @@ impl Span {
 
 impl Image {
     /// An image whose fields were found already: a value for each name, and nothing else is in `json`.
-    pub fn with_fields(json: Bytes, names: Arc<FieldNames>, values: Box<[Span]>) -> Self {
+    pub fn with_fields(json: ByteString, names: Arc<FieldNames>, values: Box<[Span]>) -> Self {
         Image { json, fields: Some((names, values)) }
     }
 
-    pub fn json(&self) -> &Bytes {
+    pub fn json(&self) -> &str {
         &self.json
     }
 
@@ -127,8 +130,8 @@ impl Image {
     }
 }
 
-impl From<Bytes> for Image {
-    fn from(json: Bytes) -> Self {
+impl From<ByteString> for Image {
+    fn from(json: ByteString) -> Self {
         Image { json, fields: None }
     }
 }

@@ -134,7 +134,7 @@ pub(crate) fn compact(json: &str) -> Cow<'_, str> {
 }
 
 fn is_inside(json: &str, text: &str) -> bool {
-    json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(text)
+    json.len() == text.len() + 2 && json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(text)
 }
 
 /// Whether a string is this text, with other escapes than ours.

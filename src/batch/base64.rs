@@ -51,15 +51,21 @@ fn decode_to(text: &str, mut take: impl FnMut(&[u8])) -> Option<()> {
 }
 
 fn digit(byte: u8) -> Option<u32> {
-    Some(u32::from(match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    }))
+    let digit = DIGITS[usize::from(byte)];
+    (digit < 64).then(|| u32::from(digit))
 }
+
+/// What each byte stands for. A comparison with the letters would be guessed wrong as often as not.
+const DIGITS: [u8; 256] = {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut digits = [u8::MAX; 256];
+    let mut at = 0;
+    while at < alphabet.len() {
+        digits[alphabet[at] as usize] = at as u8;
+        at += 1;
+    }
+    digits
+};
 
 #[cfg(test)]
 mod tests {

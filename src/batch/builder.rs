@@ -18,7 +18,6 @@ use crate::change::{
 };
 use crate::clock::Clock;
 use crate::evolution::{Form, TableImages};
-use crate::json;
 use crate::layout::{self, UTC};
 use crate::offsets::{OffsetRange, TopicPartition};
 use crate::placeholder::Placeholder;
@@ -345,9 +344,7 @@ impl Found {
         room: Option<&mut Images>,
     ) -> Result<Result<Row<'a>, Unfit>> {
         let Some(image) = image else { return Ok(Ok(Row::Null)) };
-        let Some(json) = json::text(image.json()) else {
-            return Ok(Err(Unfit::NotAnObject { image: name }));
-        };
+        let json = image.json();
         let Some(columns) = columns else { return Ok(image::read_json(json, name, unavailable)) };
         let Some((names, spans)) = image.fields() else { return Ok(columns.read(json, name, unavailable)) };
         let is = |known: &Places| Arc::ptr_eq(&known.names, names) && Arc::ptr_eq(&known.columns, columns);
@@ -528,12 +525,14 @@ impl Rows {
 mod tests {
     use arrow::array::{Array, AsArray, StructArray};
     use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
+    use bytestring::ByteString;
     use proptest::prelude::*;
 
     use super::*;
     use crate::change::{Op, Span};
     use crate::error::Situation;
     use crate::evolution::{ColumnChange, Evolution};
+    use crate::json;
     use crate::row::{Column, ColumnType};
 
     fn shape(columns: &[(&str, &str)]) -> Arc<RowShape> {
@@ -571,7 +570,7 @@ mod tests {
     }
 
     fn change(offset: i64, before: Option<&str>, after: Option<&str>) -> Decoded {
-        let image = |json: &str| Bytes::copy_from_slice(json.as_bytes()).into();
+        let image = |json: &str| ByteString::from(json).into();
         Decoded::Change(ChangeEvent {
             record: record(0, offset, "the payload"),
             key: Some("{\"id\":7}".to_string()),
@@ -706,11 +705,12 @@ mod tests {
         let mut spans = Vec::new();
         json::each_field::<()>(json, |_, value| {
             let from = value.as_ptr() as usize - json.as_ptr() as usize;
-            spans.push(Span { from: from as u32, to: (from + value.len()) as u32 });
+            let (length, escapes) = json::value_in(value.as_bytes()).unwrap();
+            spans.push(Span { from: from as u32, to: (from + length) as u32, escapes });
             Ok(())
         })
         .unwrap();
-        Image::with_fields(Bytes::copy_from_slice(json.as_bytes()), names.clone(), spans.into())
+        Image::with_fields(json.into(), names.clone(), spans.into())
     }
 
     #[test]
@@ -964,7 +964,7 @@ mod tests {
             for mut builder in [builder(None), builder(orders()), ChangeBatchBuilder::new(kept, 0, Clock::system())] {
                 for (offset, image) in images.iter().enumerate() {
                     let Decoded::Change(mut event) = change(offset as i64, None, Some("")) else { continue };
-                    event.after = Some(Bytes::from(image.clone()).into());
+                    event.after = Some(ByteString::from(String::from_utf8_lossy(image).into_owned()).into());
                     builder.push(Decoded::Change(event)).unwrap();
                 }
                 let batch = builder.finish().unwrap();
@@ -978,7 +978,7 @@ mod tests {
         }
     }
 
-    /// Random bytes, and objects that look like rows with any kind of value in any column.
+    /// Random text, and objects that look like rows with any kind of value in any column.
     fn any_image() -> impl Strategy<Value = Vec<u8>> {
         let name = prop::sample::select(vec!["id", "status", "total", "note", "image", "placed_at", "other"]);
         let value = prop_oneof![

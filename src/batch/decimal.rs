@@ -149,11 +149,22 @@ fn rescale(unscaled: i128, sent_scale: i64, precision: u8, scale: i8) -> Result<
 }
 
 fn within(unscaled: i128, precision: u8) -> Result<i128, Inexact> {
-    match 10u128.checked_pow(u32::from(precision)) {
-        Some(limit) if unscaled.unsigned_abs() >= limit => Err(Inexact::Digits),
+    match POWERS.get(usize::from(precision)) {
+        Some(limit) if unscaled.unsigned_abs() >= *limit => Err(Inexact::Digits),
         _ => Ok(unscaled),
     }
 }
+
+/// The powers of ten that 128 bits hold.
+const POWERS: [u128; 39] = {
+    let mut powers = [1; 39];
+    let mut at = 1;
+    while at < powers.len() {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
+};
 
 /// An exponent, cut off where it is so large that no decimal holds the number.
 fn whole_exponent(text: &str) -> Result<i64, Inexact> {

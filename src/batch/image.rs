@@ -17,7 +17,7 @@ use super::value::{self, Misfit, Value};
 use super::{base64, decimal, iso};
 use crate::change::{FieldNames, Span};
 use crate::evolution::{Form, TableColumns, legal_name};
-use crate::json::{self, Stopped};
+use crate::json::{self, Escapes, Stopped};
 use crate::layout::{self, UTC};
 use crate::placeholder::Placeholder;
 use crate::row::{Column, ColumnType, Encoding, RowShape};
@@ -443,7 +443,8 @@ impl Images {
         for (index, (builder, span)) in columns.iter_mut().zip(spans).enumerate() {
             let column = plan.column(index);
             let value = span.of(json);
-            if let Some(bytes) = value.and_then(|value| builder.append_usual(value, column, unavailable.placeholder)) {
+            let appended = |value| builder.append_usual(value, span.escapes, column, unavailable.placeholder);
+            if let Some(bytes) = value.and_then(appended) {
                 size += bytes;
                 continue;
             }
@@ -655,19 +656,26 @@ impl ColumnBuilder {
 
     /// Appends a value that is written as nearly all of its type are, which spares making a [`Value`] of it, and says how
     /// many bytes it takes. Of one that is not, it says nothing and leaves it to [`value::read`].
-    fn append_usual(&mut self, json: &str, column: &Column, placeholder: Option<&Placeholder>) -> Option<usize> {
+    fn append_usual(
+        &mut self,
+        json: &str,
+        escapes: Escapes,
+        column: &Column,
+        placeholder: Option<&Placeholder>,
+    ) -> Option<usize> {
         if json == "null" {
             self.append_null();
             return Some(value_size(&Value::Null));
         }
-        let whole = || value::short_whole(json.as_bytes());
+        let whole = || json::short_whole(json.as_bytes());
+        let inside = || json.strip_prefix('"')?.strip_suffix('"');
+        let plain = || inside().filter(|_| escapes == Escapes::None);
         match (self, column.column_type, column.encoding) {
             (ColumnBuilder::Text(builder), ColumnType::String, Encoding::Native) => {
-                let inside = json.strip_prefix('"')?.strip_suffix('"')?;
                 if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
                     return None;
                 }
-                append_text(builder, inside)
+                append_text(builder, inside()?, escapes)
             }
             (ColumnBuilder::Long(builder), ColumnType::Long, _) => {
                 builder.append_value(whole()?);
@@ -681,7 +689,7 @@ impl ColumnBuilder {
                 if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
                     return None;
                 }
-                let (bytes, length) = base64::decode_short(json::plain_string(json)?)?;
+                let (bytes, length) = base64::decode_short(plain()?)?;
                 let bytes = bytes.get(..length)?;
                 builder.append_value(decimal::from_bytes(bytes, i64::from(scale), precision, scale).ok()?);
                 Some(16)
@@ -695,7 +703,7 @@ impl ColumnBuilder {
                 Some(8)
             }
             (ColumnBuilder::Timestamp(builder), ColumnType::Timestamptz, Encoding::Iso) => {
-                builder.append_value(iso::timestamptz(json::plain_string(json)?).ok()?);
+                builder.append_value(iso::timestamptz(plain()?).ok()?);
                 Some(8)
             }
             (ColumnBuilder::Double(builder), ColumnType::Double, _) => {
@@ -737,15 +745,22 @@ impl ColumnBuilder {
 }
 
 /// Appends the text that stands between quotes, where its escapes are of one character.
-fn append_text(builder: &mut StringBuilder, inside: &str) -> Option<usize> {
-    if !json::has_escape(inside.as_bytes()) {
-        builder.append_value(inside);
-        return Some(inside.len() + 4);
+fn append_text(builder: &mut StringBuilder, inside: &str, escapes: Escapes) -> Option<usize> {
+    match escapes {
+        Escapes::None => {
+            builder.append_value(inside);
+            Some(inside.len() + 4)
+        }
+        Escapes::Short => {
+            let mut length = 0;
+            let whole = json::each_piece(inside, |piece| {
+                length += piece.len();
+                builder.write_str(piece).unwrap_or(());
+            });
+            debug_assert!(whole.is_some(), "an escape that is not short");
+            builder.append_value("");
+            Some(length + 4)
+        }
+        Escapes::Any => None,
     }
-    // What is written cannot be taken back.
-    let mut length = 0;
-    json::each_piece(inside, |piece| length += piece.len())?;
-    json::each_piece(inside, |piece| builder.write_str(piece).unwrap_or(()))?;
-    builder.append_value("");
-    Some(length + 4)
 }

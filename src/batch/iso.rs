@@ -1,5 +1,7 @@
 //! Dates and times in ISO 8601 text, as Java's formatters write them.
 
+use crate::json;
+
 /// Why a text is no date or time.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotATime {
@@ -105,6 +107,9 @@ impl Instant {
 }
 
 fn date_time(text: &[u8]) -> Option<(Instant, &[u8])> {
+    if let Some(usual) = usual_date_time(text) {
+        return Some(usual);
+    }
     let (days, rest) = days(text)?;
     let [b'T' | b' ', rest @ ..] = rest else { return None };
     let (hour, rest) = number(rest, 2, 23)?;
@@ -117,6 +122,30 @@ fn date_time(text: &[u8]) -> Option<(Instant, &[u8])> {
             (nanos, rest) = nanos_of_fraction(after)?;
         }
     }
+    Some((Instant { seconds: days * SECONDS + (hour * 60 + minute) * 60 + second, nanos }, rest))
+}
+
+/// One that is written like `2026-01-31T23:59:59`, as nearly all are, with or without digits of a second behind it.
+fn usual_date_time(text: &[u8]) -> Option<(Instant, &[u8])> {
+    #[rustfmt::skip]
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1, rest @ ..] = text else {
+        return None;
+    };
+    let digits = [y0, y1, y2, y3, m0, m1, d0, d1, h0, h1, n0, n1, s0, s1].map(|byte| byte.wrapping_sub(b'0'));
+    // Without an early end, so that it costs one guess.
+    if digits.iter().fold(false, |found, digit| found | (*digit > 9)) {
+        return None;
+    }
+    let [y0, y1, y2, y3, m0, m1, d0, d1, h0, h1, n0, n1, s0, s1] = digits.map(i64::from);
+    let days = from_civil(y0 * 1000 + y1 * 100 + y2 * 10 + y3, m0 * 10 + m1, d0 * 10 + d1)?;
+    let (hour, minute, second) = (h0 * 10 + h1, n0 * 10 + n1, s0 * 10 + s1);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let (nanos, rest) = match rest.strip_prefix(b".") {
+        Some(after) => nanos_of_fraction(after)?,
+        None => (0, rest),
+    };
     Some((Instant { seconds: days * SECONDS + (hour * 60 + minute) * 60 + second, nanos }, rest))
 }
 
@@ -175,13 +204,10 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 /// Nanoseconds of the digits behind the point.
 fn nanos_of_fraction(text: &[u8]) -> Option<(i64, &[u8])> {
-    let width = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    if !(1..=9).contains(&width) {
-        return None;
-    }
-    let (digits, rest) = text.split_at(width);
-    let nanos = (0..9).fold(0i64, |nanos, place| nanos * 10 + digits.get(place).map_or(0, |b| i64::from(b - b'0')));
-    Some((nanos, rest))
+    /// Nanoseconds of the last of so many digits.
+    const LAST: [i64; 10] = [0, 100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1000, 100, 10, 1];
+    let (digits, rest) = text.split_at_checked(json::digits_in(text))?;
+    Some((json::short_whole(digits)? * LAST.get(digits.len())?, rest))
 }
 
 /// Seconds east of Greenwich: `Z`, `+01`, `+01:00`, `+0100` or `+01:00:00`.

@@ -118,7 +118,7 @@ pub(super) fn stands_for(placeholder: &Placeholder, json: &str, column: &Column)
 }
 
 fn whole(json: &str) -> Result<i64, Misfit> {
-    if let Some(number) = short_whole(json.as_bytes()) {
+    if let Some(number) = json::short_whole(json.as_bytes()) {
         return Ok(number);
     }
     let number = number_or(json, "a whole number")?;
@@ -126,26 +126,6 @@ fn whole(json: &str) -> Result<i64, Misfit> {
         return Err(Misfit::Fraction);
     }
     number.parse().map_err(|_| Misfit::Range)
-}
-
-/// A whole number that cannot be out of range, as nearly all are.
-pub(super) fn short_whole(json: &[u8]) -> Option<i64> {
-    let (is_negative, digits) = match json {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() || digits.len() > 18 {
-        return None;
-    }
-    let mut number = 0i64;
-    for byte in digits {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number = number * 10 + i64::from(digit);
-    }
-    Some(if is_negative { -number } else { number })
 }
 
 fn micros(count: i64, unit: Encoding) -> Result<i64, Misfit> {

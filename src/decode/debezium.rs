@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::connect::{Layout, Shapes};
 use super::flattened;
@@ -87,7 +88,8 @@ fn read(
     shapes: &mut Shapes,
     skeletons: &mut Skeletons,
 ) -> Result<Reading, Reason> {
-    let text = payload::text(payload)?;
+    let payload = &payload::text(payload)?;
+    let text: &str = payload;
     let (schema, inner) = match shapes.strip_known(&record.topic, text) {
         Some((schema, inner)) => (Some(schema), inner),
         None => (None, text),
@@ -154,7 +156,7 @@ fn consumed(fields: &Fields<'_>, record: &RawRecord, key: Option<&str>) -> Optio
 
 /// A row image: a slice of the payload, except for MongoDB, which sends its documents as JSON in a string.
 fn image(
-    payload: &Bytes,
+    payload: &ByteString,
     fields: &Fields<'_>,
     name: &'static str,
     source: &Source<'_>,
@@ -162,11 +164,11 @@ fn image(
     let what = if name == "before" { "`before`" } else { "`after`" };
     match fields.get(name) {
         None | Some("null") => Ok(None),
-        Some(object) if object.starts_with('{') => Ok(Some(payload.slice_ref(object.as_bytes()).into())),
+        Some(object) if object.starts_with('{') => Ok(Some(payload.slice_ref(object).into())),
         Some(string) if source.is_mongodb() => {
             let document = json::string(string).ok_or(Reason::NotAnObject { what })?;
             Fields::parse(document.trim_ascii(), what)?;
-            Ok(Some(Bytes::from(document.into_owned()).into()))
+            Ok(Some(ByteString::from(document.into_owned()).into()))
         }
         Some(_) => Err(Reason::NotAnObject { what }),
     }
@@ -306,7 +308,7 @@ mod tests {
     }
 
     fn text(image: &Option<Image>) -> &str {
-        std::str::from_utf8(image.as_ref().unwrap().json()).unwrap()
+        image.as_ref().unwrap().json()
     }
 
     fn envelope(op: &str, before: &str, after: &str) -> String {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::connect::{Layout, Shapes};
 use super::debezium::{Event, Source, op_of};
@@ -103,13 +103,13 @@ pub(super) fn read(object: &Object<'_>, topic: &Arc<str>, shapes: &mut Shapes) -
 }
 
 /// The row without the added fields. They stand behind it, so that it is cut off and closed.
-fn row(object: &Object<'_>, added: usize) -> Bytes {
+fn row(object: &Object<'_>, added: usize) -> ByteString {
     let last = added.checked_sub(1).and_then(|last| object.fields.iter().nth(last));
     let end = last.map_or(1, |(_, value)| value.as_ptr() as usize + value.len() - object.text.as_ptr() as usize);
-    let mut row = Vec::with_capacity(end + 1);
-    row.extend_from_slice(object.text.get(..end).unwrap_or("{").as_bytes());
-    row.push(b'}');
-    Bytes::from(row)
+    let mut row = String::with_capacity(end + 1);
+    row.push_str(object.text.get(..end).unwrap_or("{"));
+    row.push('}');
+    ByteString::from(row)
 }
 
 /// The added fields under the names they have in an envelope.
@@ -154,6 +154,8 @@ fn connector(source: &Fields<'_>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::change::{ChangeEvent, Decoded, RawRecord};
     use crate::decode::debezium;
@@ -172,7 +174,7 @@ mod tests {
     }
 
     fn text(image: &Option<Image>) -> Option<&str> {
-        image.as_ref().map(|image| std::str::from_utf8(image.json()).unwrap())
+        image.as_ref().map(|image| image.json())
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use bytestring::ByteString;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -47,12 +49,14 @@ pub(super) struct Object<'a> {
     pub(super) schema: Option<&'a str>,
 }
 
-/// The text of a payload, without white space around it.
-pub(super) fn text(payload: &[u8]) -> Result<&str, Reason> {
+/// The text of a payload, without white space around it. Images are parts of it, and known to be text as well.
+pub(super) fn text(payload: &Bytes) -> Result<ByteString, Reason> {
     if payload.is_empty() {
         return Err(Reason::Empty);
     }
-    Ok(json::text(payload).ok_or(Reason::NotText)?.trim_ascii())
+    let text = ByteString::try_from(payload.clone()).map_err(|_| Reason::NotText)?;
+    let trimmed = text.trim_ascii();
+    Ok(if trimmed.len() == text.len() { text } else { text.slice_ref(trimmed) })
 }
 
 /// The object a payload's text holds, out of its schema block; `None` when it holds JSON's `null`.
@@ -89,7 +93,7 @@ const SHORTEST_WRAPPED: usize = r#"{"schema":{},"payload":1}"#.len();
 /// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
 /// JSON comes back as JSON that holds it, for the rejected row.
 pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
-    let Some(text) = json::text(bytes) else {
+    let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(format!("{{\"base64\":\"{}\"}}", STANDARD.encode(bytes)));
     };
     let text = text.trim_ascii();

@@ -2,7 +2,7 @@
 //!
 //! Every row is an upsert of its key, and a record without a payload is the delete of its key, as in a compacted topic.
 
-use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::connect::{Layout, Shapes};
 use super::debezium::{Event, SourceBlock};
@@ -16,23 +16,24 @@ pub(super) fn decode(record: RawRecord, shapes: &mut Shapes) -> Decoded {
             return Decoded::Rejected(Rejected { record, key: Some(kept), reason: Reason::KeyNotJson.to_string() });
         }
     };
-    let payload = record.payload.clone();
-    let object = payload
-        .as_ref()
-        .map(|payload| payload::open(payload::text(payload)?, |text| shapes.strip_known(&record.topic, text)));
+    let payload = match record.payload.as_ref().map(payload::text).transpose() {
+        Ok(payload) => payload,
+        Err(reason) => return Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
+    };
+    let object = payload.as_ref().map(|payload| payload::open(payload, |text| shapes.strip_known(&record.topic, text)));
     let source = SourceBlock::default();
     let event = match (object.transpose(), payload.as_ref()) {
         (Err(reason), _) => return Decoded::Rejected(Rejected { record, key, reason: reason.to_string() }),
         (Ok(Some(Some(object))), Some(payload)) => {
             let shape = object.schema.and_then(|schema| shapes.shape(&record.topic, schema, Layout::Row));
-            let after = Some(payload.slice_ref(object.text.as_bytes()).into());
+            let after = Some(payload.slice_ref(object.text).into());
             Event { op: Op::Update, source, before: None, after, shape }
         }
         // Nobody's delete.
         _ if key.is_none() => return Decoded::Consumed(record, Consumed::Tombstone),
         _ => {
             let columns = key.as_ref().filter(|key| key.starts_with('{'));
-            let before = columns.map(|key| Bytes::copy_from_slice(key.as_bytes()).into());
+            let before = columns.map(|key| ByteString::from(key.as_str()).into());
             Event { op: Op::Delete, source, before, after: None, shape: None }
         }
     };
@@ -41,6 +42,8 @@ pub(super) fn decode(record: RawRecord, shapes: &mut Shapes) -> Decoded {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::change::Image;
 
@@ -55,8 +58,7 @@ mod tests {
     fn a_row_is_an_upsert_and_a_tombstone_the_delete_of_its_key() {
         let check = |key: Option<&str>, payload: Option<&str>, expected: (&str, Option<&str>, Option<&str>)| {
             let Decoded::Change(event) = decode(key, payload) else { panic!("not a change: {payload:?}") };
-            let text =
-                |image: &Option<Image>| image.as_ref().map(|image| String::from_utf8(image.json().to_vec()).unwrap());
+            let text = |image: &Option<Image>| image.as_ref().map(|image| image.json().to_string());
             let (before, after) = (text(&event.before), text(&event.after));
             assert_eq!((event.op.letter(), before.as_deref(), after.as_deref()), expected, "{payload:?}");
         };

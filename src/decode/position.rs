@@ -3,6 +3,11 @@
 //! Every part is padded to the width of the largest value it can have, because readers compare positions as text.
 
 use super::payload::Fields;
+use crate::json::digits_in;
+
+/// The digits of the largest number there is.
+const WIDTH: usize = 20;
+const ZEROS: &str = "00000000000000000000";
 
 /// A position, and the fields of the source block it holds exactly, so that nobody needs to keep them a second time.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,35 +68,43 @@ fn postgresql(source: &Fields<'_>) -> Option<Position> {
 fn sequence(json: &str) -> Option<(Option<u64>, Option<u64>)> {
     // Nearly all look like this, and come with every event.
     if let Some((commit, own)) = plain_sequence(json) {
-        return Some((Some(commit), Some(own)));
+        return Some((digits(commit), digits(own)));
     }
     let text = crate::json::string(json)?;
     let [commit, own] = serde_json::from_str::<[Option<String>; 2]>(&text).ok()?;
     Some((commit.as_deref().and_then(digits), own.as_deref().and_then(digits)))
 }
 
-/// A sequence of two numbers.
-pub(super) fn plain_sequence(json: &str) -> Option<(u64, u64)> {
-    let numbers = json.strip_prefix(r#""[\""#)?.strip_suffix(r#"\"]""#)?;
-    let (commit, rest) = numbers.split_at(numbers.bytes().position(|byte| !byte.is_ascii_digit())?);
-    let own = rest.strip_prefix(r#"\",\""#)?;
-    Some((digits(commit)?, digits(own)?))
+/// The digits of a sequence of two numbers.
+fn plain_sequence(json: &str) -> Option<(&str, &str)> {
+    let rest = json.strip_prefix(r#""[\""#)?;
+    let (commit, rest) = rest.split_at_checked(digits_in(rest.as_bytes()))?;
+    let rest = rest.strip_prefix(r#"\",\""#)?;
+    let (own, rest) = rest.split_at_checked(digits_in(rest.as_bytes()))?;
+    (rest == r#"\"]""#).then_some((commit, own))
 }
 
-/// Two numbers in twenty digits each.
-pub(super) fn pair(first: u64, second: u64) -> String {
-    let mut digits = [b'0'; 41];
-    digits[20] = b':';
-    for (number, end) in [(first, 20), (second, 41)] {
-        let (mut left, mut at) = (number, end);
-        while left > 0 {
-            at -= 1;
-            digits[at] = b'0' + (left % 10) as u8;
-            left /= 10;
-        }
+/// What [`postgresql`] makes of a sequence of two numbers, the second of which is `lsn`; nothing where that is not sure.
+pub(super) fn of_sequence(json: &str, lsn: &str) -> Option<String> {
+    /// So many digits are a number that cannot be out of range.
+    const MOST_DIGITS: usize = 19;
+    let (commit, own) = plain_sequence(json)?;
+    let is_short = |digits: &str| (1..=MOST_DIGITS).contains(&digits.len());
+    if !is_short(commit) || !is_short(own) || own != lsn {
+        return None;
     }
-    // Digits and a colon are text.
-    std::str::from_utf8(&digits).unwrap_or_default().to_string()
+    let mut text = String::with_capacity(2 * WIDTH + 1);
+    text.push_str(ZEROS.get(commit.len()..)?);
+    text.push_str(commit);
+    text.push(':');
+    text.push_str(ZEROS.get(own.len()..)?);
+    text.push_str(own);
+    Some(text)
+}
+
+/// Two numbers in as many digits each as the largest one has.
+fn pair(first: u64, second: u64) -> String {
+    format!("{first:0WIDTH$}:{second:0WIDTH$}")
 }
 
 /// Binlog files are numbered in order, `mysql-bin.000003`; the number grows past its padding after 999999.
@@ -141,7 +154,7 @@ fn number(source: &Fields<'_>, name: &str) -> Option<u64> {
     }
 }
 
-pub(super) fn digits(text: &str) -> Option<u64> {
+fn digits(text: &str) -> Option<u64> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
 }

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::debezium::{Event, Lifted, SourceBlock, op_of};
 use super::payload::Fields;
@@ -52,7 +52,7 @@ struct Found {
 #[derive(Debug)]
 struct Skeleton {
     steps: Vec<Step>,
-    tail: Box<[u8]>,
+    tail: Box<str>,
     before: Option<Arc<FieldNames>>,
     after: Option<Arc<FieldNames>>,
     connector: Box<str>,
@@ -79,8 +79,17 @@ struct Postgresql {
 /// A text, and what comes behind it.
 #[derive(Debug)]
 struct Step {
-    text: Box<[u8]>,
+    literal: Literal,
     then: Then,
+}
+
+/// A text that events have. Most are short, and there are two dozen to an event: those are compared as one number.
+#[derive(Debug)]
+struct Literal {
+    text: Box<str>,
+    /// The first sixteen bytes, and which of their bits count.
+    block: u128,
+    counted: u128,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +107,7 @@ enum Then {
 
 impl Skeletons {
     /// The event that `text`, a part of `payload`, holds, if a skeleton fits. It has no shape.
-    pub(super) fn read(&mut self, payload: &Bytes, text: &str) -> Option<Event> {
+    pub(super) fn read(&mut self, payload: &ByteString, text: &str) -> Option<Event> {
         for index in 0..self.known.len() {
             if let Some(event) = self.known[index].read(payload, text, &mut self.found) {
                 self.known.swap(0, index);
@@ -141,7 +150,7 @@ impl Skeleton {
         let lifted = Lifted::of(&connector, &source);
         let mut skeleton = Skeleton {
             steps: Vec::new(),
-            tail: Box::default(),
+            tail: "".into(),
             before: None,
             after: None,
             connector: connector.into(),
@@ -179,46 +188,48 @@ impl Skeleton {
         })
         .ok()?;
         let done = cut.done;
-        skeleton.tail = text.get(done..)?.as_bytes().into();
+        skeleton.tail = text.get(done..)?.into();
         skeleton.postgresql = Postgresql::of(&skeleton);
         (skeleton.bytes() <= MOST_BYTES).then_some(skeleton)
     }
 
     fn bytes(&self) -> usize {
-        self.steps.iter().map(|step| step.text.len()).sum::<usize>() + self.tail.len()
+        self.steps.iter().map(|step| step.literal.text.len()).sum::<usize>() + self.tail.len()
     }
 
-    fn read(&self, payload: &Bytes, text: &str, found: &mut Found) -> Option<Event> {
-        let bytes = text.as_bytes();
-        let (mut at, mut begun) = (0, 0);
+    fn read(&self, payload: &ByteString, text: &str, found: &mut Found) -> Option<Event> {
+        let mut rest = text.as_bytes();
+        // Where what is left begins.
+        let length = u32::try_from(rest.len()).ok()?;
+        let at = |rest: &[u8]| length - rest.len() as u32;
+        let mut begun = 0;
         let (mut op, mut before, mut after) = (None, None, None);
         found.values.clear();
         found.source.clear();
-        for Step { text: expected, then } in &self.steps {
-            if !begins_with(bytes.get(at..)?, expected) {
-                return None;
-            }
-            at += expected.len();
+        for Step { literal, then } in &self.steps {
+            rest = literal.strip(rest)?;
+            let from = at(rest);
             let names = match then {
                 Then::ImageBegins => {
-                    begun = at;
+                    begun = from;
                     continue;
                 }
                 Then::BeforeEnded => self.before.as_ref(),
                 Then::AfterEnded => self.after.as_ref(),
                 _ => {
-                    let from = at;
-                    at = json::value_end(text, at)?;
+                    let (length, escapes) = json::value_in(rest)?;
+                    rest = rest.get(length..)?;
+                    let to = at(rest);
                     match then {
-                        Then::Value => found.values.push(span(from - begun, at - begun)?),
-                        Then::Source => found.source.push(span(from, at)?),
-                        Then::Op => op = Some(op_of(text.get(from..at)?).ok()?),
+                        Then::Value => found.values.push(Span { from: from - begun, to: to - begun, escapes }),
+                        Then::Source => found.source.push(Span { from, to, escapes }),
+                        Then::Op => op = Some(op_of(text.get(from as usize..to as usize)?).ok()?),
                         _ => {}
                     }
                     continue;
                 }
             };
-            let json = payload.slice_ref(bytes.get(begun..at)?);
+            let json = payload.slice_ref(text.get(begun as usize..from as usize)?);
             let image = Image::with_fields(json, names?.clone(), found.values.as_slice().into());
             found.values.clear();
             match then {
@@ -228,7 +239,7 @@ impl Skeleton {
         }
         let op = op?;
         let has_image = after.is_some() || !matches!(op, Op::Create | Op::Update | Op::Read);
-        if !has_image || bytes.get(at..)? != &*self.tail {
+        if !has_image || *rest != *self.tail.as_bytes() {
             return None;
         }
         let source = self.source_block(text, &found.source)?;
@@ -277,41 +288,48 @@ impl Postgresql {
     /// A block whose every field is held by a column; nothing where that is not sure.
     fn read(&self, text: &str, found: &[Span]) -> Option<SourceBlock> {
         let value = |at: usize| found.get(at)?.of(text);
-        let whole = |at: usize| value(at)?.parse::<i64>().ok();
+        let whole = |at: usize| json::short_whole(value(at)?.as_bytes());
         let ts_us = whole(self.ts_us)?;
         // Of one moment, the longer numbers begin with the shorter ones.
         let (ms, us, ns) = (value(self.ts_ms)?, value(self.ts_us)?, value(self.ts_ns)?);
         let times_agree = (1000..=i64::MAX / 1000).contains(&ts_us)
             && us.strip_prefix(ms).is_some_and(|rest| rest.len() == 3)
             && ns.strip_suffix("000") == Some(us);
-        let (commit, own) = position::plain_sequence(value(self.sequence)?)?;
-        let lsn = position::digits(value(self.lsn)?)?;
+        let position = position::of_sequence(value(self.sequence)?, value(self.lsn)?)?;
         let tx_id = value(self.tx_id).filter(|id| id.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?;
-        (times_agree && lsn == own).then(|| SourceBlock {
+        times_agree.then(|| SourceBlock {
             ts_us: Some(ts_us),
-            position: Some(position::pair(commit, own)),
+            position: Some(position),
             tx_id: Some(tx_id.to_string()),
             rest: None,
         })
     }
 }
 
-/// Like `starts_with`, which is a call for each text; these are a few bytes long, and two dozen to an event.
-fn begins_with(bytes: &[u8], text: &[u8]) -> bool {
-    let Some(bytes) = bytes.get(..text.len()) else { return false };
-    let ends_alike = match text.len() {
-        0..4 => return bytes.iter().eq(text),
-        4..8 => {
-            bytes.first_chunk::<4>() == text.first_chunk::<4>() && bytes.last_chunk::<4>() == text.last_chunk::<4>()
-        }
-        _ => bytes.last_chunk::<8>() == text.last_chunk::<8>(),
-    };
-    let (eights, expected) = (bytes.as_chunks::<8>().0, text.as_chunks::<8>().0);
-    ends_alike && eights.iter().zip(expected).all(|(eight, expected)| eight == expected)
-}
+impl Literal {
+    const BLOCK: usize = 16;
 
-fn span(from: usize, to: usize) -> Option<Span> {
-    Some(Span { from: u32::try_from(from).ok()?, to: u32::try_from(to).ok()? })
+    fn new(text: &str) -> Self {
+        let (mut block, mut counted) = ([0; Literal::BLOCK], [0; Literal::BLOCK]);
+        for ((byte, is_counted), of) in block.iter_mut().zip(&mut counted).zip(text.bytes()) {
+            (*byte, *is_counted) = (of, u8::MAX);
+        }
+        Literal { text: text.into(), block: u128::from_le_bytes(block), counted: u128::from_le_bytes(counted) }
+    }
+
+    /// What comes behind it where bytes begin with it.
+    #[inline]
+    fn strip<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        if let Some(block) = bytes.first_chunk::<{ Literal::BLOCK }>() {
+            if (u128::from_le_bytes(*block) ^ self.block) & self.counted != 0 {
+                return None;
+            }
+            if self.text.len() <= Literal::BLOCK {
+                return bytes.get(self.text.len()..);
+            }
+        }
+        bytes.strip_prefix(self.text.as_bytes())
+    }
 }
 
 /// A text being cut at its values.
@@ -324,7 +342,8 @@ struct Cut<'a, 's> {
 impl Cut<'_, '_> {
     /// Goes on to a place in the text.
     fn step(&mut self, to: usize, then: Then) {
-        self.steps.push(Step { text: self.text.as_bytes().get(self.done..to).unwrap_or_default().into(), then });
+        let literal = Literal::new(self.text.get(self.done..to).unwrap_or_default());
+        self.steps.push(Step { literal, then });
         self.done = to;
     }
 
@@ -359,6 +378,7 @@ impl Cut<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -389,8 +409,12 @@ mod tests {
         if let Decoded::Change(event) = found {
             for image in [event.before, event.after].into_iter().flatten() {
                 let Some((names, values)) = image.fields() else { continue };
-                let text = std::str::from_utf8(image.json()).unwrap();
-                let values = values.iter().map(|span| &text[span.from as usize..span.to as usize]);
+                let text = image.json();
+                let values = values.iter().map(|span| {
+                    let value = span.of(text).unwrap();
+                    assert_eq!(json::value_in(value.as_bytes()), Some((value.len(), span.escapes)));
+                    value
+                });
                 let fields: Vec<(String, &str)> = names.0.iter().map(|name| name.to_string()).zip(values).collect();
                 let mut expected = Vec::new();
                 json::each_field::<()>(text, |name, value| {
@@ -406,14 +430,18 @@ mod tests {
 
     #[test]
     fn a_text_begins_with_its_beginnings_and_nothing_else() {
-        let text: Vec<u8> = (0..70).collect();
+        let text: String = ('!'..'g').collect();
         for length in 0..text.len() {
-            assert!(begins_with(&text, &text[..length]), "{length}");
-            assert!(!begins_with(&text[..length], &text[..length + 1]));
+            let beginning = Literal::new(&text[..length]);
+            for whole in [&text[..], &text[..length]] {
+                assert_eq!(beginning.strip(whole.as_bytes()), Some(&whole.as_bytes()[length..]), "{length}");
+            }
+            assert_eq!(Literal::new(&text[..length + 1]).strip(&text.as_bytes()[..length]), None, "{length}");
             for at in 0..length {
-                let mut other = text[..length].to_vec();
-                other[at] ^= 1;
-                assert!(!begins_with(&text, &other), "{length} {at}");
+                let other = format!("{}~{}", &text[..at], &text[at + 1..]);
+                for other in [&other[..], &other[..length]] {
+                    assert_eq!(beginning.strip(other.as_bytes()), None, "{length} {at}");
+                }
             }
         }
     }
@@ -449,6 +477,8 @@ mod tests {
             first.replace("\"snapshot\":\"false\"", "\"snapshot\":\"last\""),
             first.replace("\"transaction\":null", "\"transaction\":{\"id\":\"5\"}"),
             format!("{first} {{}}"),
+            // A value that nobody needs, and a name in it that is no text.
+            first.replace("\"ts_ms\":5,", r#""ts_ms":{"\ud800":1},"#),
         ];
         for other in others {
             assert!(!check(&first, &other), "{other}");

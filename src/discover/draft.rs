@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
-use bytes::Bytes;
+use bytestring::ByteString;
 use serde::Serialize;
 
 use super::ddl::{DdlColumn, DdlTable};
@@ -347,7 +347,7 @@ fn misfit(name: &str, candidate: &Candidate, values: &[Sent<'_>]) -> Result<Opti
         row.push('}');
         let sent = value.event.record.clone();
         let record = RawRecord { topic: topic.clone(), partition: 0, offset, payload: None, ..sent };
-        let (before, after) = (None, Some(Bytes::from(row).into()));
+        let (before, after) = (None, Some(ByteString::from(row).into()));
         let (op, shape) = (Op::Create, None);
         builder.push(Decoded::Change(ChangeEvent { record, op, before, after, shape, ..value.event.clone() }))?;
     }
@@ -511,6 +511,8 @@ fn partition_note(sample: &Sample) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::decode::{Format, decode};
     use crate::discover::ddl::{self, Dialect};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::change::ChangeEvent;
+use crate::change::{ChangeEvent, Image};
 use crate::json;
 
 /// What Debezium sends in place of a value that it was not sent itself, and the same for a column of bytes.
@@ -90,7 +90,7 @@ pub(super) fn columns<'a>(events: &[&'a ChangeEvent]) -> Vec<(Cow<'a, str>, Seen
     let mut index: HashMap<Cow<'a, str>, usize> = HashMap::new();
     for event in newest.into_iter().rev() {
         for (image, is_after) in [(&event.after, true), (&event.before, false)] {
-            let Some(text) = image.as_ref().and_then(|image| std::str::from_utf8(image.json()).ok()) else { continue };
+            let Some(text) = image.as_ref().map(Image::json) else { continue };
             for (name, json) in fields(text) {
                 let at = *index.entry(name.clone()).or_insert_with(|| {
                     columns.push((name, Seen::default()));

@@ -9,6 +9,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
+use bytestring::ByteString;
 use icestream::batch::ChangeBatchBuilder;
 use icestream::bronze::{self, BronzeCommit, BronzeDefinition, BronzeTable, Outcome, Staging};
 use icestream::change::{ChangeEvent, Decoded, Op, RawRecord, Rejected};
@@ -236,7 +237,7 @@ impl Owner {
             tx_id: None,
             source: None,
             before: None,
-            after: Some(Bytes::copy_from_slice(after.as_bytes()).into()),
+            after: Some(ByteString::from(after).into()),
             shape: shape.cloned(),
         };
         self.builder.push(Decoded::Change(event)).unwrap();
