@@ -41,6 +41,8 @@ pub struct Placeholder {
     lists: [String; 3],
     /// Something of each form: a row without any of them has no placeholder.
     marks: Vec<String>,
+    /// How long its forms in quotes are, the quotes included.
+    lengths: [usize; 3],
 }
 
 impl Default for Placeholder {
@@ -80,6 +82,7 @@ impl Placeholder {
         let (base64, uuid) = (STANDARD.encode(bytes), name_uuid(bytes));
         Placeholder {
             marks: vec![text.clone(), base64.clone(), uuid.clone(), codes.chars().take(MOST_CODES).collect()],
+            lengths: [text.len() + 2, base64.len() + 2, inside(&map).len() + 2],
             lists: [format!(r#"["{text}"]"#), format!(r#"["{uuid}"]"#), format!("[{codes}]")],
             map_text: inside(&map),
             unescaped: (!has_one_form).then_some(unescaped),
@@ -112,6 +115,11 @@ impl Placeholder {
         }
         let json = compact(json);
         forms().any(|form| *form == json)
+    }
+
+    /// Whether a string can be any of its forms, which is cheap to say of most strings.
+    pub(crate) fn may_be(&self, json: &str) -> bool {
+        self.lengths.contains(&json.len()) || self.unescaped.is_some() && json.contains('\\')
     }
 
     /// Whether a value of unknown type is any of its forms.

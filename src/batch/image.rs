@@ -44,6 +44,8 @@ pub(super) struct Columns {
     names: Vec<String>,
     /// The value for each column of the table, as far as it has columns; the later ones are null.
     sources: Vec<Option<usize>>,
+    /// How nearly all values of each column are written.
+    usual: Vec<Usual>,
     /// Whether the table's columns are those of the shape, in its order.
     is_straight: bool,
     /// Whether fields of no column are kept, in [`crate::evolution::UNEXPECTED`].
@@ -100,6 +102,42 @@ pub(super) enum ColumnBuilder {
     Bytes(LargeBinaryBuilder),
 }
 
+/// How nearly all values of a column are written: those [`ColumnBuilder::append_usual`] knows.
+#[derive(Debug, Clone, Copy)]
+enum Usual {
+    Boolean,
+    Int,
+    Long,
+    Double,
+    Days,
+    Micros,
+    Text,
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
+    Instant,
+    /// In one of many ways.
+    Otherwise,
+}
+
+impl Usual {
+    fn of(column: &Column) -> Self {
+        match (column.column_type, column.encoding) {
+            (ColumnType::String, Encoding::Native) => Usual::Text,
+            (ColumnType::Decimal { precision, scale }, Encoding::Base64) => Usual::Decimal { precision, scale },
+            (ColumnType::Timestamptz, Encoding::Iso) => Usual::Instant,
+            (ColumnType::Boolean, _) => Usual::Boolean,
+            (ColumnType::Int, _) => Usual::Int,
+            (ColumnType::Long, _) => Usual::Long,
+            (ColumnType::Double, _) => Usual::Double,
+            (ColumnType::Date, Encoding::Days) => Usual::Days,
+            (ColumnType::Timestamp | ColumnType::Timestamptz, Encoding::Micros) => Usual::Micros,
+            _ => Usual::Otherwise,
+        }
+    }
+}
+
 impl Unavailable<'_> {
     fn stands(&self, json: &str) -> bool {
         self.placeholder.is_some_and(|placeholder| placeholder.is_any(json))
@@ -119,6 +157,7 @@ impl Columns {
             names: places.iter().map(|place| table[*place].name.clone()).collect(),
             is_straight: sources.iter().enumerate().all(|(index, source)| *source == Some(index)),
             sources,
+            usual: shape.columns.iter().map(Usual::of).collect(),
             keeps_unexpected,
             shape,
         }
@@ -440,14 +479,14 @@ impl Images {
         let Images::Columns { columns, .. } = self else { return Ok(None) };
         let named = unavailable.names.len();
         let mut size = 0;
-        for (index, (builder, span)) in columns.iter_mut().zip(spans).enumerate() {
-            let column = plan.column(index);
+        for (index, ((builder, span), usual)) in columns.iter_mut().zip(spans).zip(&plan.usual).enumerate() {
             let value = span.of(json);
-            let appended = |value| builder.append_usual(value, span.escapes, column, unavailable.placeholder);
+            let appended = |value| builder.append_usual(value, span.escapes, *usual, unavailable.placeholder);
             if let Some(bytes) = value.and_then(appended) {
                 size += bytes;
                 continue;
             }
+            let column = plan.column(index);
             let read = match value {
                 Some(value) => {
                     value::read(value, column, unavailable.placeholder).map_err(|misfit| unfit(image, column, misfit))
@@ -654,65 +693,61 @@ impl ColumnBuilder {
         each_builder!(self, builder => builder.append_nulls(count));
     }
 
-    /// Appends a value that is written as nearly all of its type are, which spares making a [`Value`] of it, and says how
+    /// Appends a value that is written as nearly all of its column are, which spares making a [`Value`] of it, and says how
     /// many bytes it takes. Of one that is not, it says nothing and leaves it to [`value::read`].
+    #[inline]
     fn append_usual(
         &mut self,
         json: &str,
         escapes: Escapes,
-        column: &Column,
+        usual: Usual,
         placeholder: Option<&Placeholder>,
     ) -> Option<usize> {
+        let is_placeholder = || placeholder.is_some_and(|placeholder| placeholder.may_be(json));
+        let inside = || json.strip_prefix('"')?.strip_suffix('"');
+        let plain = || inside().filter(|_| escapes == Escapes::None);
+        let whole = || json::short_whole(json.as_bytes());
         if json == "null" {
             self.append_null();
             return Some(value_size(&Value::Null));
         }
-        let whole = || json::short_whole(json.as_bytes());
-        let inside = || json.strip_prefix('"')?.strip_suffix('"');
-        let plain = || inside().filter(|_| escapes == Escapes::None);
-        match (self, column.column_type, column.encoding) {
-            (ColumnBuilder::Text(builder), ColumnType::String, Encoding::Native) => {
-                if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
-                    return None;
-                }
+        match (usual, self) {
+            (Usual::Text, ColumnBuilder::Text(builder)) if !is_placeholder() => {
                 append_text(builder, inside()?, escapes)
             }
-            (ColumnBuilder::Long(builder), ColumnType::Long, _) => {
+            (Usual::Long, ColumnBuilder::Long(builder)) => {
                 builder.append_value(whole()?);
                 Some(8)
             }
-            (ColumnBuilder::Int(builder), ColumnType::Int, _) => {
+            (Usual::Int, ColumnBuilder::Int(builder)) => {
                 builder.append_value(whole()?.try_into().ok()?);
                 Some(4)
             }
-            (ColumnBuilder::Decimal(builder), ColumnType::Decimal { precision, scale }, Encoding::Base64) => {
-                if placeholder.is_some_and(|placeholder| value::stands_for(placeholder, json, column)) {
-                    return None;
-                }
+            (Usual::Days, ColumnBuilder::Date(builder)) => {
+                builder.append_value(whole()?.try_into().ok()?);
+                Some(4)
+            }
+            (Usual::Micros, ColumnBuilder::Timestamp(builder)) => {
+                builder.append_value(whole()?);
+                Some(8)
+            }
+            (Usual::Double, ColumnBuilder::Double(builder)) => {
+                builder.append_value(value::double(json).ok()?);
+                Some(8)
+            }
+            (Usual::Boolean, ColumnBuilder::Boolean(builder)) => {
+                builder.append_value(json.parse().ok()?);
+                Some(1)
+            }
+            (Usual::Decimal { precision, scale }, ColumnBuilder::Decimal(builder)) if !is_placeholder() => {
                 let (bytes, length) = base64::decode_short(plain()?)?;
                 let bytes = bytes.get(..length)?;
                 builder.append_value(decimal::from_bytes(bytes, i64::from(scale), precision, scale).ok()?);
                 Some(16)
             }
-            (ColumnBuilder::Date(builder), ColumnType::Date, Encoding::Days) => {
-                builder.append_value(whole()?.try_into().ok()?);
-                Some(4)
-            }
-            (ColumnBuilder::Timestamp(builder), _, Encoding::Micros) => {
-                builder.append_value(whole()?);
-                Some(8)
-            }
-            (ColumnBuilder::Timestamp(builder), ColumnType::Timestamptz, Encoding::Iso) => {
+            (Usual::Instant, ColumnBuilder::Timestamp(builder)) => {
                 builder.append_value(iso::timestamptz(plain()?).ok()?);
                 Some(8)
-            }
-            (ColumnBuilder::Double(builder), ColumnType::Double, _) => {
-                builder.append_value(value::double(json).ok()?);
-                Some(8)
-            }
-            (ColumnBuilder::Boolean(builder), ColumnType::Boolean, _) => {
-                builder.append_value(json.parse().ok()?);
-                Some(1)
             }
             _ => None,
         }
