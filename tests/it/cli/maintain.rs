@@ -70,8 +70,8 @@ async fn tables_are_looked_after_and_nobody_has_anything_to_read_again() {
     insta::assert_snapshot!(told.normal(told.done()), @r"
      table              | compacted                                        | manifests | snapshots expired | orphans
     --------------------+--------------------------------------------------+-----------+-------------------+---------
-     shop_bronze.orders | 6 files, 45.9 KiB -> 1 file                      |    6 -> 1 |            3 of 6 | none
-     shop_silver.orders | 6 files, 12.4 KiB -> 1 file; 5 delete files -> 0 |   11 -> 2 |            3 of 6 | none
+     shop_bronze.orders | 6 files, 43.5 KiB -> 1 file                      |    6 -> 1 |            3 of 6 | none
+     shop_silver.orders | 6 files, 11.9 KiB -> 1 file; 5 delete files -> 0 |   11 -> 2 |            3 of 6 | none
      shop_gold.statuses | 6 files, 5.62 KiB -> 1 file; 5 delete files -> 0 |   11 -> 2 |            3 of 6 | none
     ");
     assert_eq!((snapshots(&project), rows(&project)), (heads, before.clone()));
@@ -80,8 +80,8 @@ async fn tables_are_looked_after_and_nobody_has_anything_to_read_again() {
     insta::assert_snapshot!(told.normal(told.done()), @r"
      table              | compacted                                        | manifests | snapshots expired | orphans
     --------------------+--------------------------------------------------+-----------+-------------------+---------
-     shop_bronze.orders | 6 files, 45.9 KiB -> 1 file                      |    7 -> 1 |            5 of 8 | none
-     shop_silver.orders | 6 files, 12.4 KiB -> 1 file; 5 delete files -> 0 |   12 -> 1 |            5 of 8 | none
+     shop_bronze.orders | 6 files, 43.5 KiB -> 1 file                      |    7 -> 1 |            5 of 8 | none
+     shop_silver.orders | 6 files, 11.9 KiB -> 1 file; 5 delete files -> 0 |   12 -> 1 |            5 of 8 | none
      shop_gold.statuses | 6 files, 5.62 KiB -> 1 file; 5 delete files -> 0 |   12 -> 1 |            5 of 8 | none
     ");
     assert_eq!(rows(&project), before);
