@@ -31,6 +31,14 @@ const FOOTER_CACHE_BYTES: usize = 50 * 1024 * 1024;
 /// below 1 GiB sets aside less, and one that is hardly more than this nothing: it holds little that is not counted.
 const UNCOUNTED_BYTES: usize = 128 * 1024 * 1024;
 
+/// Planning goes down a query step by step, and asks at most steps whether so much of the stack is left; where it is not,
+/// it goes on with another. A rule that takes a few steps by itself in between overflowed 128 KiB, the usual, which
+/// ends the process.
+const STACK_LEFT_BYTES: usize = 1024 * 1024;
+
+/// How large the other stack is. It takes memory where it is used.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// What the process may take; queries spill or fail before it does.
@@ -53,6 +61,8 @@ pub struct Engine {
 impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self> {
         check_spill_dir(&options.spill_dir)?;
+        recursive::set_minimum_stack_size(STACK_LEFT_BYTES);
+        recursive::set_stack_allocation_size(STACK_BYTES);
         let budget = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
         let memory = budget - UNCOUNTED_BYTES.min(budget.saturating_sub(UNCOUNTED_BYTES) / 7);
         let threads = options.threads.max(1);

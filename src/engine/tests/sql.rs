@@ -206,6 +206,24 @@ async fn a_query_may_have_many_sorts_of_little() {
     }
 }
 
+/// A stack that overflows ends the whole process, so that this is all there is to see of it.
+#[test]
+fn a_query_of_many_steps_is_planned_on_a_small_stack() {
+    let planned = std::thread::Builder::new().stack_size(512 << 10).spawn(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions { memory_bytes: 64 << 20, threads: 1, spill_dir: folder.path().join("spill") };
+        let session = Engine::new(&options).unwrap().session();
+        let first = "t0 as (select named_struct('a', x, 'b', named_struct('c', y)) as s from (values (1, 2), (3, 4)) as t(x, y))";
+        let step = |depth| format!("t{depth} as (select s from t{} where s['b']['c'] > {depth} - 50)", depth - 1);
+        let steps: Vec<String> = std::iter::once(first.to_string()).chain((1..=40).map(step)).collect();
+        let sql = format!("with {} select s['a'] as a, s['b']['c'] as c from t40 where s['a'] < 3", steps.join(", "));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let rows = runtime.block_on(async { plan(&session, &sql).await.unwrap().collect().await.unwrap() });
+        rows.iter().map(|rows| rows.num_rows()).sum::<usize>()
+    });
+    assert_eq!(planned.unwrap().join().unwrap(), 1);
+}
+
 #[test]
 fn a_spill_folder_that_cannot_be_made_is_found_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
