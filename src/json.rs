@@ -122,7 +122,7 @@ pub(crate) fn plain_string(json: &str) -> Option<&str> {
     (!has_escape(inside.as_bytes())).then_some(inside)
 }
 
-pub(crate) fn has_escape(bytes: &[u8]) -> bool {
+fn has_escape(bytes: &[u8]) -> bool {
     // Blocks that are looked at whole become vector instructions.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let (eights, rest) = rest.as_chunks::<8>();
@@ -325,9 +325,7 @@ fn nested_in(bytes: &[u8]) -> Option<usize> {
                     continue;
                 }
             }
-            b'"' => at += string_in(bytes.get(at..)?)?.0,
-            b'0'..=b'9' | b'-' => at += number_in(bytes.get(at..)?)?,
-            _ => at += word_in(bytes.get(at..)?)?,
+            _ => at += value_in(bytes.get(at..)?)?.0,
         }
         loop {
             let Some(is_object) = objects.last() else { return Some(at) };
