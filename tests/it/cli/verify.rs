@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use datafusion::prelude::Expr;
 use icestream::cli::verify::text;
 use icestream::clock::Clock;
 use icestream::config::Config;
@@ -104,15 +105,17 @@ impl Project {
         self.lake.table(&name.parse().unwrap()).await.unwrap()
     }
 
-    /// Puts what a query gives in the place of a table's rows. It calls the table `t`.
+    /// Puts what a query gives in the place of a table's rows, in an order that is the same each time. It calls the
+    /// table `t`.
     async fn replace(&self, name: &str, sql: &str) {
         let table = self.table(name).await;
         let session = self.engine().session();
         let t: TableName = "of.t".parse().unwrap();
         engine::register(&session, &t, table.view(At::Head).unwrap()).unwrap();
         let mut writer = table.writer(None).unwrap();
-        for batch in engine::plan(&session, &sql.replace("FROM t", "FROM of.t")).await.unwrap().collect().await.unwrap()
-        {
+        let rows = engine::plan(&session, &sql.replace("FROM t", "FROM of.t")).await.unwrap();
+        let order = rows.schema().columns().into_iter().map(|column| Expr::from(column).sort(true, true)).collect();
+        for batch in rows.sort(order).unwrap().collect().await.unwrap() {
             writer.write(&batch).await.unwrap();
         }
         table.change().replace_all(writer.finish().await.unwrap()).commit().await.unwrap();
@@ -261,7 +264,7 @@ async fn a_bronze_table_that_was_damaged_is_found() {
     shop_bronze.orders  DIFFERS  growth      1 commit, 1 difference
     missing snapshot ID: expected rows that only come, where no rewind and no replay is counted, found `overwrite`
     shop_bronze.orders  DIFFERS  offsets     16 rows, 1 difference
-    doubled: expected one row, found 2 rows (shop.public.orders/0 at offset 2) in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 2, file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 15
+    doubled: expected one row, found 2 rows (shop.public.orders/0 at offset 2) in file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 2, file://FOLDER/lake/warehouse/shop_bronze/orders/data/_ingested_at_day=DAY/UUID.parquet row 3
     ");
     let altered =
         with_rows("shop_bronze.orders", "SELECT * REPLACE (CASE WHEN _offset = 2 THEN 'u' ELSE _op END AS _op) FROM t")
