@@ -272,9 +272,7 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
             for chunk in commit.chunks(CHUNK_ROWS) {
                 let given = chunk.to_vec();
                 let started = processor_seconds()?;
-                for record in given {
-                    builder.push(decoder.decode(record))?;
-                }
+                builder.push_all(given.into_iter().map(|record| decoder.decode(record)))?;
                 let batch = builder.finish()?;
                 batch_seconds += processor_seconds()? - started;
                 counts += batch.counts;

@@ -96,6 +96,27 @@ pub(crate) fn is_value(text: &str) -> bool {
     }
 }
 
+/// Whether `text` is one object of values that are no objects or lists, without white space between them or escapes in its names.
+pub(crate) fn is_plain_object(text: &str) -> bool {
+    fn walk(bytes: &[u8]) -> Option<()> {
+        let mut rest = bytes.strip_prefix(b"{")?;
+        loop {
+            let (length, Escapes::None) = string_in(rest)? else { return None };
+            rest = rest.get(length..)?.strip_prefix(b":")?;
+            if matches!(rest.first()?, b'{' | b'[') {
+                return None;
+            }
+            let (length, Escapes::None | Escapes::Short) = value_in(rest)? else { return None };
+            rest = rest.get(length..)?;
+            match rest {
+                b"}" => return Some(()),
+                _ => rest = rest.strip_prefix(b",")?,
+            }
+        }
+    }
+    walk(text.as_bytes()).is_some()
+}
+
 /// What is wrong with a text that is not JSON, in the words of a parser that keeps track of lines.
 fn complaint(text: &str) -> serde_json::Error {
     match serde_json::from_str::<IgnoredAny>(text) {
@@ -486,9 +507,16 @@ fn first_special(word: u64) -> u64 {
 /// How many digits bytes begin with.
 #[inline]
 pub(crate) fn digits_in(bytes: &[u8]) -> usize {
-    // Eight bytes at a time: a loop whose end depends on each byte costs more than what it does.
+    // Many bytes at a time: a loop whose end depends on each byte costs more than what it does.
     let mut rest = bytes;
-    while let Some((eight, behind)) = rest.split_first_chunk() {
+    while let Some((sixteen, behind)) = rest.split_first_chunk() {
+        let others = other_than_digits(sixteen);
+        if others != 0 {
+            return bytes.len() - rest.len() + others.trailing_zeros() as usize;
+        }
+        rest = behind;
+    }
+    if let Some((eight, behind)) = rest.split_first_chunk() {
         let others = not_digits(u64::from_le_bytes(*eight));
         if others != 0 {
             return bytes.len() - rest.len() + others.trailing_zeros() as usize / 8;
@@ -496,6 +524,12 @@ pub(crate) fn digits_in(bytes: &[u8]) -> usize {
         rest = behind;
     }
     bytes.len() - rest.len() + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
+}
+
+/// A bit for each of sixteen bytes that is no digit.
+fn other_than_digits(sixteen: &[u8; 16]) -> u32 {
+    let digits = u8x16::new(*sixteen) - u8x16::splat(b'0');
+    !digits.min(u8x16::splat(9)).simd_eq(digits).to_bitmask() & 0xffff
 }
 
 /// The high bits of those of eight bytes that are no digits.

@@ -15,6 +15,10 @@ const NEAR: f64 = 0.5;
 /// How fast a process may grow: no machine touches new memory faster, with the few cores that a budget of this size has.
 const GROWTH_PER_SECOND: f64 = 4e9;
 
+/// How long the allocator keeps what was freed where nobody asks for it back, in milliseconds: longer than a commit takes
+/// that has little to do, so that the next one finds it.
+const KEPT_MS: libc::c_long = 10_000;
+
 /// Looking costs microseconds, so a process at rest is looked at now and then, and one that is near its budget often.
 const LOOKS: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_millis(500);
 
@@ -30,7 +34,7 @@ pub fn keep_within(budget: u64) {
     BUDGET.store(budget, Ordering::Relaxed);
     WATCHING.call_once(|| {
         take_small_pages();
-        // Where there is no thread to be had, freed memory goes back after a second, as the allocator has it by itself.
+        // Where nobody watches, freed memory goes back after a second, as the allocator has it by itself.
         let _ = std::thread::Builder::new().name("memory".to_string()).spawn(watch);
     });
 }
@@ -50,6 +54,7 @@ fn watch() {
     if resident().is_none() {
         return;
     }
+    keep_longer();
     let mut last_pause = LOOKS.start;
     loop {
         let budget = BUDGET.load(Ordering::Relaxed);
@@ -100,9 +105,35 @@ fn give_back() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
+/// Has the allocator keep what was freed for longer than the second that it does by itself.
+#[allow(unsafe_code)]
+fn keep_longer() {
+    /// `mi_option_purge_delay`, which has had this number since the option is there; the crate has no name for it.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    const BY_ITSELF_MS: libc::c_long = 1000;
+    // SAFETY: both take numbers only. Where the value is another one, somebody has set it, or the number means something
+    // else: it stays.
+    unsafe {
+        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == BY_ITSELF_MS {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, KEPT_MS);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn the_allocator_is_told_how_long_to_keep_what_was_freed() {
+        if std::env::var_os("MIMALLOC_PURGE_DELAY").is_some() {
+            return;
+        }
+        keep_longer();
+        // SAFETY: it takes a number only.
+        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(15) }, KEPT_MS);
+    }
 
     #[test]
     fn the_nearer_the_budget_the_sooner_the_next_look() {

@@ -10,9 +10,10 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
+use super::block::{self, Found};
 use super::error::{Error, Result};
 use super::image::{self, Columns, Images, Row, Unavailable, Unfit};
-use super::plan::Plans;
+use super::plan::{Plan, Plans};
 use crate::change::{
     ChangeBatch, ChangeCounts, ChangeEvent, Consumed, Decoded, FieldNames, Image, Op, RawRecord, Rejected,
 };
@@ -45,17 +46,36 @@ pub struct ChangeBatchBuilder {
     last: usize,
     counts: ChangeCounts,
     rows: Rows,
-    found: Found,
+    known: Known,
     bytes: usize,
 }
 
 /// The columns that fields are for, of images that were taken apart before they came.
 #[derive(Debug, Default)]
-struct Found {
-    known: Vec<Places>,
+struct Known {
+    places: Vec<Places>,
     /// Images to be read before anything of them is written: after one that did not fit, since more may follow, and
     /// taking its values out of the columns again costs a copy of them.
     wary: u32,
+}
+
+/// Events that become rows together, and their images and partitions.
+struct Alike<'a> {
+    events: Vec<&'a ChangeEvent>,
+    before: Vec<Option<Found<'a>>>,
+    after: Vec<Option<Found<'a>>>,
+    partitions: Vec<usize>,
+}
+
+impl Alike<'_> {
+    fn with_capacity(rows: usize) -> Self {
+        Alike {
+            events: Vec::with_capacity(rows),
+            before: Vec::with_capacity(rows),
+            after: Vec::with_capacity(rows),
+            partitions: Vec::with_capacity(rows),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -122,7 +142,7 @@ struct BronzeRow<'a> {
     event: Option<&'a ChangeEvent>,
     before: Row<'a>,
     after: Row<'a>,
-    unavailable: &'a [String],
+    unavailable: &'a [(usize, String)],
     error: Option<&'a str>,
 }
 
@@ -134,7 +154,7 @@ impl ChangeBatchBuilder {
         ChangeBatchBuilder {
             schema: layout::bronze_schema_with(plans.form().data_type()),
             rows: Rows::new(plans.form()),
-            found: Found::default(),
+            known: Known::default(),
             plans,
             epoch,
             clock,
@@ -165,12 +185,41 @@ impl ChangeBatchBuilder {
     }
 
     pub fn push(&mut self, decoded: Decoded) -> Result<()> {
+        self.push_block(std::slice::from_ref(&decoded))
+    }
+
+    /// Pushes records in order. Those that are written alike become columns together, which is faster than one by one.
+    pub fn push_all(&mut self, decoded: impl IntoIterator<Item = Decoded>) -> Result<()> {
+        let mut decoded = decoded.into_iter().fuse();
+        let mut block = Vec::with_capacity(block::ROWS);
+        loop {
+            block.extend(decoded.by_ref().take(block::ROWS));
+            if block.is_empty() {
+                return Ok(());
+            }
+            self.push_block(&block)?;
+            block.clear();
+        }
+    }
+
+    fn push_block(&mut self, mut block: &[Decoded]) -> Result<()> {
+        while let Some(first) = block.first() {
+            let alike = self.push_alike(block)?;
+            if alike == 0 {
+                self.push_one(first)?;
+            }
+            block = block.get(alike.max(1)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn push_one(&mut self, decoded: &Decoded) -> Result<()> {
         let record = decoded.record();
         let index = self.progress(&record.topic, record.partition, record.offset);
         let offset = record.offset;
         self.check_order(index, offset)?;
-        self.check_room(record)?;
-        match &decoded {
+        self.check_room(self.bytes, record)?;
+        match decoded {
             Decoded::Change(event) => self.push_change(event, index)?,
             Decoded::Rejected(Rejected { record, key, reason }) => {
                 self.push_rejected(record, key.as_deref(), None, reason)?;
@@ -182,6 +231,81 @@ impl ChangeBatchBuilder {
         }
         self.partitions[index].range.next = offset + 1;
         Ok(())
+    }
+
+    /// Pushes those at the beginning of a block whose fields were found, and are the table's columns in their order; says
+    /// how many they are.
+    fn push_alike(&mut self, block: &[Decoded]) -> Result<usize> {
+        let Some(Decoded::Change(first)) = block.first() else { return Ok(0) };
+        let mut images = first.before.iter().chain(&first.after).peekable();
+        if self.known.wary > 0 || images.peek().is_none() || images.any(|image| image.fields().is_none()) {
+            return Ok(0);
+        }
+        let Ok(Plan { columns: Some(columns), next: None }) = self.plans.plan(first.shape.as_ref(), true) else {
+            return Ok(0);
+        };
+        if !self.rows.before.are_those_of(&columns) || !self.rows.after.are_those_of(&columns) {
+            return Ok(0);
+        }
+        let mut alike = Alike::with_capacity(block.len());
+        let mut bytes = self.bytes;
+        for decoded in block {
+            let Decoded::Change(event) = decoded else { break };
+            let is_like_the_first = event.shape.as_ref().map(Arc::as_ptr) == first.shape.as_ref().map(Arc::as_ptr)
+                && (event.op == Op::Read) == (first.op == Op::Read)
+                && (event.before.is_some() || event.after.is_some());
+            let record = &event.record;
+            if !is_like_the_first || self.check_room(bytes, record).is_err() {
+                break;
+            }
+            let Some(before) = self.known.found(&columns, event.before.as_ref()) else { break };
+            let Some(after) = self.known.found(&columns, event.after.as_ref()) else { break };
+            let index = self.progress(&record.topic, record.partition, record.offset);
+            if self.check_order(index, record.offset).is_err() {
+                break;
+            }
+            self.partitions[index].range.next = record.offset + 1;
+            // Nearly what the row will take.
+            bytes += ROW_BYTES + record.payload.as_ref().map_or(0, Bytes::len);
+            alike.events.push(event);
+            alike.before.push(before);
+            alike.after.push(after);
+            alike.partitions.push(index);
+        }
+        let Alike { events, before, after, partitions } = &alike;
+        if events.is_empty() {
+            return Ok(0);
+        }
+        let placeholder = self.placeholder.clone();
+        // A snapshot reads whole rows: what looks like a placeholder there is the value.
+        let placeholder = (first.op != Op::Read).then_some(&*placeholder);
+        let mut unavailable = Unavailable::new(placeholder);
+        let size = match self.rows.before.append_block(before, &columns, layout::BEFORE, &mut unavailable)? {
+            None => None,
+            Some(of_before) => {
+                let of_after = self.rows.after.append_block(after, &columns, layout::AFTER, &mut unavailable)?;
+                if of_after.is_none() && before.iter().any(Option::is_some) {
+                    self.rows.before.cut_last()?;
+                }
+                of_after.map(|of_after| of_before + of_after)
+            }
+        };
+        let Some(size) = size else {
+            // One of them does not fit.
+            self.known.wary = Known::WARY;
+            for (event, index) in events.iter().zip(partitions) {
+                self.push_change(event, *index)?;
+            }
+            return Ok(events.len());
+        };
+        self.rows.before.append_presence(before);
+        self.rows.after.append_presence(after);
+        for index in partitions {
+            self.note_shape(*index, &columns);
+        }
+        self.counts.changes += events.len() as u64;
+        self.bytes += size + self.rows.append_alike(events, unavailable.names);
+        Ok(events.len())
     }
 
     /// Says that `partition` was read up to `next`, past offsets that hold no record.
@@ -230,29 +354,20 @@ impl ChangeBatchBuilder {
             Ok(plan) => plan,
             Err(reason) => return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &reason),
         };
-        let columns = plan.columns.as_deref();
         // A snapshot reads whole rows: what looks like a placeholder there is the value.
         let placeholder = (event.op != Op::Read).then_some(&*self.placeholder);
-        let mut unavailable = Unavailable { names: Vec::new(), placeholder };
-        let room = plan.is_settled().then_some(&mut self.rows.before);
-        let before =
-            self.found.read(plan.columns.as_ref(), event.before.as_ref(), layout::BEFORE, &mut unavailable, room)?;
-        let room = (plan.is_settled() && before.is_ok()).then_some(&mut self.rows.after);
-        let after =
-            self.found.read(plan.columns.as_ref(), event.after.as_ref(), layout::AFTER, &mut unavailable, room)?;
-        let (before, after) = match (before, after) {
-            (Ok(before), Ok(after)) => (before, after),
-            (Ok(before), Err(unfit)) => {
-                if let Row::Appended(_) = before {
-                    self.rows.before.cut_last()?;
-                    self.found.wary = Found::WARY;
-                }
-                return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &unfit.to_string());
-            }
-            (Err(unfit), _) => {
+        let mut unavailable = Unavailable::new(placeholder);
+        let columns = plan.columns.as_ref();
+        let mut read = |image: &'static str, json| self.known.read(columns, json, image, &mut unavailable);
+        let before = read(layout::BEFORE, event.before.as_ref());
+        let images = before.and_then(|before| Ok((before, read(layout::AFTER, event.after.as_ref())?)));
+        let (before, after) = match images {
+            Ok(images) => images,
+            Err(unfit) => {
                 return self.push_rejected(&event.record, event.key.as_deref(), Some(event), &unfit.to_string());
             }
         };
+        let unavailable = unavailable.names;
         let has_unexpected = before.has_unexpected() || after.has_unexpected();
         // Only a row that is good changes what the table is.
         if self.plans.adopt(&plan, has_unexpected) {
@@ -261,11 +376,7 @@ impl ChangeBatchBuilder {
             self.schema = layout::bronze_schema_with(self.plans.form().data_type());
         }
         if let Some(columns) = columns {
-            let last = &mut self.partitions[partition].shape;
-            if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, columns.shape())) {
-                self.plans.note_dropped(last.as_deref(), columns.shape());
-                *last = Some(columns.shape().clone());
-            }
+            self.note_shape(partition, columns);
         }
         self.counts.changes += 1;
         self.counts.unexpected += u64::from(has_unexpected);
@@ -275,10 +386,19 @@ impl ChangeBatchBuilder {
             event: Some(event),
             before,
             after,
-            unavailable: &unavailable.names,
+            unavailable: &unavailable,
             error: None,
         })?;
         Ok(())
+    }
+
+    /// Notes what the last row of a partition was like.
+    fn note_shape(&mut self, partition: usize, columns: &Columns) {
+        let last = &mut self.partitions[partition].shape;
+        if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, columns.shape())) {
+            self.plans.note_dropped(last.as_deref(), columns.shape());
+            *last = Some(columns.shape().clone());
+        }
     }
 
     fn push_rejected(
@@ -318,59 +438,61 @@ impl ChangeBatchBuilder {
         Ok(())
     }
 
-    fn check_room(&self, record: &RawRecord) -> Result<()> {
+    /// Whether a batch that holds so many bytes can take a record.
+    fn check_room(&self, bytes: usize, record: &RawRecord) -> Result<()> {
         let more = record.payload.as_ref().map_or(0, Bytes::len) + record.key.as_ref().map_or(0, Bytes::len);
-        if self.bytes > 0 && self.bytes + more > MOST_BYTES {
-            return Err(Error::Full { bytes: self.bytes, more });
+        if bytes > 0 && bytes + more > MOST_BYTES {
+            return Err(Error::Full { bytes, more });
         }
         Ok(())
     }
 }
 
-impl Found {
+impl Known {
     /// Images have the names of the one before it, or those of the other column.
     const MOST: usize = 16;
 
     /// How many images to be wary of after one that did not fit.
     const WARY: u32 = 1024;
 
-    /// Reads an image, straight into `room` where that is given and can be.
+    /// The fields of an image, where they were found and are the columns in their order; that of a row without one is
+    /// nothing.
+    #[allow(clippy::option_option)]
+    fn found<'a>(&mut self, columns: &Arc<Columns>, image: Option<&'a Image>) -> Option<Option<Found<'a>>> {
+        let Some(image) = image else { return Some(None) };
+        let (names, spans) = image.fields()?;
+        self.places_of(columns, names).are_straight.then_some(Some(Found { json: image.json(), spans }))
+    }
+
+    fn places_of(&mut self, columns: &Arc<Columns>, names: &Arc<FieldNames>) -> &Places {
+        let is = |known: &Places| Arc::ptr_eq(&known.names, names) && Arc::ptr_eq(&known.columns, columns);
+        let index = match self.places.iter().position(is) {
+            Some(index) => index,
+            None => {
+                self.places.truncate(Self::MOST - 1);
+                let places = columns.places(names);
+                let are_straight = columns.are_straight(&places);
+                self.places.insert(0, Places { names: names.clone(), columns: columns.clone(), places, are_straight });
+                0
+            }
+        };
+        &self.places[index]
+    }
+
     fn read<'a>(
         &mut self,
         columns: Option<&'a Arc<Columns>>,
         image: Option<&'a Image>,
         name: &'static str,
         unavailable: &mut Unavailable<'_>,
-        room: Option<&mut Images>,
-    ) -> Result<Result<Row<'a>, Unfit>> {
-        let Some(image) = image else { return Ok(Ok(Row::Null)) };
+    ) -> Result<Row<'a>, Unfit> {
+        let Some(image) = image else { return Ok(Row::Null) };
         let json = image.json();
-        let Some(columns) = columns else { return Ok(image::read_json(json, name, unavailable)) };
-        let Some((names, spans)) = image.fields() else { return Ok(columns.read(json, name, unavailable)) };
-        let is = |known: &Places| Arc::ptr_eq(&known.names, names) && Arc::ptr_eq(&known.columns, columns);
-        let index = match self.known.iter().position(is) {
-            Some(index) => index,
-            None => {
-                self.known.truncate(Self::MOST - 1);
-                let places = columns.places(names);
-                let are_straight = columns.are_straight(&places);
-                self.known.insert(0, Places { names: names.clone(), columns: columns.clone(), places, are_straight });
-                0
-            }
-        };
-        let known = &self.known[index];
+        let Some(columns) = columns else { return image::read_json(json, name, unavailable) };
+        let Some((names, spans)) = image.fields() else { return columns.read(json, name, unavailable) };
         self.wary = self.wary.saturating_sub(1);
-        if self.wary == 0
-            && known.are_straight
-            && let Some(room) = room
-            && let Some(read) = room.append_found(json, spans, columns, name, unavailable)?
-        {
-            if read.is_err() {
-                self.wary = Self::WARY;
-            }
-            return Ok(read);
-        }
-        Ok(columns.read_found(json, (names, spans, &known.places), name, unavailable))
+        let places = self.places_of(columns, names);
+        columns.read_found(json, (names, spans, &places.places), name, unavailable)
     }
 }
 
@@ -437,7 +559,7 @@ impl Rows {
         let texts = [Some(&*record.topic), key, position, tx_id, source, error];
         let size = ROW_BYTES
             + texts.iter().flatten().map(|text| text.len()).sum::<usize>()
-            + unavailable.iter().map(|name| name.len() + 4).sum::<usize>()
+            + unavailable.iter().map(|(_, name)| name.len() + 4).sum::<usize>()
             + raw.map_or(0, Bytes::len)
             + before.size()
             + after.size();
@@ -461,16 +583,67 @@ impl Rows {
         self.position.append_option(position);
         self.tx_id.append_option(tx_id);
         self.source.append_option(source);
+        self.append_rest(unavailable, error, raw);
+        Ok(size)
+    }
+
+    /// Appends rows whose images are in their columns, and says how many bytes the rest of them takes, about. Of values
+    /// that were not sent, there are the names, each with its row.
+    fn append_alike(&mut self, events: &[&ChangeEvent], mut unavailable: Vec<(usize, String)>) -> usize {
+        if self.count == 0 {
+            self.make_room();
+        }
+        self.count += events.len();
+        let mut size = ROW_BYTES * events.len();
+        for ChangeEvent { record, .. } in events {
+            if !self.last_topic.as_ref().is_some_and(|last| Arc::ptr_eq(last, &record.topic) || *last == record.topic) {
+                self.append_topics();
+                self.last_topic = Some(record.topic.clone());
+            }
+            self.same_topic += 1;
+            size += record.topic.len();
+        }
+        let records = || events.iter().map(|event| &event.record);
+        records().for_each(|record| self.partition.append_value(record.partition));
+        records().for_each(|record| self.offset.append_value(record.offset));
+        let micros = |record: &RawRecord| record.timestamp_ms.and_then(|ms| ms.checked_mul(1000));
+        records().for_each(|record| self.timestamp.append_option(micros(record)));
+        let mut append = |builder: &mut StringBuilder, text: Option<&str>| {
+            size += text.map_or(0, str::len);
+            builder.append_option(text);
+        };
+        events.iter().for_each(|event| append(&mut self.key, event.key.as_deref()));
+        events.iter().for_each(|event| append(&mut self.position, event.position.as_deref()));
+        events.iter().for_each(|event| append(&mut self.tx_id, event.tx_id.as_deref()));
+        events.iter().for_each(|event| append(&mut self.source, event.source.as_deref()));
+        events.iter().for_each(|event| self.op.append_value(event.op.letter()));
+        events.iter().for_each(|event| self.source_ts.append_option(event.source_ts_us));
+        if unavailable.is_empty() {
+            self.good += events.len();
+            return size;
+        }
+        unavailable.sort_by_key(|(row, _)| *row);
+        let mut unavailable = unavailable.as_slice();
+        for row in 0..events.len() {
+            let (of_row, rest) = unavailable.split_at(unavailable.partition_point(|(of, _)| *of <= row));
+            size += of_row.iter().map(|(_, name)| name.len() + 4).sum::<usize>();
+            self.append_rest(of_row, None, None);
+            unavailable = rest;
+        }
+        size
+    }
+
+    /// Appends what only few rows have.
+    fn append_rest(&mut self, unavailable: &[(usize, String)], error: Option<&str>, raw: Option<&Bytes>) {
         if error.is_none() && unavailable.is_empty() {
             self.good += 1;
-            return Ok(size);
+            return;
         }
         self.append_good();
-        unavailable.iter().for_each(|name| self.unavailable.values().append_value(name));
+        unavailable.iter().for_each(|(_, name)| self.unavailable.values().append_value(name));
         self.unavailable.append(!unavailable.is_empty());
         self.error.append_option(error);
         self.raw.append_option(raw);
-        Ok(size)
     }
 
     fn append_topics(&mut self) {
@@ -522,7 +695,7 @@ impl Rows {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arrow::array::{Array, AsArray, StructArray};
     use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
     use bytestring::ByteString;
@@ -701,7 +874,7 @@ mod tests {
     }
 
     /// The image with its fields found already, as events come that are written alike.
-    fn found(json: &str, names: &Arc<FieldNames>) -> Image {
+    pub(in crate::batch) fn found(json: &str, names: &Arc<FieldNames>) -> Image {
         let mut spans = Vec::new();
         json::each_field::<()>(json, |_, value| {
             let from = value.as_ptr() as usize - json.as_ptr() as usize;
@@ -731,6 +904,7 @@ mod tests {
             )
         };
         let (mut straight, mut careful) = (builder(orders()), builder(orders()));
+        let (mut together, mut block) = (builder(orders()), Vec::new());
         for number in 0..3000 {
             // The one before fits even where the one after does not.
             let before = (number % 3 == 0).then(|| image(number + 10_000));
@@ -738,20 +912,28 @@ mod tests {
             let Decoded::Change(event) = change(number, before.as_deref(), Some(&after)) else { unreachable!() };
             let before = before.map(|before| found(&before, &names));
             let with_fields = ChangeEvent { before, after: Some(found(&after, &names)), ..event.clone() };
+            block.push(Decoded::Change(with_fields.clone()));
             straight.push(Decoded::Change(with_fields)).unwrap();
             careful.push(Decoded::Change(event)).unwrap();
             assert_eq!(straight.bytes(), careful.bytes());
             if number == 2000 {
-                assert_eq!(straight.finish().unwrap().rows, careful.finish().unwrap().rows);
+                together.push_all(block.drain(..)).unwrap();
+                let rows = careful.finish().unwrap().rows;
+                assert_eq!(straight.finish().unwrap().rows, rows);
+                assert_eq!(together.finish().unwrap().rows, rows);
             }
         }
-        let (straight, careful) = (straight.finish().unwrap(), careful.finish().unwrap());
+        together.push_all(block).unwrap();
+        assert_eq!(together.bytes(), careful.bytes());
+        let [straight, careful, together] = [straight, careful, together].map(|mut builder| builder.finish().unwrap());
         assert_eq!(straight.rows, careful.rows);
         assert_eq!(straight.counts, careful.counts);
+        assert_eq!(together.rows, careful.rows);
+        assert_eq!(together.counts, careful.counts);
     }
 
     #[test]
-    fn a_column_that_comes_while_an_image_is_in_its_columns_is_null_for_it_too() {
+    fn a_column_that_comes_with_one_image_is_null_in_the_other() {
         let names = ["id", "status", "total", "note", "image", "placed_at"];
         let old = format!("{{{}}}", names.map(|name| format!(r#""{name}":null"#)).join(","));
         let new = old.replace('}', r#","other":[1]}"#);
@@ -926,9 +1108,13 @@ mod tests {
         let error = builder.push(change(5, None, None)).unwrap_err();
         insta::assert_snapshot!(
             error, @"offset 5 of `shop.public.orders/0` was given to a batch that already stands at 6");
+        // Nothing of what came before it is lost.
+        let more = [6, 7, 7, 8].map(|offset| change(offset, None, Some(r#"{"id":1}"#)));
+        assert!(matches!(builder.push_all(more), Err(Error::Repeated { offset: 7, next: 8, .. })));
+        assert_eq!(builder.rows(), 3);
         let error = builder.start(TopicPartition::new("shop.public.orders", 0), 0).unwrap_err();
         insta::assert_snapshot!(
-            error, @"`shop.public.orders/0` was started anew while a batch stands at its offset 6");
+            error, @"`shop.public.orders/0` was started anew while a batch stands at its offset 8");
         let full = Error::Full { bytes: 1 << 30, more: 2048 };
         insta::assert_snapshot!(full, @"a batch of 1073741824 bytes cannot take another record of 2048");
         insta::assert_snapshot!(full.hint().unwrap(), @"lower `commit.bytes` so that a batch is committed earlier");

@@ -2,22 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayBuilder, ArrayRef, AsArray, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    Int32Builder, Int64Builder, LargeBinaryBuilder, NullBufferBuilder, StringBuilder, StructArray,
-    TimestampMicrosecondBuilder,
+    ArrayRef, AsArray, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int32Builder,
+    Int64Builder, LargeBinaryBuilder, NullBufferBuilder, StringBuilder, StructArray, TimestampMicrosecondBuilder,
 };
 use arrow::compute::cast;
 
+use super::block::{Cells, Found, NULL_BYTES, Usual};
 use super::error::{Error, Result};
 use super::value::{self, Misfit, Value};
-use super::{base64, decimal, iso};
 use crate::change::{FieldNames, Span};
 use crate::evolution::{Form, TableColumns, legal_name};
-use crate::json::{self, Escapes, Stopped};
+use crate::json::{self, Stopped};
 use crate::layout::{self, UTC};
 use crate::placeholder::Placeholder;
 use crate::row::{Column, ColumnType, Encoding, RowShape};
@@ -52,11 +50,13 @@ pub(super) struct Columns {
     keeps_unexpected: bool,
 }
 
-/// The names of values that were not sent, and what stands in their place; nothing where all are sent.
+/// The names of values that were not sent, each with its row, and what stands in their place; nothing where all are sent.
 #[derive(Debug)]
 pub(super) struct Unavailable<'a> {
-    pub(super) names: Vec<String>,
+    pub(super) names: Vec<(usize, String)>,
     pub(super) placeholder: Option<&'a Placeholder>,
+    /// The row that is being read.
+    row: usize,
 }
 
 /// One image read and found fit, so that writing it cannot fail halfway.
@@ -65,8 +65,6 @@ pub(super) enum Row<'a> {
     Null,
     /// A value for each column of the shape; then, if there was any, the object of what none was declared for.
     Values(Vec<Value<'a>>, &'a Columns),
-    /// Its values are in the columns already, and take so many bytes there ([`Images::append_found`]).
-    Appended(usize),
     Json(Cow<'a, str>),
 }
 
@@ -102,43 +100,17 @@ pub(super) enum ColumnBuilder {
     Bytes(LargeBinaryBuilder),
 }
 
-/// How nearly all values of a column are written: those [`ColumnBuilder::append_usual`] knows.
-#[derive(Debug, Clone, Copy)]
-enum Usual {
-    Boolean,
-    Int,
-    Long,
-    Double,
-    Days,
-    Micros,
-    Text,
-    Decimal {
-        precision: u8,
-        scale: i8,
-    },
-    Instant,
-    /// In one of many ways.
-    Otherwise,
-}
-
-impl Usual {
-    fn of(column: &Column) -> Self {
-        match (column.column_type, column.encoding) {
-            (ColumnType::String, Encoding::Native) => Usual::Text,
-            (ColumnType::Decimal { precision, scale }, Encoding::Base64) => Usual::Decimal { precision, scale },
-            (ColumnType::Timestamptz, Encoding::Iso) => Usual::Instant,
-            (ColumnType::Boolean, _) => Usual::Boolean,
-            (ColumnType::Int, _) => Usual::Int,
-            (ColumnType::Long, _) => Usual::Long,
-            (ColumnType::Double, _) => Usual::Double,
-            (ColumnType::Date, Encoding::Days) => Usual::Days,
-            (ColumnType::Timestamp | ColumnType::Timestamptz, Encoding::Micros) => Usual::Micros,
-            _ => Usual::Otherwise,
-        }
+impl<'a> Unavailable<'a> {
+    pub(super) fn new(placeholder: Option<&'a Placeholder>) -> Self {
+        Unavailable { names: Vec::new(), placeholder, row: 0 }
     }
-}
 
-impl Unavailable<'_> {
+    /// What silver has to carry forward is a value of `after`, so that only those go by their bare names.
+    fn push(&mut self, image: &str, name: &str) {
+        let name = if image == layout::BEFORE { format!("{}.{name}", layout::BEFORE) } else { name.to_string() };
+        self.names.push((self.row, name));
+    }
+
     fn stands(&self, json: &str) -> bool {
         self.placeholder.is_some_and(|placeholder| placeholder.is_any(json))
     }
@@ -261,7 +233,7 @@ impl<'a, 'u, 'p> Reading<'a, 'u, 'p> {
         let placeholder = self.unavailable.placeholder;
         self.values[place] = value::read(value, column, placeholder).map_err(|misfit| unfit(image, column, misfit))?;
         if matches!(self.values[place], Value::Unavailable) {
-            self.unavailable.names.push(unavailable_name(image, &columns.names[place]));
+            self.unavailable.push(image, &columns.names[place]);
         }
         Ok(())
     }
@@ -295,7 +267,7 @@ impl Unexpected {
         }
         let is_placeholder = unavailable.stands(value);
         if is_placeholder {
-            unavailable.names.push(unavailable_name(image, name));
+            unavailable.push(image, name);
         }
         json::push_field(&mut self.json, name, if is_placeholder { "null" } else { value });
         Ok(())
@@ -324,7 +296,7 @@ pub(super) fn read_json<'a>(
     json::each_field::<Unfit>(json, |name, value| {
         let is_placeholder = unavailable.stands(value);
         if is_placeholder {
-            unavailable.names.push(unavailable_name(image, &name));
+            unavailable.push(image, &name);
         }
         json::push_field(&mut without, &name, if is_placeholder { "null" } else { value });
         Ok(())
@@ -333,11 +305,6 @@ pub(super) fn read_json<'a>(
     without.push('}');
     let nothing_found = unavailable.names.len() == found_before;
     Ok(Row::Json(if nothing_found { Cow::Borrowed(json) } else { Cow::Owned(without) }))
-}
-
-/// What silver has to carry forward is a value of `after`, so that only those go by their bare names.
-fn unavailable_name(image: &str, name: &str) -> String {
-    if image == layout::BEFORE { format!("{}.{name}", layout::BEFORE) } else { name.to_string() }
 }
 
 fn undeclared(image: &'static str, name: &str) -> Unfit {
@@ -354,7 +321,6 @@ impl Row<'_> {
     pub(super) fn size(&self) -> usize {
         match self {
             Row::Null => 4,
-            Row::Appended(size) => *size,
             Row::Json(json) => json.len() + 4,
             Row::Values(values, _) => values.iter().map(value_size).sum(),
         }
@@ -368,7 +334,8 @@ impl Row<'_> {
 
 fn value_size(value: &Value<'_>) -> usize {
     match value {
-        Value::Missing | Value::Null | Value::Unavailable | Value::Long(_) | Value::Double(_) => 8,
+        Value::Missing | Value::Null | Value::Unavailable => NULL_BYTES,
+        Value::Long(_) | Value::Double(_) => 8,
         Value::Boolean(_) => 1,
         Value::Int(_) | Value::Float(_) => 4,
         Value::Decimal(_) => 16,
@@ -415,11 +382,7 @@ impl Images {
             match columns.get_mut(index) {
                 Some(builder) if shape[index].column_type != column.column_type => builder.widen(column.column_type)?,
                 Some(_) => {}
-                None => {
-                    // An image may be in its columns that is not in `present` yet.
-                    let rows = columns.first().map_or(present.len(), ColumnBuilder::len);
-                    columns.push(ColumnBuilder::with_nulls(column.column_type, rows));
-                }
+                None => columns.push(ColumnBuilder::with_nulls(column.column_type, present.len())),
             }
         }
         *unexpected = wanted.unexpected();
@@ -459,61 +422,75 @@ impl Images {
         }
     }
 
-    /// Reads an image whose fields are this column's, each once and in order, straight into it, which spares putting its
-    /// values together first. `None` where the column is not like that. When a value does not fit, nothing is left of
-    /// the image; else a [`Row::Appended`] has to follow.
-    pub(super) fn append_found<'a>(
+    /// Whether its columns are those of a plan, each in its place.
+    pub(super) fn are_those_of(&self, plan: &Columns) -> bool {
+        matches!(self, Images::Columns { columns, .. } if columns.len() == plan.sources.len())
+    }
+
+    /// Reads the images of some rows, whose fields are this column's, each once and in order, straight into it, and says
+    /// how many bytes they take, about. Names of values that were not sent go to `unavailable`, with the row.
+    ///
+    /// [`Images::append_presence`] has to follow, or else [`Images::cut_last`]. `None`, when a value does not fit: nothing is
+    /// left of the images then.
+    pub(super) fn append_block(
         &mut self,
-        json: &'a str,
-        spans: &[Span],
+        images: &[Option<Found<'_>>],
         plan: &Columns,
         image: &'static str,
         unavailable: &mut Unavailable<'_>,
-    ) -> Result<Option<Result<Row<'a>, Unfit>>> {
-        match self {
-            Images::Columns { columns, .. } if columns.len() == spans.len() => {}
-            _ => return Ok(None),
+    ) -> Result<Option<usize>> {
+        let mut size = Row::Null.size() * images.iter().filter(|image| image.is_none()).count();
+        if images.iter().all(Option::is_none) {
+            return Ok(Some(size));
         }
         self.make_room();
         self.append_nulls();
         let Images::Columns { columns, .. } = self else { return Ok(None) };
-        let named = unavailable.names.len();
-        let mut size = 0;
-        for (index, ((builder, span), usual)) in columns.iter_mut().zip(spans).zip(&plan.usual).enumerate() {
-            let value = span.of(json);
-            let appended = |value| builder.append_usual(value, span.escapes, *usual, unavailable.placeholder);
-            if let Some(bytes) = value.and_then(appended) {
-                size += bytes;
-                continue;
-            }
+        for (index, (builder, usual)) in columns.iter_mut().zip(&plan.usual).enumerate() {
             let column = plan.column(index);
-            let read = match value {
-                Some(value) => {
-                    value::read(value, column, unavailable.placeholder).map_err(|misfit| unfit(image, column, misfit))
-                }
-                None => Err(Unfit::NotAnObject { image }),
-            };
-            let appended = read.map(|value| {
-                size += value_size(&value);
-                if matches!(value, Value::Unavailable) {
-                    unavailable.names.push(unavailable_name(image, &plan.names[index]));
-                }
-                builder.append(value)
-            });
-            match appended {
-                Ok(Ok(())) => {}
-                Ok(Err(WrongType)) => return Err(Error::WrongBuilder { column: column.name.clone() }),
-                Err(unfit) => {
-                    unavailable.names.truncate(named);
+            let mut row = 0;
+            while let Some(rest) = images.get(row..).filter(|rest| !rest.is_empty()) {
+                let cells = Cells { images: rest, column: index };
+                let appended = builder.append_usual(cells, *usual, unavailable.placeholder);
+                size += appended.bytes;
+                row += appended.count;
+                // One that is written otherwise.
+                let Some(next) = images.get(row) else { break };
+                let value = match next {
+                    None => Some(Value::Missing),
+                    Some(found) => {
+                        found.value(index).and_then(|(json, _)| value::read(json, column, unavailable.placeholder).ok())
+                    }
+                };
+                let Some(value) = value else {
                     self.cut_last()?;
-                    return Ok(Some(Err(unfit)));
+                    return Ok(None);
+                };
+                if next.is_some() {
+                    size += value_size(&value);
                 }
+                if matches!(value, Value::Unavailable) {
+                    unavailable.row = row;
+                    unavailable.push(image, &plan.names[index]);
+                }
+                builder.append(value).map_err(|_| Error::WrongBuilder { column: column.name.clone() })?;
+                row += 1;
             }
         }
-        Ok(Some(Ok(Row::Appended(size))))
+        Ok(Some(size))
     }
 
-    /// Takes away the values of an image that is not to be a row after all.
+    /// Which rows have the images that [`Images::append_block`] read.
+    pub(super) fn append_presence(&mut self, images: &[Option<Found<'_>>]) {
+        let Images::Columns { present, nulls, .. } = self else { return };
+        if images.iter().all(Option::is_none) {
+            *nulls += images.len();
+        } else {
+            images.iter().for_each(|image| present.append(image.is_some()));
+        }
+    }
+
+    /// Takes away the values of images that are not to be rows after all.
     pub(super) fn cut_last(&mut self) -> Result<()> {
         if let Images::Columns { columns, present, shape, .. } = self {
             for (builder, column) in columns.iter_mut().zip(shape.iter()) {
@@ -531,7 +508,6 @@ impl Images {
         match (self, row) {
             (Images::Open(count), Row::Null) => *count += 1,
             (Images::Columns { nulls, .. }, Row::Null) => *nulls += 1,
-            (Images::Columns { present, .. }, Row::Appended(_)) => present.append_non_null(),
             (Images::Columns { columns, present, shape, unexpected, .. }, Row::Values(mut values, plan)) => {
                 let wrong = |index: usize| Error::WrongBuilder { column: shape[index].name.clone() };
                 if plan.is_straight && plan.sources.len() == columns.len() && values.len() == columns.len() {
@@ -556,7 +532,7 @@ impl Images {
             (Images::Json(json), Row::Null) => json.append_null(),
             (Images::Json(json), Row::Json(text)) => json.append_value(text),
             (Images::Columns { .. } | Images::Open(_), Row::Json(_))
-            | (Images::Json(_) | Images::Open(_), Row::Values(..) | Row::Appended(_)) => {
+            | (Images::Json(_) | Images::Open(_), Row::Values(..)) => {
                 return Err(Error::WrongBuilder { column: "before` or `after".to_string() });
             }
         }
@@ -681,76 +657,12 @@ impl ColumnBuilder {
         Ok(())
     }
 
-    fn len(&self) -> usize {
-        each_builder!(self, builder => builder.len())
-    }
-
     fn append_null(&mut self) {
         each_builder!(self, builder => builder.append_null());
     }
 
     fn append_nulls(&mut self, count: usize) {
         each_builder!(self, builder => builder.append_nulls(count));
-    }
-
-    /// Appends a value that is written as nearly all of its column are, which spares making a [`Value`] of it, and says how
-    /// many bytes it takes. Of one that is not, it says nothing and leaves it to [`value::read`].
-    #[inline]
-    fn append_usual(
-        &mut self,
-        json: &str,
-        escapes: Escapes,
-        usual: Usual,
-        placeholder: Option<&Placeholder>,
-    ) -> Option<usize> {
-        let is_placeholder = || placeholder.is_some_and(|placeholder| placeholder.may_be(json));
-        let inside = || json.strip_prefix('"')?.strip_suffix('"');
-        let plain = || inside().filter(|_| escapes == Escapes::None);
-        let whole = || json::short_whole(json.as_bytes());
-        if json == "null" {
-            self.append_null();
-            return Some(value_size(&Value::Null));
-        }
-        match (usual, self) {
-            (Usual::Text, ColumnBuilder::Text(builder)) if !is_placeholder() => {
-                append_text(builder, inside()?, escapes)
-            }
-            (Usual::Long, ColumnBuilder::Long(builder)) => {
-                builder.append_value(whole()?);
-                Some(8)
-            }
-            (Usual::Int, ColumnBuilder::Int(builder)) => {
-                builder.append_value(whole()?.try_into().ok()?);
-                Some(4)
-            }
-            (Usual::Days, ColumnBuilder::Date(builder)) => {
-                builder.append_value(whole()?.try_into().ok()?);
-                Some(4)
-            }
-            (Usual::Micros, ColumnBuilder::Timestamp(builder)) => {
-                builder.append_value(whole()?);
-                Some(8)
-            }
-            (Usual::Double, ColumnBuilder::Double(builder)) => {
-                builder.append_value(value::double(json).ok()?);
-                Some(8)
-            }
-            (Usual::Boolean, ColumnBuilder::Boolean(builder)) => {
-                builder.append_value(json.parse().ok()?);
-                Some(1)
-            }
-            (Usual::Decimal { precision, scale }, ColumnBuilder::Decimal(builder)) if !is_placeholder() => {
-                let (bytes, length) = base64::decode_short(plain()?)?;
-                let bytes = bytes.get(..length)?;
-                builder.append_value(decimal::from_bytes(bytes, i64::from(scale), precision, scale).ok()?);
-                Some(16)
-            }
-            (Usual::Instant, ColumnBuilder::Timestamp(builder)) => {
-                builder.append_value(iso::timestamptz(plain()?).ok()?);
-                Some(8)
-            }
-            _ => None,
-        }
     }
 
     fn append(&mut self, value: Value<'_>) -> Result<(), WrongType> {
@@ -776,26 +688,5 @@ impl ColumnBuilder {
 
     fn finish(&mut self) -> ArrayRef {
         each_builder!(self, builder => Arc::new(builder.finish()))
-    }
-}
-
-/// Appends the text that stands between quotes, where its escapes are of one character.
-fn append_text(builder: &mut StringBuilder, inside: &str, escapes: Escapes) -> Option<usize> {
-    match escapes {
-        Escapes::None => {
-            builder.append_value(inside);
-            Some(inside.len() + 4)
-        }
-        Escapes::Short => {
-            let mut length = 0;
-            let whole = json::each_piece(inside, |piece| {
-                length += piece.len();
-                builder.write_str(piece).unwrap_or(());
-            });
-            debug_assert!(whole.is_some(), "an escape that is not short");
-            builder.append_value("");
-            Some(length + 4)
-        }
-        Escapes::Any => None,
     }
 }

@@ -28,14 +28,7 @@ pub(super) struct Plan {
     /// `None` for JSON text.
     pub(super) columns: Option<Arc<Columns>>,
     /// The form that the table's images have to have for it, where they have another.
-    next: Option<Form>,
-}
-
-impl Plan {
-    /// Whether the table's images are already what they have to be for it.
-    pub(super) fn is_settled(&self) -> bool {
-        self.next.is_none()
-    }
+    pub(super) next: Option<Form>,
 }
 
 impl Plans {

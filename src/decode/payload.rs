@@ -90,12 +90,24 @@ pub(super) fn open<'a>(
 /// Nothing shorter is an object of a schema and a payload.
 const SHORTEST_WRAPPED: usize = r#"{"schema":{},"payload":1}"#.len();
 
+/// A look for the word spares most keys a second reading, and most are too short for it.
+fn may_be_wrapped(key: &str) -> bool {
+    key.len() > SHORTEST_WRAPPED && key.contains("\"payload\"")
+}
+
 /// The key as compact JSON, out of its schema block if it has one; `None` when it is JSON's `null`. A key that is not
 /// JSON comes back as JSON that holds it, for the rejected row.
 pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(format!("{{\"base64\":\"{}\"}}", STANDARD.encode(bytes)));
     };
+    if json::is_plain_object(text) && !may_be_wrapped(text) {
+        return Ok(Some(text.to_string()));
+    }
+    any_key_text(text)
+}
+
+fn any_key_text(text: &str) -> Result<Option<String>, String> {
     let text = text.trim_ascii();
     if !json::is_value(text) {
         let mut kept = String::new();
@@ -103,8 +115,7 @@ pub(super) fn key_text(bytes: &[u8]) -> Result<Option<String>, String> {
         return Err(kept);
     }
     let mut key = text;
-    // A look for the word spares most keys a second reading, and most are too short for it.
-    if text.len() > SHORTEST_WRAPPED && text.starts_with('{') && text.contains("\"payload\"") {
+    if text.starts_with('{') && may_be_wrapped(text) {
         key = Fields::read(text).and_then(|fields| fields.schema_and_payload()).map_or(text, |(_, payload)| payload);
     }
     Ok((key != "null").then(|| json::compact(key)))
@@ -219,4 +230,69 @@ fn repeated<'a>(fields: &'a [Field<'_>]) -> Option<&'a str> {
         seen |= bit;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_compact_json_out_of_its_schema_block() {
+        let check = |key: &str, expected: Result<Option<&str>, &str>| {
+            let expected = expected.map(|key| key.map(str::to_string)).map_err(str::to_string);
+            assert_eq!(key_text(key.as_bytes()), expected, "{key}");
+        };
+        check(r#"{"id":7}"#, Ok(Some(r#"{"id":7}"#)));
+        check(r#" {"id" : 7 , "of":"a\"b"} "#, Ok(Some(r#"{"id":7,"of":"a\"b"}"#)));
+        check(r#"{"schema":null,"payload":{"id":7}}"#, Ok(Some(r#"{"id":7}"#)));
+        check(r#"{"schema":null,"payload":1234}"#, Ok(Some("1234")));
+        check(r#"{"schema":null,"payload":null}"#, Ok(None));
+        check(r#"{"payload":1,"id":1,"schema":2,"x":3}"#, Ok(Some(r#"{"payload":1,"id":1,"schema":2,"x":3}"#)));
+        check("null", Ok(None));
+        check("7", Ok(Some("7")));
+        check(r#"{"id":07}"#, Err(r#""{\"id\":07}""#));
+        check(r#"{"id":7}}"#, Err(r#""{\"id\":7}}""#));
+        assert_eq!(key_text(&[0xff, 1]), Err(r#"{"base64":"/wE="}"#.to_string()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_is_read_at_once_is_what_reading_it_all_gives(key in any_key()) {
+            prop_assert_eq!(key_text(key.as_bytes()), any_key_text(&key), "{}", key);
+        }
+    }
+
+    /// Keys of all kinds, and what is nearly one.
+    fn any_key() -> impl Strategy<Value = String> {
+        let name = prop::sample::select(vec!["id", "schema", "payload", "i\\u0064", "\\ud83d", "é", ""]);
+        let value = prop_oneof![
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<String>().prop_map(|text| serde_json::Value::String(text).to_string()),
+            prop::sample::select(vec![
+                "null",
+                "true",
+                "1.50",
+                "1.",
+                "01",
+                "-",
+                "1e5",
+                "{}",
+                "[1, 2]",
+                r#"{"id":1}"#,
+                r#""\ud83d""#,
+                r#""\/""#,
+                "\"\t\"",
+                " 1",
+                "1 ",
+            ])
+            .prop_map(str::to_string),
+        ];
+        let end = prop::sample::select(vec!["}", "}", "}", "} ", "},", "", "}}"]);
+        (prop::collection::vec((name, value), 0..4), end).prop_map(|(fields, end)| {
+            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            format!("{{{}{end}", fields.join(","))
+        })
+    }
 }

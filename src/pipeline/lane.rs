@@ -363,22 +363,18 @@ impl Columns {
                 last.push((TopicPartition::new(record.topic.clone(), record.partition), RecordMark::of(record)));
             }
         }
-        for record in records {
-            if !self.backfilled.is_empty() && self.is_backfilled(&record) {
-                continue;
-            }
-            self.builder.push(self.decoder.decode(record))?;
-        }
+        let Columns { decoder, builder, backfilled, epoch } = self;
+        let is_backfilled = |record: &RawRecord| {
+            let ranges = backfilled.ranges(*epoch, &record.topic, record.partition);
+            ranges.is_some_and(|ranges| ranges.contains(record.offset))
+        };
+        let records = records.into_iter().filter(|record| backfilled.is_empty() || !is_backfilled(record));
+        builder.push_all(records.map(|record| decoder.decode(record)))?;
         for (partition, next) in positions {
-            self.builder.advance(partition, *next);
+            builder.advance(partition, *next);
         }
-        let batch = self.builder.finish()?;
+        let batch = builder.finish()?;
         Ok(Made { bytes: batch.rows.get_array_memory_size(), batch, last })
-    }
-
-    fn is_backfilled(&self, record: &RawRecord) -> bool {
-        let ranges = self.backfilled.ranges(self.epoch, &record.topic, record.partition);
-        ranges.is_some_and(|ranges| ranges.contains(record.offset))
     }
 }
 

@@ -144,18 +144,18 @@ impl Maker {
         // Offsets that hold no record are done with as well.
         let (mut seen, mut bytes, done) = (Seen::default(), 0, RangeSet::from_iter([range]));
         self.builder.start(at.clone(), range.from)?;
-        for record in records {
+        let new = records.into_iter().filter(|record| {
             let size = record.payload.as_ref().map_or(0, |payload| payload.len());
             seen.bytes += size as u64;
-            match held.fate(&at, record.offset) {
-                Fate::New => {
-                    bytes += size;
-                    self.builder.push(self.decoder.decode(record))?;
-                }
+            let fate = held.fate(&at, record.offset);
+            match fate {
+                Fate::New => bytes += size,
                 Fate::Row | Fate::Done => seen.there += 1,
                 Fate::Ahead => seen.ahead += 1,
             }
-        }
+            fate == Fate::New
+        });
+        self.builder.push_all(new.map(|record| self.decoder.decode(record)))?;
         let batch = self.builder.finish()?;
         Ok((Made { batch, at, done, bytes }, seen))
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::held::{Fate, Held};
 use super::{BackfillError, Tick};
 use crate::backfilled::RangeSet;
-use crate::batch::ChangeBatchBuilder;
+use crate::batch::{BLOCK_ROWS, ChangeBatchBuilder};
 use crate::change::{ChangeBatch, Decoded, Op, RawRecord};
 use crate::clock::Clock;
 use crate::decode::Decoder;
@@ -297,6 +297,8 @@ struct Parser {
     lines: Lines,
     decoder: Decoder,
     builder: ChangeBatchBuilder,
+    /// Records that are not in the builder yet, which takes many at once faster.
+    waiting: Vec<Decoded>,
     dialect: Dialect,
     epoch: i32,
     clock: Clock,
@@ -342,6 +344,7 @@ impl Parser {
             lines: Lines::default(),
             decoder: Decoder::new(dialect.format),
             builder: builder(&images, *epoch, clock, dialect),
+            waiting: Vec::new(),
             images,
             dialect: dialect.clone(),
             epoch: *epoch,
@@ -387,6 +390,10 @@ impl Parser {
             if self.is_full() {
                 self.finish(made)?;
             }
+        }
+        // Records that are not in the batch may count as read.
+        if matches!(taken, Err(Trouble::OfTable(_))) {
+            return taken;
         }
         if is_end || unpacked.is_err() || taken.is_err() {
             taken = match (unpacked.is_ok(), taken) {
@@ -500,7 +507,12 @@ impl Parser {
     fn push(&mut self, decoded: Decoded, bytes: usize) -> Result<(), Trouble> {
         self.records += 1;
         self.bytes += bytes;
-        self.builder.push(decoded).map_err(|error| Trouble::OfTable(error.into()))
+        self.waiting.push(decoded);
+        if self.waiting.len() < BLOCK_ROWS { Ok(()) } else { self.push_waiting() }
+    }
+
+    fn push_waiting(&mut self) -> Result<(), Trouble> {
+        self.builder.push_all(self.waiting.drain(..)).map_err(|error| Trouble::OfTable(error.into()))
     }
 
     /// Numbers the lines that were kept until it is known how. Sinks are often told to leave out records without a value:
@@ -583,6 +595,7 @@ impl Parser {
         if done.is_empty() {
             return Ok(());
         }
+        self.push_waiting()?;
         let batch = self.builder.finish().map_err(|error| Trouble::OfTable(error.into()))?;
         self.records = 0;
         made.push(Made { batch, at: self.at.clone(), done, bytes: std::mem::take(&mut self.bytes) });
