@@ -325,11 +325,14 @@ async fn in_memory(options: &Options) -> Result<serde_json::Value, Failure> {
         let rounds = seconds.clone();
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
-        let rate = options.messages as f64 / median;
-        println!("{part:24} {rate:12.0} rows/s  {:6.0} ns a row", 1e9 / rate);
+        // What else a machine does takes time and gives none: the best round is the one that was disturbed least.
+        let [rate, best] = [median, seconds[0]].map(|seconds| options.messages as f64 / seconds);
+        println!("{part:24} {rate:12.0} rows/s  {:6.0} ns a row, {best:.0} in the best round", 1e9 / rate);
         report.insert(
             part.to_string(),
-            serde_json::json!({ "seconds": median, "rows_per_second": rate, "rounds": rounds }),
+            serde_json::json!({
+                "seconds": median, "rows_per_second": rate, "rows_per_second_in_best_round": best, "rounds": rounds,
+            }),
         );
     }
     Ok(serde_json::json!({
