@@ -22,6 +22,7 @@ mod error;
 mod image;
 mod iso;
 mod plan;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod value;
