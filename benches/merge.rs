@@ -1,16 +1,17 @@
 //! How fast changes get into a silver table, and what reading it costs afterwards.
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
-//!                                  [--keys int|uuid] [--late 0] [--scd 1|2] [--memory-mib 1024] [--rebuild]
-//!                                  [--set write.parquet.page-row-limit=20000 …] [--apart] [--pairs 7]
+//!                                  [--keys int|uuid] [--scattered] [--late 0] [--scd 1|2] [--memory-mib 1024]
+//!                                  [--set write.parquet.page-row-limit=20000 …] [--rebuild] [--apart] [--pairs 7]
 //!
-//! The target is written as it is; the changes are bronze files as ingestion lays them out: 90 % updates of uniformly
-//! random rows, 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
+//! The target is written as it is, in the order of its keys, as a first merge would have written it; with `--scattered`,
+//! UUIDs are in no order. The changes are bronze files as ingestion lays them out: 90 % updates of uniformly random rows,
+//! 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
 //! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
-//! does; its peak of memory has nothing in it of making the changes. `--pairs 7` has a table of versions and one without
-//! made that often, each by a process of its own and in turns, and says how many times as long versions take: one pair says
-//! little on a machine with other things to do.
+//! does; its peak of memory has nothing in it of making the changes. `--pairs 7`, along with `--scd 2` or `--keys uuid`, has
+//! a table like that and a plain one made that often, each by a process of its own and in turns, and says how many times
+//! as long the first takes: one pair says little on a machine with other things to do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,7 @@ struct Options {
     late: u64,
     memory_mib: u64,
     uuid: bool,
+    scattered: bool,
     versions: bool,
     rebuild: bool,
     apart: bool,
@@ -75,6 +77,7 @@ fn options() -> Result<Options, Failure> {
         late: 0,
         memory_mib: 1024,
         uuid: false,
+        scattered: false,
         versions: false,
         rebuild: false,
         apart: false,
@@ -94,6 +97,7 @@ fn options() -> Result<Options, Failure> {
             "--late" => options.late = value()?.parse()?,
             "--memory-mib" => options.memory_mib = value()?.parse()?,
             "--keys" => options.uuid = value()? == "uuid",
+            "--scattered" => options.scattered = true,
             "--scd" => options.versions = value()? == "2",
             "--rebuild" => options.rebuild = true,
             "--apart" => options.apart = true,
@@ -186,20 +190,27 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
     Ok(serde_json::from_slice(&ended.stdout)?)
 }
 
-/// Runs of everything with versions and without, in turns.
+/// Runs of everything as it was asked for and of a plain table, in turns.
 fn in_pairs(options: &Options) -> Result<(), Failure> {
+    let what = match (options.versions, options.uuid) {
+        (true, false) => "versions",
+        (false, true) => "UUIDs",
+        _ => return Err("`--pairs` goes with either `--scd 2` or `--keys uuid`".into()),
+    };
     let folder = tempfile::tempdir()?;
     let json = folder.path().join("run.json");
-    let (mut given, mut left) = (Vec::new(), std::env::args().skip(1));
+    let (mut given, mut special, mut left) = (Vec::new(), Vec::new(), std::env::args().skip(1));
     while let Some(argument) = left.next() {
         match argument.as_str() {
-            "--pairs" | "--json" | "--scd" => drop(left.next()),
+            "--pairs" | "--json" => drop(left.next()),
+            "--scd" | "--keys" => special.extend([Some(argument), left.next()].into_iter().flatten()),
+            "--scattered" => special.push(argument),
             _ => given.push(argument),
         }
     }
-    let run = |scd: usize| -> Result<(f64, f64), Failure> {
+    let run = |special: &[String]| -> Result<(f64, f64), Failure> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.args(&given).arg("--json").arg(&json).args(["--scd", &scd.to_string()]);
+        command.args(&given).args(special).arg("--json").arg(&json);
         let ended = command.output()?;
         if !ended.status.success() {
             return Err(String::from_utf8_lossy(&ended.stderr).into());
@@ -215,12 +226,12 @@ fn in_pairs(options: &Options) -> Result<(), Failure> {
         let mut pair = [(0.0, 0.0); 2];
         for turn in 0..2 {
             let which = (round + turn) % 2;
-            pair[which] = run(which + 1)?;
+            pair[which] = run([&[][..], &special][which])?;
         }
-        let [(rows, rows_cpu), (versions, versions_cpu)] = pair;
+        let [(plain, plain_cpu), (other, other_cpu)] = pair;
         println!(
-            "{rows:.2} s and {versions:.2} s with versions, {:.2} times; of processor {rows_cpu:.2} and {versions_cpu:.2}",
-            versions / rows
+            "{plain:.2} s and {other:.2} s with {what}, {:.2} times; of processor {plain_cpu:.2} and {other_cpu:.2}",
+            other / plain
         );
         pairs.push(pair);
     }
@@ -230,15 +241,15 @@ fn in_pairs(options: &Options) -> Result<(), Failure> {
         values[values.len() / 2]
     };
     let report = serde_json::json!({
-        "rows": options.rows, "changes": options.changes,
-        "wall_seconds": median(|[rows, _]| rows.0), "wall_seconds_with_versions": median(|[_, versions]| versions.0),
-        "times_as_long": median(|[rows, versions]| versions.0 / rows.0),
-        "times_as_much_processor": median(|[rows, versions]| versions.1 / rows.1),
-        "pairs": pairs.iter().map(|[rows, versions]| serde_json::json!({
-            "wall_seconds": [rows.0, versions.0], "cpu_seconds": [rows.1, versions.1],
+        "rows": options.rows, "changes": options.changes, "with": what,
+        "wall_seconds": median(|[plain, _]| plain.0), "wall_seconds_with": median(|[_, other]| other.0),
+        "times_as_long": median(|[plain, other]| other.0 / plain.0),
+        "times_as_much_processor": median(|[plain, other]| other.1 / plain.1),
+        "pairs": pairs.iter().map(|[plain, other]| serde_json::json!({
+            "wall_seconds": [plain.0, other.0], "cpu_seconds": [plain.1, other.1],
         })).collect::<Vec<_>>(),
     });
-    println!("versions take {:.2} times as long", report["times_as_long"].as_f64().unwrap_or_default());
+    println!("with {what}, it takes {:.2} times as long", report["times_as_long"].as_f64().unwrap_or_default());
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
@@ -338,7 +349,7 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     );
     let report = serde_json::json!({
         "rows": options.rows, "changes": options.changes, "late": options.late, "scd": 1 + u64::from(options.versions), "threads": threads,
-        "keys": if options.uuid { "uuid" } else { "int64" }, "memory_mib": options.memory_mib, "merges": runs,
+        "keys": if options.uuid { "uuid" } else { "int64" }, "scattered": options.scattered, "memory_mib": options.memory_mib, "merges": runs,
         "scan": {
             "wall_seconds": median(0, |scan| scan.0), "fresh_wall_seconds": median(1, |scan| scan.0),
             "ratio": ratio, "cpu_ratio": processor_ratio,
@@ -383,8 +394,11 @@ fn ids(ids: &[u64], uuid: bool) -> ArrayRef {
     if !uuid {
         return Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| *id as i64)));
     }
-    let text = |id: &u64| uuid::Uuid::from_u64_pair(id.wrapping_mul(0x9e37_79b9_7f4a_7c15), *id).to_string();
-    Arc::new(StringArray::from_iter_values(ids.iter().map(text)))
+    Arc::new(StringArray::from_iter_values(ids.iter().map(|id| uuid_of(*id).to_string())))
+}
+
+fn uuid_of(id: u64) -> uuid::Uuid {
+    uuid::Uuid::from_u64_pair(id.wrapping_mul(0x9e37_79b9_7f4a_7c15), id)
 }
 
 fn columns(of: &[u64], uuid: bool, random: &mut StdRng) -> Vec<ArrayRef> {
@@ -513,15 +527,22 @@ async fn append(table: Table, batches: &[RecordBatch]) -> Result<Table, Failure>
     Ok(table.change().append(writer.finish().await?).commit().await?.table)
 }
 
-/// Writes the rows that are there before the changes, in order of their keys.
+/// Writes the rows that are there before the changes.
 async fn fill(table: Table, options: &Options, rows: u64) -> Result<Table, Failure> {
     let schema: SchemaRef = table.schema()?;
     let mut random = StdRng::seed_from_u64(7);
     let mut writer = table.writer(None)?;
-    let mut next = 0;
-    while next < rows {
-        let end = rows.min(next + BATCH_ROWS);
-        let of: Vec<u64> = (next..end).collect();
+    let mut sorted = Vec::new();
+    if options.uuid && !options.scattered {
+        sorted.extend(0..rows);
+        sorted.sort_unstable_by_key(|id| uuid_of(*id));
+    }
+    for first in (0..rows).step_by(BATCH_ROWS as usize) {
+        let of = first..rows.min(first + BATCH_ROWS);
+        let of: Vec<u64> = match sorted.get(of.start as usize..of.end as usize) {
+            Some(sorted) => sorted.to_vec(),
+            None => of.collect(),
+        };
         let mut columns = columns(&of, options.uuid, &mut random);
         columns.push(positions(of.iter().map(|_| 1)));
         columns.push(now(of.len()));
@@ -539,7 +560,6 @@ async fn fill(table: Table, options: &Options, rows: u64) -> Result<Table, Failu
                 .collect::<Vec<_>>(),
         );
         writer.write(&RecordBatch::try_new(Arc::new(plain), columns)?).await?;
-        next = end;
     }
     Ok(table.change().append(writer.finish().await?).commit().await?.table)
 }

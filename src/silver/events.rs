@@ -66,6 +66,9 @@ pub(super) fn columns_to_read(bronze: &Schema, keys: &[String], depth: Depth) ->
 /// What is made of each event beside what was read and its key: the key's columns, when it was, what kind it is.
 const BYTES_BESIDE: usize = 16;
 
+/// For so many keys at once, memory is waited for before they are added.
+const APPROACHED_AT_ONCE: usize = 64;
+
 /// A batch of events.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -498,7 +501,12 @@ impl Newest {
         let mut furthest: Option<PlaceRef<'_>> = None;
         // Of the same partition.
         let mut last: Option<PlaceRef<'_>> = None;
+        let mut hashes = Vec::new();
+        events.keys.hashes(0..events.len(), &mut hashes);
         for row in 0..events.len() {
+            if row.is_multiple_of(APPROACHED_AT_ONCE) {
+                self.keys.approach(&hashes[row..events.len().min(row + APPROACHED_AT_ONCE)]);
+            }
             let place = events.place(row);
             if events.op.is_valid(row)
                 && events.op.value(row) == "t"
@@ -526,16 +534,16 @@ impl Newest {
                 let at = Origin { topic: place.topic.to_string(), partition: place.partition, offset: place.offset };
                 self.seen.first_null_key =
                     Some(self.seen.first_null_key.take().map_or(at.clone(), |first| first.min(at)));
-            } else if self.range.holds(events.keys.hash(row)) {
+            } else if self.range.holds(hashes[row]) {
                 self.seen.late += u64::from(!is_past && !merged.is_behind(place));
-                let (number, is_new) = self.keys.insert(&events.keys, row);
+                let (number, is_new) = self.keys.insert(&events.keys, row, hashes[row]);
                 self.note(&events, batch, row, number, is_new, false);
             }
-            if let Some(left) = &events.left
-                && left.differs.value(row)
-                && self.range.holds(left.keys.hash(row))
+            if let Some(left) = events.left.as_ref().filter(|left| left.differs.value(row))
+                && let hash = left.keys.hash(row)
+                && self.range.holds(hash)
             {
-                let (number, is_new) = self.keys.insert(&left.keys, row);
+                let (number, is_new) = self.keys.insert(&left.keys, row, hash);
                 self.note(&events, batch, row, number, is_new, true);
             }
             // Most batches are of one partition, going forward: a look at the map for each would be a waste.

@@ -4,6 +4,7 @@
 //! columns, as the bytes of Arrow's row format, whose order is that of the values.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
@@ -83,9 +84,9 @@ impl KeyShape {
     pub(super) fn set(&self, capacity: usize) -> KeySet {
         let store = match self.form {
             Form::Numbers => Store::Numbers(Vec::with_capacity(capacity)),
-            Form::Texts | Form::Rows(_) => Store::Bytes { bytes: Vec::new(), ends: Vec::with_capacity(capacity) },
+            Form::Texts | Form::Rows(_) => Store::Bytes(Bytes::default()),
         };
-        KeySet { store, slots: vec![0; slots_for(capacity)], is_sealed: false, filter: OnceLock::new() }
+        KeySet { store, slots: Slots::of(capacity), is_sealed: false, filter: OnceLock::new() }
     }
 }
 
@@ -128,6 +129,25 @@ impl KeyColumn {
         }
     }
 
+    /// The hashes of all rows, or of some that follow each other.
+    pub(super) fn hashes(&self, rows: Range<usize>, hashes: &mut Vec<u64>) {
+        hashes.clear();
+        match &self.values {
+            Values::Numbers(values) => hashes.extend(values.values()[rows].iter().map(|value| hash_number(*value))),
+            Values::Texts(values) => hashes.extend(rows.map(|row| hash_bytes(values.value(row).as_bytes()))),
+            Values::Rows(values) => hashes.extend(rows.map(|row| hash_bytes(values.row(row).data()))),
+        }
+    }
+
+    /// A key that is no number.
+    fn bytes(&self, row: usize) -> &[u8] {
+        match &self.values {
+            Values::Numbers(_) => &[],
+            Values::Texts(values) => values.value(row).as_bytes(),
+            Values::Rows(rows) => rows.row(row).data(),
+        }
+    }
+
     /// The keys, where they are numbers that do not fall from row to row and none is null.
     fn rising(&self) -> Option<&[i64]> {
         match &self.values {
@@ -150,8 +170,7 @@ impl KeyColumn {
 /// Keys, each with a number, from 0 on: that in which they came, until the set is sealed; then that of their order.
 pub(super) struct KeySet {
     store: Store,
-    /// Open addressing: the number of a key plus one, or 0.
-    slots: Vec<u32>,
+    slots: Slots,
     is_sealed: bool,
     /// One bit for about sixteen, so that most keys that are not in the set are known by one look at little memory. Made
     /// for the first who looks.
@@ -160,8 +179,31 @@ pub(super) struct KeySet {
 
 enum Store {
     Numbers(Vec<i64>),
-    Bytes { bytes: Vec<u8>, ends: Vec<usize> },
+    Bytes(Bytes),
 }
+
+/// Keys that are no numbers, one after the other.
+#[derive(Default)]
+struct Bytes {
+    bytes: Vec<u8>,
+    count: usize,
+    ends: Ends,
+}
+
+/// Where keys end. Most often they are all as long as the first, and nothing has to be looked up.
+enum Ends {
+    Every(usize),
+    Each(Vec<usize>),
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Ends::Every(0)
+    }
+}
+
+/// How many rows are looked up side by side: most of the time goes by waiting for memory, which can be waited for together.
+const LOOKED_UP_AT_ONCE: usize = 64;
 
 impl KeySet {
     pub(super) fn len(&self) -> usize {
@@ -171,7 +213,7 @@ impl KeySet {
     pub(super) fn bytes(&self) -> usize {
         let stored = match &self.store {
             Store::Numbers(numbers) => numbers.capacity() * 8,
-            Store::Bytes { bytes, ends } => bytes.capacity() + ends.capacity() * 8,
+            Store::Bytes(keys) => keys.size(),
         };
         // There are two slots for a key, or more. While they are put in order, a key is there twice, with its number.
         stored
@@ -181,35 +223,33 @@ impl KeySet {
     }
 
     /// The number of a row's key, and whether it is new.
-    pub(super) fn insert(&mut self, keys: &KeyColumn, row: usize) -> (usize, bool) {
-        let mut slot = keys.hash(row) as usize & (self.slots.len() - 1);
-        loop {
-            match self.slots[slot] {
-                0 => break,
-                number if self.store.is(number as usize - 1, keys, row) => return (number as usize - 1, false),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
+    pub(super) fn insert(&mut self, keys: &KeyColumn, row: usize, hash: u64) -> (usize, bool) {
+        let mut slot = self.slots.first(hash);
+        while let Some((at, number)) = self.slots.next(slot, hash) {
+            if self.store.is(number, keys, row) {
+                return (number, false);
             }
+            slot = at + 1;
         }
         let number = self.store.push(keys, row);
         self.is_sealed = false;
         self.filter.take();
-        self.slots[slot] = number as u32 + 1;
+        self.slots.put(hash, number);
         if self.len() * 2 > self.slots.len() {
             self.grow();
         }
         (number, true)
     }
 
+    /// Waits for the memory where keys with these hashes are, or will be.
+    pub(super) fn approach(&self, hashes: &[u64]) {
+        let all = hashes.iter().fold(0, |all, hash| all ^ self.slots.slots[self.slots.first(*hash)]);
+        std::hint::black_box(all);
+    }
+
     fn grow(&mut self) {
-        let mut slots = vec![0u32; self.slots.len() * 2];
-        for number in 0..self.len() {
-            let mut slot = self.store.hash(number) as usize & (slots.len() - 1);
-            while slots[slot] != 0 {
-                slot = (slot + 1) & (slots.len() - 1);
-            }
-            slots[slot] = number as u32 + 1;
-        }
-        self.slots = slots;
+        self.slots = Slots::of(self.slots.len());
+        (0..self.len()).for_each(|number| self.slots.put(self.store.hash(number), number));
     }
 
     /// To be called once all keys are in: numbers them by their order. Gives the new number of each.
@@ -217,9 +257,7 @@ impl KeySet {
         let order = self.store.sort();
         let mut numbers = vec![0; order.len()];
         (0..).zip(order).for_each(|(number, before)| numbers[before as usize] = number);
-        for slot in self.slots.iter_mut().filter(|slot| **slot != 0) {
-            *slot = numbers[*slot as usize - 1] + 1;
-        }
+        self.slots.renumber(&numbers);
         self.is_sealed = true;
         numbers
     }
@@ -237,37 +275,48 @@ impl KeySet {
     /// Tells of each row whose key is in the set, with the key's number. Where both are in order, that is one walk
     /// through the two, and nothing is looked up.
     pub(super) fn for_each_match(&self, keys: &KeyColumn, mut found: impl FnMut(usize, usize)) {
-        if let (Store::Numbers(values), true, Some(rows)) = (&self.store, self.is_sealed, keys.rising()) {
-            let mut at = 0;
-            for (row, key) in rows.iter().enumerate() {
-                at = at_least(values, at, *key);
-                match values.get(at) {
-                    Some(value) if value == key => found(row, at),
-                    Some(_) => {}
-                    None => break,
+        let done = match &self.store {
+            _ if !self.is_sealed => 0,
+            Store::Numbers(values) => match keys.rising() {
+                Some(rows) => walk_numbers(values, rows, &mut found),
+                None => 0,
+            },
+            Store::Bytes(values) => values.walk(keys, &mut found),
+        };
+        if done < keys.len() {
+            self.look_up(keys, done, found);
+        }
+    }
+
+    /// The same for rows from one on, in whatever order.
+    fn look_up(&self, keys: &KeyColumn, from: usize, mut found: impl FnMut(usize, usize)) {
+        let filter = self.filter.get_or_init(|| self.filter());
+        let mut hashes = Vec::with_capacity(LOOKED_UP_AT_ONCE);
+        let mut places = [(0, 0); LOOKED_UP_AT_ONCE];
+        for first in (from..keys.len()).step_by(LOOKED_UP_AT_ONCE) {
+            keys.hashes(first..keys.len().min(first + LOOKED_UP_AT_ONCE), &mut hashes);
+            // Whether a row is among them is not known until it is written: a branch would be guessed wrong too often.
+            let mut maybe = 0;
+            for (row, hash) in (first..).zip(&hashes) {
+                let (word, bit) = place_in(filter, *hash);
+                places[maybe] = (row, self.slots.first(*hash));
+                maybe += usize::from(filter[word] & bit != 0);
+            }
+            let mut likely = 0;
+            for at in 0..maybe {
+                let (row, slot) = places[at];
+                if let Some((slot, _)) = self.slots.next(slot, hashes[row - first]) {
+                    places[likely] = (row, slot);
+                    likely += 1;
                 }
             }
-            return;
-        }
-        let filter = self.filter.get_or_init(|| self.filter());
-        for row in 0..keys.len() {
-            if keys.is_null(row) {
-                continue;
-            }
-            let hash = keys.hash(row);
-            let (word, bit) = place_in(filter, hash);
-            if filter[word] & bit == 0 {
-                continue;
-            }
-            let mut slot = hash as usize & (self.slots.len() - 1);
-            loop {
-                match self.slots[slot] {
-                    0 => break,
-                    number if self.store.is(number as usize - 1, keys, row) => {
-                        found(row, number as usize - 1);
+            for (row, mut slot) in places[..likely].iter().copied().filter(|(row, _)| !keys.is_null(*row)) {
+                while let Some((at, number)) = self.slots.next(slot, hashes[row - first]) {
+                    if self.store.is(number, keys, row) {
+                        found(row, number);
                         break;
                     }
-                    _ => slot = (slot + 1) & (self.slots.len() - 1),
+                    slot = at + 1;
                 }
             }
         }
@@ -297,42 +346,172 @@ impl Store {
     fn len(&self) -> usize {
         match self {
             Store::Numbers(numbers) => numbers.len(),
-            Store::Bytes { ends, .. } => ends.len(),
+            Store::Bytes(keys) => keys.count,
         }
     }
 
     /// Puts the keys in order. Gives the number that each had.
     fn sort(&mut self) -> Vec<u32> {
-        if let Store::Numbers(values) = self {
-            let mut pairs: Vec<(i64, u32)> = values.iter().copied().zip(0..).collect();
-            pairs.sort_unstable();
-            values.iter_mut().zip(&pairs).for_each(|(value, (sorted, _))| *value = *sorted);
-            return pairs.into_iter().map(|(_, number)| number).collect();
+        match self {
+            Store::Numbers(values) => {
+                let mut pairs: Vec<(i64, u32)> = values.iter().copied().zip(0..).collect();
+                pairs.sort_unstable();
+                values.iter_mut().zip(&pairs).for_each(|(value, (sorted, _))| *value = *sorted);
+                pairs.into_iter().map(|(_, number)| number).collect()
+            }
+            Store::Bytes(keys) => {
+                let order = keys.order();
+                let mut sorted = Bytes { bytes: Vec::with_capacity(keys.bytes.len()), ..Bytes::default() };
+                order.iter().for_each(|number| sorted.push(keys.of(*number as usize)));
+                *keys = sorted;
+                order
+            }
         }
-        let order = self.order_of_bytes();
-        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(order.len()));
-        for number in &order {
-            bytes.extend_from_slice(self.bytes(*number as usize));
-            ends.push(bytes.len());
-        }
-        *self = Store::Bytes { bytes, ends };
-        order
     }
 
-    fn order_of_bytes(&self) -> Vec<u32> {
-        let count = self.len();
+    fn push(&mut self, keys: &KeyColumn, row: usize) -> usize {
+        match (&mut *self, &keys.values) {
+            (Store::Numbers(numbers), Values::Numbers(values)) => numbers.push(values.value(row)),
+            (Store::Bytes(bytes), _) => bytes.push(keys.bytes(row)),
+            // A set only meets keys of its own shape.
+            (Store::Numbers(_), _) => {}
+        }
+        self.len() - 1
+    }
+
+    fn is(&self, number: usize, keys: &KeyColumn, row: usize) -> bool {
+        match (self, &keys.values) {
+            (Store::Numbers(numbers), Values::Numbers(values)) => numbers[number] == values.value(row),
+            (Store::Numbers(_), _) | (_, Values::Numbers(_)) => false,
+            (Store::Bytes(bytes), _) => bytes.of(number) == keys.bytes(row),
+        }
+    }
+
+    /// How a key's first column compares with a bound.
+    fn starts(&self, number: usize, bound: &KeyColumn, row: usize) -> Ordering {
+        match (self, &bound.values) {
+            (Store::Numbers(numbers), Values::Numbers(values)) => numbers[number].cmp(&values.value(row)),
+            (Store::Bytes(bytes), Values::Texts(values)) => bytes.of(number).cmp(values.value(row).as_bytes()),
+            (Store::Bytes(bytes), Values::Rows(rows)) => {
+                let (key, bound) = (bytes.of(number), rows.row(row));
+                key[..key.len().min(bound.data().len())].cmp(bound.data())
+            }
+            _ => Ordering::Equal,
+        }
+    }
+
+    fn hash(&self, number: usize) -> u64 {
+        match self {
+            Store::Numbers(numbers) => hash_number(numbers[number]),
+            Store::Bytes(bytes) => hash_bytes(bytes.of(number)),
+        }
+    }
+}
+
+impl Bytes {
+    fn of(&self, number: usize) -> &[u8] {
+        match &self.ends {
+            Ends::Every(length) => &self.bytes[number * length..(number + 1) * length],
+            Ends::Each(ends) => {
+                let start = if number == 0 { 0 } else { ends[number - 1] };
+                &self.bytes[start..ends[number]]
+            }
+        }
+    }
+
+    fn push(&mut self, key: &[u8]) {
+        match &mut self.ends {
+            Ends::Every(length) if self.count == 0 => *length = key.len(),
+            Ends::Every(length) if *length != key.len() => {
+                let mut ends: Vec<usize> = (1..=self.count).map(|number| number * *length).collect();
+                ends.push(self.bytes.len() + key.len());
+                self.ends = Ends::Each(ends);
+            }
+            Ends::Every(_) => {}
+            Ends::Each(ends) => ends.push(self.bytes.len() + key.len()),
+        }
+        self.bytes.extend_from_slice(key);
+        self.count += 1;
+    }
+
+    fn size(&self) -> usize {
+        let ends = match &self.ends {
+            Ends::Every(_) => 0,
+            Ends::Each(ends) => ends.capacity() * 8,
+        };
+        self.bytes.capacity() + ends
+    }
+
+    /// The numbers of the keys in their order.
+    fn order(&self) -> Vec<u32> {
         // Most keys differ in the few bytes behind what they all begin with: a look at those spares a look at the keys,
         // which lie all over memory.
-        let first = if count == 0 { &[] } else { self.bytes(0) };
-        let same = |number: usize| self.bytes(number).iter().zip(first).take_while(|(one, other)| one == other).count();
-        let shared = (0..count).map(same).min().unwrap_or(0);
+        let first = if self.count == 0 { &[] } else { self.of(0) };
+        let same = |number: usize| self.of(number).iter().zip(first).take_while(|(one, other)| one == other).count();
+        let shared = (0..self.count).map(same).min().unwrap_or(0);
         let mut heads: Vec<(u64, u32)> =
-            (0..count).map(|number| (head(&self.bytes(number)[shared..]), number as u32)).collect();
+            (0..self.count).map(|number| (head(&self.of(number)[shared..]), number as u32)).collect();
         heads.sort_unstable_by(|(head, number), (other_head, other)| {
-            head.cmp(other_head).then_with(|| self.bytes(*number as usize).cmp(self.bytes(*other as usize)))
+            head.cmp(other_head).then_with(|| self.of(*number as usize).cmp(self.of(*other as usize)))
         });
         heads.into_iter().map(|(_, number)| number).collect()
     }
+
+    /// Walks through the keys, which are in order, along with rows that are, too. Tells of each row whose key is here, and
+    /// gives the first one that it did not look at since it is not in order.
+    fn walk(&self, keys: &KeyColumn, found: &mut impl FnMut(usize, usize)) -> usize {
+        if self.count == 0 || matches!(keys.values, Values::Numbers(_)) {
+            return keys.len();
+        }
+        // All keys before `at` are less than the last row's.
+        let mut at = None;
+        for row in (0..keys.len()).filter(|row| !keys.is_null(*row)) {
+            let key = keys.bytes(row);
+            let mut here = match at {
+                Some(at) if at == 0 || self.of(at - 1) < key => at,
+                Some(_) => return row,
+                None => self.first_not_less(0, self.count, key),
+            };
+            if here < self.count && self.of(here) < key {
+                let mut step = 1;
+                while here + step < self.count && self.of(here + step) < key {
+                    (here, step) = (here + step, step * 2);
+                }
+                here = self.first_not_less(here + 1, self.count.min(here + step), key);
+            }
+            if here < self.count && self.of(here) == key {
+                found(row, here);
+            }
+            at = Some(here);
+        }
+        keys.len()
+    }
+
+    /// The number of the first key in a range of numbers that is not less, or the range's end.
+    fn first_not_less(&self, mut from: usize, mut until: usize, key: &[u8]) -> usize {
+        while from < until {
+            let middle = from.midpoint(until);
+            match self.of(middle) < key {
+                true => from = middle + 1,
+                false => until = middle,
+            }
+        }
+        from
+    }
+}
+
+/// Tells of each row whose key is among the values. Both are in order.
+fn walk_numbers(values: &[i64], rows: &[i64], found: &mut impl FnMut(usize, usize)) -> usize {
+    let mut at = 0;
+    for (row, key) in rows.iter().enumerate() {
+        at = at_least(values, at, *key);
+        match values.get(at) {
+            Some(value) if value == key => found(row, at),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    rows.len()
 }
 
 /// The place of the first value from `at` on that is not less, which is most often near.
@@ -354,69 +533,59 @@ fn head(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-impl Store {
-    fn push(&mut self, keys: &KeyColumn, row: usize) -> usize {
-        match (self, &keys.values) {
-            (Store::Numbers(numbers), Values::Numbers(values)) => {
-                numbers.push(values.value(row));
-                numbers.len() - 1
-            }
-            (Store::Bytes { bytes, ends }, values) => {
-                match values {
-                    Values::Texts(values) => bytes.extend_from_slice(values.value(row).as_bytes()),
-                    Values::Rows(rows) => bytes.extend_from_slice(rows.row(row).data()),
-                    Values::Numbers(values) => bytes.extend_from_slice(&values.value(row).to_be_bytes()),
-                }
-                ends.push(bytes.len());
-                ends.len() - 1
-            }
-            // A set only meets keys of its own shape.
-            (Store::Numbers(numbers), _) => numbers.len(),
-        }
-    }
-
-    fn is(&self, number: usize, keys: &KeyColumn, row: usize) -> bool {
-        match (self, &keys.values) {
-            (Store::Numbers(numbers), Values::Numbers(values)) => numbers[number] == values.value(row),
-            (_, Values::Texts(values)) => self.bytes(number) == values.value(row).as_bytes(),
-            (_, Values::Rows(rows)) => self.bytes(number) == rows.row(row).data(),
-            _ => false,
-        }
-    }
-
-    /// How a key's first column compares with a bound.
-    fn starts(&self, number: usize, bound: &KeyColumn, row: usize) -> Ordering {
-        match (self, &bound.values) {
-            (Store::Numbers(numbers), Values::Numbers(values)) => numbers[number].cmp(&values.value(row)),
-            (_, Values::Texts(values)) => self.bytes(number).cmp(values.value(row).as_bytes()),
-            (_, Values::Rows(rows)) => {
-                let (key, bound) = (self.bytes(number), rows.row(row));
-                key[..key.len().min(bound.data().len())].cmp(bound.data())
-            }
-            _ => Ordering::Equal,
-        }
-    }
-
-    fn bytes(&self, number: usize) -> &[u8] {
-        match self {
-            Store::Numbers(_) => &[],
-            Store::Bytes { bytes, ends } => {
-                let start = if number == 0 { 0 } else { ends[number - 1] };
-                &bytes[start..ends[number]]
-            }
-        }
-    }
-
-    fn hash(&self, number: usize) -> u64 {
-        match self {
-            Store::Numbers(numbers) => hash_number(numbers[number]),
-            Store::Bytes { .. } => hash_bytes(self.bytes(number)),
-        }
-    }
+/// Where keys are found by their hashes, by open addressing: a slot holds the number of a key plus one, or 0. The bits that
+/// no number needs are those of the key's hash, so that few keys are looked at in vain.
+struct Slots {
+    slots: Vec<u32>,
 }
 
-fn slots_for(capacity: usize) -> usize {
-    (capacity.max(8) * 2).next_power_of_two()
+impl Slots {
+    /// For so many keys: two slots for each, or more.
+    fn of(capacity: usize) -> Self {
+        Slots { slots: vec![0; (capacity.max(8) * 2).next_power_of_two()] }
+    }
+
+    fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The bits of numbers.
+    fn mask(&self) -> u32 {
+        (self.slots.len() - 1) as u32
+    }
+
+    /// Where to begin to look.
+    fn first(&self, hash: u64) -> usize {
+        hash as usize & (self.slots.len() - 1)
+    }
+
+    /// The slot and the number of the next key, from a slot on, that may be one with this hash.
+    fn next(&self, mut slot: usize, hash: u64) -> Option<(usize, usize)> {
+        let tag = (hash >> 32) as u32 & !self.mask();
+        loop {
+            slot &= self.slots.len() - 1;
+            match self.slots[slot] {
+                0 => return None,
+                found if found & !self.mask() == tag => return Some((slot, (found & self.mask()) as usize - 1)),
+                _ => slot += 1,
+            }
+        }
+    }
+
+    fn put(&mut self, hash: u64, number: usize) {
+        let mut slot = self.first(hash);
+        while self.slots[slot] != 0 {
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        self.slots[slot] = (hash >> 32) as u32 & !self.mask() | (number as u32 + 1);
+    }
+
+    fn renumber(&mut self, numbers: &[u32]) {
+        let mask = self.mask();
+        for slot in self.slots.iter_mut().filter(|slot| **slot != 0) {
+            *slot = *slot & !mask | (numbers[(*slot & mask) as usize - 1] + 1);
+        }
+    }
 }
 
 /// The filter goes by other bits of the hash than the slots do.
@@ -452,9 +621,12 @@ fn mixed(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use arrow::array::Int32Array;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
 
     use super::*;
 
@@ -472,7 +644,7 @@ mod tests {
             let keys = shape.keys(&columns(&added)).unwrap();
             let mut set = shape.set(4);
             for row in 0..keys.len() {
-                assert_eq!(set.insert(&keys, row), (row % 1000, row < 1000));
+                assert_eq!(set.insert(&keys, row, keys.hash(row)), (row % 1000, row < 1000));
             }
             let asked: Vec<i32> = (0..3000).collect();
             let mut found = Vec::new();
@@ -498,6 +670,74 @@ mod tests {
         check(&|values| vec![numbers(values.iter().copied().map(Some).collect())]);
         check(&|values| vec![texts(values)]);
         check(&|values| vec![numbers(values.iter().map(|_| Some(1)).collect()), texts(values)]);
+    }
+
+    #[test]
+    fn what_is_found_is_what_is_there_whatever_the_keys_and_their_order() {
+        for seed in 0..300 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let different = [3, 40, 3000][random.random_range(0..3)];
+            let form = random.random_range(0..4);
+            let column = |values: &[Option<u32>]| -> Vec<ArrayRef> {
+                let texts = |text: &dyn Fn(u32) -> String| -> ArrayRef {
+                    Arc::new(values.iter().map(|value| value.map(text)).collect::<StringArray>())
+                };
+                let numbers = values.iter().map(|value| value.map(i64::from)).collect::<Int64Array>();
+                match form {
+                    0 => vec![Arc::new(numbers)],
+                    1 => vec![texts(&|value| format!("{value:08}"))],
+                    // Some begin others, and one is empty.
+                    2 => vec![texts(&|value| "a".repeat(value as usize % 40) + &"b".repeat(value as usize / 40))],
+                    _ => vec![Arc::new(numbers), texts(&|value| (value % 7).to_string())],
+                }
+            };
+            let added: Vec<Option<u32>> =
+                (0..random.random_range(0..2000)).map(|_| Some(random.random_range(0..different))).collect();
+            let shape = KeyShape::new(column(&[]).iter().map(|column| column.data_type().clone()).collect()).unwrap();
+            let keys = shape.keys(&column(&added)).unwrap();
+            let (mut set, mut known) = (shape.set(random.random_range(0..100)), BTreeMap::new());
+            for (row, value) in added.iter().enumerate() {
+                let number = known.len();
+                let expected = *known.entry(*value).or_insert(number);
+                assert_eq!(set.insert(&keys, row, keys.hash(row)), (expected, expected == number), "seed {seed}");
+            }
+            for is_sealed in [false, true] {
+                if is_sealed {
+                    let numbers = set.seal();
+                    known.values_mut().for_each(|number| *number = numbers[*number] as usize);
+                    let mut order: Vec<_> = known.iter().map(|(value, number)| (*number, *value)).collect();
+                    order.sort_unstable();
+                    let sorted: Vec<Option<u32>> = order.into_iter().map(|(_, value)| value).collect();
+                    let mut of_numbers = Vec::new();
+                    set.for_each_match(&shape.keys(&column(&sorted)).unwrap(), |row, number| {
+                        of_numbers.push((row, number));
+                    });
+                    assert_eq!(of_numbers, (0..known.len()).map(|number| (number, number)).collect::<Vec<_>>());
+                }
+                // In order, in order but for some, in none.
+                let rows = random.random_range(0..700);
+                let mut asked: Vec<Option<u32>> = (0..rows)
+                    .map(|_| random.random_bool(0.95).then(|| random.random_range(0..different + 5)))
+                    .collect();
+                let swaps = [usize::MAX, 0, 1, 20][random.random_range(0..4)];
+                if swaps < usize::MAX {
+                    let text = |value: &Option<u32>| -> (usize, usize) {
+                        let value = value.unwrap_or(0) as usize;
+                        (if form == 2 { value % 40 } else { 0 }, value)
+                    };
+                    asked.sort_by_key(text);
+                }
+                for _ in 0..swaps.min(rows) {
+                    asked.swap(random.random_range(0..rows), random.random_range(0..rows));
+                }
+                let mut found = Vec::new();
+                set.for_each_match(&shape.keys(&column(&asked)).unwrap(), |row, number| found.push((row, number)));
+                let expected = asked.iter().enumerate().filter_map(|(row, value)| {
+                    value.as_ref().and_then(|value| Some((row, *known.get(&Some(*value))?)))
+                });
+                assert_eq!(found, expected.collect::<Vec<_>>(), "seed {seed}");
+            }
+        }
     }
 
     #[test]
