@@ -8,9 +8,12 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Freed memory is given back from this part of the budget on. The rest is for what is taken until the next look, and for
-/// what was freed by a thread that did not take it, which nobody can give back but the one that did.
-const NEAR: f64 = 0.5;
+/// Freed memory is given back when less than this part of the budget is left. That is for what is taken until the next
+/// look, and for what was freed by a thread that did not take it, which nobody can give back but the one that did.
+const LEFT: f64 = 0.375;
+
+/// With less left than this it is given back as well, but not before half of the budget is taken.
+const LEFT_BYTES: u64 = 256 << 20;
 
 /// How fast a process may grow: no machine touches new memory faster, with the few cores that a budget of this size has.
 const GROWTH_PER_SECOND: f64 = 4e9;
@@ -58,7 +61,7 @@ fn watch() {
     let mut last_pause = LOOKS.start;
     loop {
         let budget = BUDGET.load(Ordering::Relaxed);
-        let near = (budget as f64 * NEAR) as u64;
+        let near = near(budget);
         let taken = resident().unwrap_or(0);
         let given_back = match taken >= near {
             true => {
@@ -73,6 +76,11 @@ fn watch() {
         };
         std::thread::sleep(last_pause);
     }
+}
+
+/// From where on freed memory is given back.
+fn near(budget: u64) -> u64 {
+    budget - ((budget as f64 * LEFT) as u64).max(LEFT_BYTES).min(budget / 2)
 }
 
 /// How long a process cannot come near its budget that is so many bytes away from it.
@@ -133,6 +141,12 @@ mod tests {
         keep_longer();
         // SAFETY: it takes a number only.
         assert_eq!(unsafe { libmimalloc_sys::mi_option_get(15) }, KEPT_MS);
+    }
+
+    #[test]
+    fn the_larger_the_budget_the_less_of_it_is_left() {
+        let near_mib = [100, 512, 640, 1024, 4096].map(|mib| near(mib << 20) >> 20);
+        assert_eq!(near_mib, [50, 256, 384, 640, 2560]);
     }
 
     #[test]

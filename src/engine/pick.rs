@@ -21,6 +21,9 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
+/// Room for texts that are yet to come is made at once up to here: a page may be of other texts than those behind it.
+const MOST_RESERVED: usize = 8 << 20;
+
 /// A column of a row group, of which some pages have been read.
 pub(super) struct ChunkPages<'a> {
     pub(super) chunk: &'a ColumnChunkMetaData,
@@ -559,6 +562,7 @@ impl Texts {
     /// The values at these places; `false` where they are more than an array holds.
     fn take(&mut self, page: &[u8], at: &[u32]) -> Result<bool> {
         let (mut rest, mut next) = (page, 0);
+        let (before, first) = (self.found.len(), self.ends.len());
         for place in at {
             while next < *place {
                 (_, rest) = text_in(rest)?;
@@ -569,6 +573,11 @@ impl Texts {
             if !push(&mut self.found, &mut self.ends, value) {
                 return Ok(false);
             }
+        }
+        // The others will be about as long.
+        if first == 0 && !at.is_empty() {
+            let expected = (self.found.len() - before).div_ceil(at.len()) * self.ends.capacity();
+            self.found.reserve(expected.min(MOST_RESERVED).saturating_sub(self.found.len()));
         }
         Ok(true)
     }

@@ -742,28 +742,26 @@ impl Newest {
     /// The events as steps, in the order of the keys and then of the events, each key with the truncations between its
     /// events.
     pub(super) fn steps(&self, truncations: &BTreeMap<Truncation, i64>) -> Vec<Step> {
-        // Each key's events side by side: where they begin, then which they are.
+        // Each key's events side by side: where they begin, then the events.
         let mut ends = vec![0u32; self.keys.len()];
         self.all.iter().for_each(|noted| ends[noted.number as usize] += 1);
         let mut begins = 0;
         for end in &mut ends {
             begins += std::mem::replace(end, begins);
         }
-        let mut order = vec![0u32; self.all.len()];
-        for (at, noted) in (0..).zip(&self.all) {
+        let mut all = self.all.clone();
+        for noted in &self.all {
             let end = &mut ends[noted.number as usize];
-            order[*end as usize] = at;
+            all[*end as usize] = *noted;
             *end += 1;
         }
-        let noted = |at: u32| self.all[at as usize];
-        let mut steps = Vec::with_capacity(self.all.len());
+        let mut steps = Vec::with_capacity(all.len());
         let mut begin = 0;
         for (key, end) in (0..).zip(ends) {
-            let group = &mut order[std::mem::replace(&mut begin, end as usize)..end as usize];
-            let place = |at: u32| self.place_of(noted(at).event);
-            group.sort_unstable_by(|left, right| place(*left).cmp(&place(*right)));
+            let group = &mut all[std::mem::replace(&mut begin, end as usize)..end as usize];
+            group.sort_unstable_by(|left, right| self.place_of(left.event).cmp(&self.place_of(right.event)));
             let mut coming = truncations.iter().peekable();
-            for (at, Noted { event, time, .. }) in group.iter().map(|at| noted(*at)).enumerate() {
+            for (at, Noted { event, time, .. }) in group.iter().copied().enumerate() {
                 // Looking at the place costs as much as the rest.
                 if coming.peek().is_some() {
                     let place = self.place_of(event);

@@ -168,7 +168,9 @@ impl Run<'_> {
 }
 
 /// The places in pieces of files, put together for each file and in order.
-fn in_files(pieces: Vec<(ScanFile, Vec<(u64, u32)>)>) -> Vec<(ScanFile, Vec<(u64, u32)>)> {
+fn in_files(mut pieces: Vec<(ScanFile, Vec<(u64, u32)>)>) -> Vec<(ScanFile, Vec<(u64, u32)>)> {
+    // Those of a piece are in order, and so are all of them behind each other.
+    pieces.sort_by_key(|(_, places)| places.first().copied());
     let mut files: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
     for (file, places) in pieces {
         match files.iter_mut().find(|(known, _)| known.path == file.path) {
