@@ -20,6 +20,7 @@ use datafusion::physical_plan::spill::get_record_batch_memory_size;
 use super::gate;
 use super::keys::{KeyColumn, KeySet, KeyShape};
 use super::order::{Frontier, LastEvents, PlaceRef, Truncation};
+use super::versions::Before;
 use crate::engine::struct_with;
 use crate::layout;
 use crate::quality::Origin;
@@ -826,10 +827,11 @@ impl Newest {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        // Each event is noted, has its place in the order, and becomes a step and a row; what the target has of the keys
-        // is noted besides.
+        // Each event is noted, once more while they are put in order, and becomes a step. What the target has of the keys
+        // is noted besides, as is where the events of each end.
         let noted = self.all.capacity() * (2 * size_of::<Noted>() + size_of::<Step>());
-        self.keys.bytes() + self.last.capacity() * size_of::<EventRef>() + noted
+        let of_keys = if self.keeps_all { self.last.capacity() * (size_of::<Before>() + size_of::<u32>()) } else { 0 };
+        self.keys.bytes() + self.last.capacity() * size_of::<EventRef>() + noted + of_keys
     }
 }
 

@@ -84,7 +84,7 @@ impl KeyShape {
     pub(super) fn set(&self, capacity: usize) -> KeySet {
         let store = match self.form {
             Form::Numbers => Store::Numbers(Vec::with_capacity(capacity)),
-            Form::Texts | Form::Rows(_) => Store::Bytes(Bytes::default()),
+            Form::Texts | Form::Rows(_) => Store::Bytes(Bytes { expected: capacity, ..Bytes::default() }),
         };
         KeySet { store, slots: Slots::of(capacity), is_sealed: false, filter: OnceLock::new() }
     }
@@ -187,6 +187,8 @@ enum Store {
 struct Bytes {
     bytes: Vec<u8>,
     count: usize,
+    /// How many there will be.
+    expected: usize,
     ends: Ends,
 }
 
@@ -361,7 +363,12 @@ impl Store {
             }
             Store::Bytes(keys) => {
                 let order = keys.order();
-                let mut sorted = Bytes { bytes: Vec::with_capacity(keys.bytes.len()), ..Bytes::default() };
+                let (bytes, expected) = (Vec::with_capacity(keys.bytes.len()), keys.count);
+                let ends = match &keys.ends {
+                    Ends::Every(length) => Ends::Every(*length),
+                    Ends::Each(ends) => Ends::Each(Vec::with_capacity(ends.len())),
+                };
+                let mut sorted = Bytes { bytes, count: 0, expected, ends };
                 order.iter().for_each(|number| sorted.push(keys.of(*number as usize)));
                 *keys = sorted;
                 order
@@ -423,7 +430,8 @@ impl Bytes {
         match &mut self.ends {
             Ends::Every(length) if self.count == 0 => *length = key.len(),
             Ends::Every(length) if *length != key.len() => {
-                let mut ends: Vec<usize> = (1..=self.count).map(|number| number * *length).collect();
+                let mut ends = Vec::with_capacity(self.expected.max(self.count + 1));
+                ends.extend((1..=self.count).map(|number| number * *length));
                 ends.push(self.bytes.len() + key.len());
                 self.ends = Ends::Each(ends);
             }
@@ -435,11 +443,12 @@ impl Bytes {
     }
 
     fn size(&self) -> usize {
+        // Who asks before any key is there has to be told of ends as well: whether they are needed is not known then.
         let ends = match &self.ends {
-            Ends::Every(_) => 0,
-            Ends::Each(ends) => ends.capacity() * 8,
+            Ends::Every(_) => self.expected,
+            Ends::Each(ends) => ends.capacity(),
         };
-        self.bytes.capacity() + ends
+        self.bytes.capacity() + ends * size_of::<usize>()
     }
 
     /// The numbers of the keys in their order.
@@ -588,7 +597,7 @@ impl Slots {
     }
 }
 
-/// The filter goes by other bits of the hash than the slots do.
+/// The filter goes by other bits of the hash than the place of a slot does. In large sets it shares some with the tags.
 fn place_in(filter: &[u64], hash: u64) -> (usize, u64) {
     let at = (hash >> 32) as usize;
     ((at >> 6) & (filter.len() - 1), 1 << (at & 63))
@@ -672,11 +681,22 @@ mod tests {
         check(&|values| vec![numbers(values.iter().map(|_| Some(1)).collect()), texts(values)]);
     }
 
+    fn add_all(set: &mut KeySet, keys: &KeyColumn) {
+        for row in 0..keys.len() {
+            set.insert(keys, row, keys.hash(row));
+        }
+    }
+
+    fn of_letters(value: u32) -> String {
+        "a".repeat(value as usize % 40) + &"b".repeat(value as usize / 40)
+    }
+
     #[test]
     fn what_is_found_is_what_is_there_whatever_the_keys_and_their_order() {
         for seed in 0..300 {
             let mut random = StdRng::seed_from_u64(seed);
             let different = [3, 40, 3000][random.random_range(0..3)];
+            let known_keys = [0.95, 1.0][random.random_range(0..2)];
             let form = random.random_range(0..4);
             let column = |values: &[Option<u32>]| -> Vec<ArrayRef> {
                 let texts = |text: &dyn Fn(u32) -> String| -> ArrayRef {
@@ -687,7 +707,7 @@ mod tests {
                     0 => vec![Arc::new(numbers)],
                     1 => vec![texts(&|value| format!("{value:08}"))],
                     // Some begin others, and one is empty.
-                    2 => vec![texts(&|value| "a".repeat(value as usize % 40) + &"b".repeat(value as usize / 40))],
+                    2 => vec![texts(&of_letters)],
                     _ => vec![Arc::new(numbers), texts(&|value| (value % 7).to_string())],
                 }
             };
@@ -717,15 +737,12 @@ mod tests {
                 // In order, in order but for some, in none.
                 let rows = random.random_range(0..700);
                 let mut asked: Vec<Option<u32>> = (0..rows)
-                    .map(|_| random.random_bool(0.95).then(|| random.random_range(0..different + 5)))
+                    .map(|_| random.random_bool(known_keys).then(|| random.random_range(0..different + 5)))
                     .collect();
                 let swaps = [usize::MAX, 0, 1, 20][random.random_range(0..4)];
                 if swaps < usize::MAX {
-                    let text = |value: &Option<u32>| -> (usize, usize) {
-                        let value = value.unwrap_or(0) as usize;
-                        (if form == 2 { value % 40 } else { 0 }, value)
-                    };
-                    asked.sort_by_key(text);
+                    let text = |value: u32| if form == 2 { of_letters(value) } else { format!("{value:08}") };
+                    asked.sort_by_key(|value| value.map(text));
                 }
                 for _ in 0..swaps.min(rows) {
                     asked.swap(random.random_range(0..rows), random.random_range(0..rows));
@@ -738,6 +755,118 @@ mod tests {
                 assert_eq!(found, expected.collect::<Vec<_>>(), "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn keys_of_one_hash_are_told_apart() {
+        let shape = KeyShape::new(vec![DataType::Utf8]).unwrap();
+        let texts = |from: u32| -> ArrayRef {
+            Arc::new((from..from + 100).map(|v| Some(v.to_string())).collect::<StringArray>())
+        };
+        let keys = shape.keys(&[texts(0)]).unwrap();
+        let mut set = shape.set(100);
+        for round in 0..2 {
+            for row in 0..keys.len() {
+                assert_eq!(set.insert(&keys, row, u64::MAX), (row, round == 0));
+            }
+        }
+        assert!(!set.insert(&shape.keys(&[texts(99)]).unwrap(), 0, u64::MAX).1);
+        assert!(set.insert(&shape.keys(&[texts(99)]).unwrap(), 1, u64::MAX).1);
+        let mut slots = Slots::of(0);
+        let (hash, other) = (u64::MAX, u64::from(u32::MAX));
+        [(hash, 0), (other, 1), (hash, 2)].into_iter().for_each(|(hash, number)| slots.put(hash, number));
+        let found = |slots: &Slots, hash: u64| {
+            let mut found = Vec::new();
+            let mut slot = slots.first(hash);
+            while let Some((at, number)) = slots.next(slot, hash) {
+                found.push(number);
+                slot = at + 1;
+            }
+            found
+        };
+        assert_eq!((found(&slots, hash), found(&slots, other)), (vec![0, 2], vec![1]));
+        slots.renumber(&[2, 0, 1]);
+        assert_eq!((found(&slots, hash), found(&slots, other)), (vec![2, 1], vec![0]));
+    }
+
+    #[test]
+    fn rows_whose_hashes_meet_are_found_by_their_keys() {
+        // So many that some share both their slot and what a slot holds of the hash.
+        let shape = KeyShape::new(vec![DataType::Int64]).unwrap();
+        let numbers =
+            |numbers: &mut dyn Iterator<Item = i64>| -> ArrayRef { Arc::new(Int64Array::from_iter_values(numbers)) };
+        let keys = shape.keys(&[numbers(&mut (0..300_000).map(|number| number * 2))]).unwrap();
+        let mut set = shape.set(0);
+        (0..keys.len()).for_each(|row| assert_eq!(set.insert(&keys, row, keys.hash(row)), (row, true)));
+        let asked = shape.keys(&[numbers(&mut (0..600_000).rev())]).unwrap();
+        let mut found = Vec::new();
+        set.for_each_match(&asked, |row, number| found.push((row, number)));
+        let expected: Vec<(usize, usize)> = (0..600_000)
+            .map(|row| (row, 599_999 - row))
+            .filter(|(_, key)| key % 2 == 0)
+            .map(|(row, key)| (row, key / 2))
+            .collect();
+        assert!(found == expected);
+    }
+
+    #[test]
+    fn a_set_that_was_put_in_order_takes_more_keys() {
+        let shape = KeyShape::new(vec![DataType::Utf8]).unwrap();
+        let texts = |values: &[&str]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+        let mut set = shape.set(2);
+        let add = |set: &mut KeySet, values: &[&str]| {
+            let keys = shape.keys(&[texts(values)]).unwrap();
+            add_all(set, &keys);
+        };
+        let found = |set: &KeySet| {
+            let mut found = Vec::new();
+            let all = texts(&["a", "m", "z", "bb", "x", "b", "q"]);
+            set.for_each_match(&shape.keys(&[all]).unwrap(), |row, number| found.push((row, number)));
+            found
+        };
+        add(&mut set, &["m", "b"]);
+        set.seal();
+        assert_eq!(found(&set), [(1, 1), (5, 0)]);
+        add(&mut set, &["z", "a", "bb"]);
+        assert_eq!(found(&set), [(0, 3), (1, 1), (2, 2), (3, 4), (5, 0)]);
+        set.seal();
+        assert_eq!(found(&set), [(0, 0), (1, 3), (2, 4), (3, 2), (5, 1)]);
+    }
+
+    #[test]
+    fn keys_between_bounds_are_found() {
+        let texts = |values: &[Option<&str>]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+        let numbers = |values: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
+        let values = [Some("b"), Some("bb"), Some("d"), Some("f")];
+        let check = |columns: Vec<ArrayRef>| {
+            let shape = KeyShape::new(columns.iter().map(|column| column.data_type().clone()).collect()).unwrap();
+            let keys = shape.keys(&columns).unwrap();
+            let mut set = shape.set(0);
+            add_all(&mut set, &keys);
+            set.seal();
+            let first = shape.of_first_column().unwrap();
+            let bounds = |values: &[Option<&str>]| first.keys(&[texts(values)]).unwrap();
+            let lower = bounds(&[Some("b"), Some("bb"), Some("a"), Some("c"), Some("g"), None, Some("dd")]);
+            let upper = bounds(&[Some("d"), Some("bb"), Some("aa"), None, Some("z"), Some("b"), Some("e")]);
+            (0..7).map(|row| set.between(&[0, 1, 2, 3], &lower, &upper, row)).collect::<Vec<_>>()
+        };
+        let expected = [Some((0, 2)), Some((1, 1)), None, Some((2, 3)), None, Some((0, 0)), None];
+        assert_eq!(check(vec![texts(&values)]), expected);
+        assert_eq!(check(vec![texts(&values), numbers(&[4, 3, 2, 1])]), expected);
+    }
+
+    #[test]
+    fn an_empty_set_tells_what_its_keys_will_take() {
+        let shape = KeyShape::new(vec![DataType::Utf8]).unwrap();
+        let mut set = shape.set(1000);
+        let before = set.bytes();
+        let texts = (0..1000).map(|value| Some("x".repeat(value % 3))).collect::<StringArray>();
+        let keys = shape.keys(&[Arc::new(texts) as ArrayRef]).unwrap();
+        add_all(&mut set, &keys);
+        // Which are some thousand bytes, and not known before.
+        assert!(set.bytes() <= before + 2048, "{} and {before}", set.bytes());
+        set.seal();
+        assert!(set.bytes() <= before + 2048, "{} and {before}", set.bytes());
     }
 
     #[test]
