@@ -610,7 +610,7 @@ pub(super) mod tests {
             reason(r#"{"id":7,"id":8}"#), @"`after.id` is given twice");
         insta::assert_snapshot!(
             reason(r#"{"id":7,"total":12.5}"#),
-            @"`after.total` does not fit decimal(10,2) sent as base64: it is a number, and base64 text is expected");
+            @"`after.total` does not fit decimal(10,2) sent as base64: it is a number in digits, which `encoding: native` is for");
         insta::assert_snapshot!(
             reason(r#"{"id":92233720368547758070}"#), @"`after.id` does not fit long sent as native: it is out of range");
         insta::assert_snapshot!(reason("{"), @"`after` is not a JSON object");

@@ -44,6 +44,8 @@ pub(super) enum Misfit {
     Nanoseconds,
     #[error("it is not base64")]
     Base64,
+    #[error("it is a number in digits, which `encoding: native` is for")]
+    Digits,
     #[error("it has a half of a surrogate pair, which is no Unicode text")]
     Surrogate,
     #[error(transparent)]
@@ -76,7 +78,9 @@ pub(super) fn read<'a>(json: &'a str, column: &Column, placeholder: Option<&Plac
                 let unscaled = decimal::from_bytes(&bytes[..length], i64::from(scale), precision, scale)?;
                 return Ok(Value::Decimal(unscaled));
             }
-            let (bytes, sent_scale) = decimal_bytes(json, Some(i64::from(scale)))?;
+            let bytes = decimal_bytes(json, Some(i64::from(scale)));
+            let (bytes, sent_scale) =
+                bytes.map_err(|misfit| if is_number_in_digits(json) { Misfit::Digits } else { misfit })?;
             Ok(Value::Decimal(decimal::from_bytes(&bytes, sent_scale, precision, scale)?))
         }
         (ColumnType::Decimal { precision, scale }, _) => {
@@ -200,6 +204,12 @@ fn decimal_bytes(json: &str, scale: Option<i64>) -> Result<(Vec<u8>, i64), Misfi
     }
 }
 
+/// Whether it is a number that somebody could read, as itself or as text.
+fn is_number_in_digits(json: &str) -> bool {
+    let digits = if json.starts_with('"') { text(json).ok() } else { number(json).ok().map(Cow::Borrowed) };
+    digits.is_some_and(|digits| digits.parse::<f64>().is_ok_and(f64::is_finite))
+}
+
 fn text(json: &str) -> Result<Cow<'_, str>, Misfit> {
     if !json.starts_with('"') {
         return Err(kind(json, "text"));
@@ -301,7 +311,11 @@ mod tests {
         check("decimal(3,2)", "\"BOI=\"", digits.clone());
         check("decimal(10,2)", "\"BOI\"", Err("it is not base64"));
         check("decimal(10,2)", "\"\"", Err("it is not a decimal number"));
-        check("decimal(10,2)", "12.5", Err("it is a number, and base64 text is expected"));
+        let native = Err("it is a number in digits, which `encoding: native` is for");
+        check("decimal(10,2)", "12.5", native.clone());
+        check("decimal(10,2)", "\"-12.50\"", native);
+        check("decimal(10,2)", "\"NaN\"", Err("it is not base64"));
+        check("decimal(10,2)", "true", Err("it is a boolean, and base64 text is expected"));
         check("decimal(10,2)", r#"{"scale":3,"value":"MNQ="}"#, Ok(Value::Decimal(1250)));
         check("decimal(10,2)", r#"{"scale":3,"value":"MNU="}"#, scale.clone());
         check("decimal(10,2)", r#"{"value":"MNU="}"#, Err("it is an object, and base64 text is expected"));
