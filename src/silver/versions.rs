@@ -71,7 +71,8 @@ impl Timeline<'_> {
 
     /// The versions of all keys. `changes` says of each row step whether it differs in a tracked column.
     pub(super) fn versions(&self, changes: &[bool]) -> Vec<Version> {
-        let (mut at, mut versions) = (0, Vec::new());
+        // No step ends more than one and begins more than one.
+        let (mut at, mut versions) = (0, Vec::with_capacity(2 * self.steps.len()));
         let change = |_, _| {
             at += 1;
             changes[at - 1]

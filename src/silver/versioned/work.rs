@@ -170,7 +170,10 @@ impl Writers {
             return Ok(());
         };
         // Those of each kind lie as they are to be written, and need not be put together row by row.
-        let (ended, new): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.source.0 < known);
+        let [mut ended, mut new] = [(); 2].map(|()| Vec::with_capacity(versions.len()));
+        for version in versions {
+            if version.source.0 < known { &mut ended } else { &mut new }.push(version);
+        }
         if !ended.is_empty() {
             of_ended.write(&batch(&ended)?).await?;
         }
@@ -183,21 +186,18 @@ impl Writers {
     /// Closes the files of both. When one of them cannot be closed, none is left.
     async fn finish(self) -> Result<Vec<WrittenFile>, engine::Error> {
         let Some(ended) = self.ended else { return Ok(self.new.finish().await?) };
-        let mut written = match ended.finish().await {
-            Ok(written) => written,
-            Err(error) => {
-                self.new.discard().await;
-                return Err(error.into());
+        // While the storage takes the bytes of one, the other is brought to its end.
+        match tokio::join!(ended.finish(), self.new.finish()) {
+            (Ok(mut written), Ok(new)) => {
+                written.extend(new);
+                Ok(written)
             }
-        };
-        match self.new.finish().await {
-            Ok(new) => written.extend(new),
-            Err(error) => {
+            (Err(error), Err(_)) => Err(error.into()),
+            (Ok(written), Err(error)) | (Err(error), Ok(written)) => {
                 self.silver.discard(&written).await;
-                return Err(error.into());
+                Err(error.into())
             }
         }
-        Ok(written)
     }
 
     async fn discard(self) {
