@@ -2,16 +2,17 @@
 //!
 //!     cargo bench --bench merge -- --json merge.json [--rows 10000000] [--changes 1000000] [--runs 1]
 //!                                  [--keys int|uuid] [--scattered] [--late 0] [--scd 1|2] [--memory-mib 1024]
-//!                                  [--set write.parquet.page-row-limit=20000 …] [--rebuild] [--apart] [--pairs 7]
+//!                                  [--set write.parquet.page-row-limit=20000 …] [--rebuild] [--apart] [--no-scan]
+//!                                  [--pairs 7]
 //!
 //! The target is written as it is, in the order of its keys, as a first merge would have written it; with `--scattered`,
 //! UUIDs are in no order. The changes are bronze files as ingestion lays them out: 90 % updates of uniformly random rows,
 //! 5 % inserts, 5 % deletes. What is timed is `silver::merge`, until it is committed; then a scan of every
 //! column, in turns with one of a table that the same rows were freshly written to. With `--rebuild`, the changes are
 //! folded into a table of their own instead. With `--apart`, a process of its own does each merge, as `icestream build`
-//! does; its peak of memory has nothing in it of making the changes. `--pairs 7`, along with `--scd 2` or `--keys uuid`, has
-//! a table like that and a plain one made that often, each by a process of its own and in turns, and says how many times
-//! as long the first takes: one pair says little on a machine with other things to do.
+//! does; its peak of memory has nothing in it of making the changes. `--pairs 7`, along with `--scd 2`, `--keys uuid` or
+//! `--late N`, has a table like that and a plain one made that often, each by a process of its own and in turns, and says
+//! how many times as long the first takes: one pair says little on a machine with other things to do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +61,7 @@ struct Options {
     versions: bool,
     rebuild: bool,
     apart: bool,
+    scan: bool,
     pairs: usize,
     /// The folder of a process that only merges.
     merge: Option<PathBuf>,
@@ -81,6 +83,7 @@ fn options() -> Result<Options, Failure> {
         versions: false,
         rebuild: false,
         apart: false,
+        scan: true,
         pairs: 0,
         merge: None,
         properties: Vec::new(),
@@ -101,6 +104,7 @@ fn options() -> Result<Options, Failure> {
             "--scd" => options.versions = value()? == "2",
             "--rebuild" => options.rebuild = true,
             "--apart" => options.apart = true,
+            "--no-scan" => options.scan = false,
             "--pairs" => options.pairs = value()?.parse()?,
             "--merge" => options.merge = Some(value()?.into()),
             "--set" => {
@@ -192,10 +196,11 @@ fn merge_apart(options: &Options, folder: &Path) -> Result<serde_json::Value, Fa
 
 /// Runs of everything as it was asked for and of a plain table, in turns.
 fn in_pairs(options: &Options) -> Result<(), Failure> {
-    let what = match (options.versions, options.uuid) {
-        (true, false) => "versions",
-        (false, true) => "UUIDs",
-        _ => return Err("`--pairs` goes with either `--scd 2` or `--keys uuid`".into()),
+    let what = match (options.versions, options.uuid, options.late > 0) {
+        (true, false, false) => "versions",
+        (false, true, false) => "UUIDs",
+        (false, false, true) => "late events",
+        _ => return Err("`--pairs` goes with one of `--scd 2`, `--keys uuid` and `--late N`".into()),
     };
     let folder = tempfile::tempdir()?;
     let json = folder.path().join("run.json");
@@ -203,14 +208,14 @@ fn in_pairs(options: &Options) -> Result<(), Failure> {
     while let Some(argument) = left.next() {
         match argument.as_str() {
             "--pairs" | "--json" => drop(left.next()),
-            "--scd" | "--keys" => special.extend([Some(argument), left.next()].into_iter().flatten()),
+            "--scd" | "--keys" | "--late" => special.extend([Some(argument), left.next()].into_iter().flatten()),
             "--scattered" => special.push(argument),
             _ => given.push(argument),
         }
     }
     let run = |special: &[String]| -> Result<(f64, f64), Failure> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.args(&given).args(special).arg("--json").arg(&json);
+        command.args(&given).args(special).arg("--no-scan").arg("--json").arg(&json);
         let ended = command.output()?;
         if !ended.status.success() {
             return Err(String::from_utf8_lossy(&ended.stderr).into());
@@ -319,8 +324,25 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
     if options.rebuild {
         return rebuild(&lake, &engine, &model).await;
     }
+    let scan = match options.scan {
+        true => Some(scanned(&lake, &engine, &model).await?),
+        false => None,
+    };
+    let report = serde_json::json!({
+        "rows": options.rows, "changes": options.changes, "late": options.late, "scd": 1 + u64::from(options.versions), "threads": threads,
+        "keys": if options.uuid { "uuid" } else { "int64" }, "scattered": options.scattered, "memory_mib": options.memory_mib, "merges": runs,
+        "scan": scan,
+    });
+    if let Some(path) = options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(())
+}
+
+/// Scans of a table that was merged into and of one that its rows were freshly written to, in turns.
+async fn scanned(lake: &Lake, engine: &Engine, model: &SilverModel) -> Result<serde_json::Value, Failure> {
     let merged = lake.table(&model.table).await?;
-    let fresh = rewritten(&lake, &engine, &merged).await?;
+    let fresh = rewritten(lake, engine, &merged).await?;
     let name: TableName = "t.t".parse()?;
     let mut scans = [Vec::new(), Vec::new()];
     for round in 0..=SCAN_ROUNDS {
@@ -347,18 +369,10 @@ async fn run(options: Options, threads: usize) -> Result<(), Failure> {
         median(0, |scan| scan.0),
         median(1, |scan| scan.0)
     );
-    let report = serde_json::json!({
-        "rows": options.rows, "changes": options.changes, "late": options.late, "scd": 1 + u64::from(options.versions), "threads": threads,
-        "keys": if options.uuid { "uuid" } else { "int64" }, "scattered": options.scattered, "memory_mib": options.memory_mib, "merges": runs,
-        "scan": {
-            "wall_seconds": median(0, |scan| scan.0), "fresh_wall_seconds": median(1, |scan| scan.0),
-            "ratio": ratio, "cpu_ratio": processor_ratio,
-        },
-    });
-    if let Some(path) = options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
-    }
-    Ok(())
+    Ok(serde_json::json!({
+        "wall_seconds": median(0, |scan| scan.0), "fresh_wall_seconds": median(1, |scan| scan.0),
+        "ratio": ratio, "cpu_ratio": processor_ratio,
+    }))
 }
 
 fn fields(uuid: bool) -> Fields {
