@@ -1,9 +1,11 @@
-//! What a run does for those who read the table: rows that are gone are named in delete files, until so many are that
-//! storing the rest of the file anew is better; and small files are put together before there are many.
+//! What a run does for those who read the table: rows that are gone are named in delete files, until so many are, or
+//! have been for so long, that storing the rest of the file anew is better; and small files are put together before
+//! there are many.
 //!
 //! Table properties decide otherwise: `write.merge.mode` (`merge-on-read` never stores rows anew, `copy-on-write` always
-//! does), `icestream.merge.delete-files-max` and `icestream.merge.small-files-max`.
+//! does), `icestream.merge.deleted-percent-max`, `icestream.merge.delete-files-max` and `icestream.merge.small-files-max`.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -12,11 +14,20 @@ use roaring::RoaringTreemap;
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
 use crate::table::{ScanFile, Table, TableView, WrittenDeletes, WrittenFile};
 
-/// A file with more deleted rows than one in this many is stored anew.
-const DELETED_ONE_IN: u64 = 5;
+/// A file of whose rows more are deleted is stored anew. With as many, reading it takes 1.3 times as long as without.
+const DELETED_PERCENT_MAX: u64 = 10;
+
+/// One with half of that is, once its readers have paid for it. Stepping over a deleted row costs them what reading three
+/// does, and storing a file anew what reading it four times does: with a reader for each run, and rows that went at an
+/// even pace, that is when the deleted rows, times the runs since the file was written, are this many times its rows.
+const PAID_TIMES_ROWS: u64 = 3;
+
+/// Of files that are due for what their readers have paid, a run stores this part of the table anew, or one: keys that
+/// change evenly make all files of a table due at once.
+const WEARY_SHARE: u64 = 16;
 
 /// Delete files of one data file, before they are put together.
-const DELETE_FILES_MAX: usize = 8;
+const DELETE_FILES_MAX: u64 = 8;
 
 /// Positions that are cheaper to write again than to open a file for.
 const FEW_POSITIONS: u64 = 20_000;
@@ -25,7 +36,7 @@ const FEW_POSITIONS: u64 = 20_000;
 const SMALL_BYTES: u64 = 16 << 20;
 
 /// Small files, before they are put together.
-const SMALL_FILES_MAX: usize = 8;
+const SMALL_FILES_MAX: u64 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -60,20 +71,44 @@ struct Load {
     bytes: u64,
     /// Rows deleted before, and the delete files that say so.
     deleted: u64,
-    delete_files: usize,
+    delete_files: u64,
     doomed: u64,
+    /// Commits since it was written.
+    age: u64,
+}
+
+impl Load {
+    fn gone(&self) -> u64 {
+        self.deleted + self.doomed
+    }
+
+    /// What readers of the deleted rows have paid, with one of them for each commit.
+    fn paid(&self) -> u64 {
+        self.gone().saturating_mul(self.age)
+    }
+
+    fn is_hollow(&self, limits: &Limits) -> bool {
+        self.gone().saturating_mul(100) > self.rows.saturating_mul(limits.deleted_percent)
+    }
+
+    fn is_weary(&self, limits: &Limits) -> bool {
+        self.doomed > 0
+            && self.gone().saturating_mul(200) > self.rows.saturating_mul(limits.deleted_percent)
+            && self.paid() > self.rows.saturating_mul(PAID_TIMES_ROWS)
+    }
 }
 
 struct Limits {
     mode: Mode,
-    delete_files: usize,
-    small_files: usize,
+    deleted_percent: u64,
+    delete_files: u64,
+    small_files: u64,
 }
 
 impl Limits {
     fn of(table: &Table) -> Self {
         let properties = table.properties();
-        let number = |key: &str, default: usize| {
+        let number = |key: &str, default: u64| {
             properties.get(key).and_then(|text| text.parse().ok()).filter(|number| *number > 0).unwrap_or(default)
         };
         Limits {
@@ -82,6 +117,7 @@ impl Limits {
                 Some("copy-on-write") => Mode::CopyOnWrite,
                 _ => Mode::Cheaper,
             },
+            deleted_percent: number("icestream.merge.deleted-percent-max", DELETED_PERCENT_MAX),
             delete_files: number("icestream.merge.delete-files-max", DELETE_FILES_MAX),
             small_files: number("icestream.merge.small-files-max", SMALL_FILES_MAX),
         }
@@ -90,12 +126,13 @@ impl Limits {
 
 fn plan(files: &[Load], limits: &Limits) -> Plan {
     let mut plan = Plan::default();
+    let weary = weary(files, limits);
     for (index, file) in files.iter().enumerate().filter(|(_, file)| file.doomed > 0) {
-        let gone = file.deleted + file.doomed;
+        let gone = file.gone();
         let stores_anew = match limits.mode {
             Mode::MergeOnRead => false,
             Mode::CopyOnWrite => true,
-            Mode::Cheaper => gone.saturating_mul(DELETED_ONE_IN) > file.rows,
+            Mode::Cheaper => file.is_hollow(limits) || weary.contains(&index),
         };
         if stores_anew || gone >= file.rows {
             plan.stored_anew.push(index);
@@ -109,12 +146,30 @@ fn plan(files: &[Load], limits: &Limits) -> Plan {
     }
     let is_small = |index: &usize| files[*index].bytes < SMALL_BYTES && !plan.stored_anew.contains(index);
     let small: Vec<usize> = (0..files.len()).filter(is_small).collect();
-    if limits.mode != Mode::MergeOnRead && small.len() >= limits.small_files {
+    if limits.mode != Mode::MergeOnRead && small.len() as u64 >= limits.small_files {
         plan.named.retain(|index| !small.contains(index));
         plan.named_anew.retain(|index| !small.contains(index));
         plan.stored_anew.extend(small);
     }
     plan
+}
+
+/// The files that a run stores anew for what their readers have paid, those first that cost them most.
+fn weary(files: &[Load], limits: &Limits) -> Vec<usize> {
+    let mut weary: Vec<usize> = (0..files.len()).filter(|index| files[*index].is_weary(limits)).collect();
+    weary.sort_by_key(|index| {
+        let file = &files[*index];
+        Reverse(u128::from(file.paid()) * 1000 / u128::from(file.rows.max(1)))
+    });
+    let share = files.iter().map(|file| file.bytes).sum::<u64>() / WEARY_SHARE;
+    let mut bytes = 0;
+    let mut fits = |index: &usize| {
+        bytes += files[*index].bytes;
+        bytes <= share
+    };
+    let count = weary.iter().take_while(|index| fits(index)).count().max(1);
+    weary.truncate(count);
+    weary
 }
 
 /// Writes what takes the doomed rows out of the table. What was written is added to `written` before anything can fail.
@@ -137,8 +192,9 @@ pub(super) async fn remove(
         rows: file.record_count,
         bytes: file.size,
         deleted: file.own_deletes().map(|delete| delete.rows).sum(),
-        delete_files: file.own_deletes().count(),
+        delete_files: file.own_deletes().count() as u64,
         doomed: positions.len(),
+        age: view.commits_since(file),
     };
     let plan = plan(&doomed.iter().map(load).collect::<Vec<_>>(), &Limits::of(table));
     let named: Vec<_> = plan.named.iter().map(|index| doomed[*index].clone()).collect();
@@ -245,9 +301,9 @@ mod tests {
 
     #[test]
     fn each_file_gets_what_is_cheapest_for_its_readers() {
-        let large = Load { rows: 1_000_000, bytes: 100 << 20, deleted: 0, delete_files: 0, doomed: 0 };
+        let large = Load { rows: 1_000_000, bytes: 100 << 20, deleted: 0, delete_files: 0, doomed: 0, age: 1 };
         let check = |mode: Mode, files: &[Load], expected: &str| {
-            let plan = plan(files, &Limits { mode, delete_files: 8, small_files: 4 });
+            let plan = plan(files, &Limits { mode, deleted_percent: 10, delete_files: 8, small_files: 4 });
             let found = format!("{:?} {:?} {:?}", plan.named, plan.named_anew, plan.stored_anew);
             assert_eq!(found, expected, "{mode:?} {files:?}");
         };
@@ -259,12 +315,23 @@ mod tests {
         let second = Load { deleted: 50_000, delete_files: 1, doomed: 100, ..large };
         check(Mode::Cheaper, &[Load { deleted: 20_000, ..second }, second], "[1] [0] []");
         check(Mode::Cheaper, &[Load { delete_files: 7, ..second }, Load { delete_files: 8, ..second }], "[0] [1] []");
-        // Every fifth row is gone.
-        let hollow = Load { deleted: 199_900, delete_files: 8, doomed: 100, ..large };
+        // Every tenth row is gone.
+        let hollow = Load { deleted: 99_900, delete_files: 8, doomed: 100, ..large };
         check(Mode::Cheaper, &[hollow, Load { doomed: 101, ..hollow }], "[] [0] [1]");
         check(Mode::MergeOnRead, &[Load { doomed: 101, ..hollow }], "[] [0] []");
+        // Every twentieth row is gone, and has been for long enough.
+        let old = Load { deleted: 59_900, delete_files: 8, doomed: 100, age: 50, ..large };
+        let weary = Load { age: 51, ..old };
+        check(Mode::Cheaper, &[old], "[] [0] []");
+        check(Mode::Cheaper, &[weary], "[] [] [0]");
+        check(Mode::Cheaper, &[Load { deleted: 49_900, age: 1000, ..old }], "[] [0] []");
+        check(Mode::MergeOnRead, &[weary], "[] [0] []");
+        // One of them, the one that costs most; of many, the sixteenth part of the table.
+        let wearier = Load { age: 52, ..weary };
+        check(Mode::Cheaper, &[weary, Load { doomed: 0, age: 99, ..wearier }, wearier, weary], "[] [0, 3] [2]");
+        check(Mode::Cheaper, &[&[weary; 3][..], &[Load { doomed: 0, ..large }; 29]].concat(), "[] [2] [0, 1]");
         // A file of which nothing is left goes whatever the mode is.
-        check(Mode::MergeOnRead, &[Load { doomed: 800_100, ..hollow }], "[] [] [0]");
+        check(Mode::MergeOnRead, &[Load { doomed: 900_100, ..hollow }], "[] [] [0]");
         let small = Load { rows: 1000, bytes: 1 << 20, ..large };
         let touched = Load { doomed: 1, ..small };
         check(Mode::Cheaper, &[small, touched, small], "[1] [] []");

@@ -266,6 +266,11 @@ impl TableView {
         self.0.snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence_number())
     }
 
+    /// How many commits came after the one that added a file.
+    pub fn commits_since(&self, file: &ScanFile) -> u64 {
+        u64::try_from(self.sequence_number() - file.sequence).unwrap_or(0)
+    }
+
     pub(super) fn iceberg_schema(&self) -> &Schema {
         &self.0.schema
     }
