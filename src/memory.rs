@@ -5,7 +5,7 @@
 //! well within the budget, and all of it is given back when it comes near: `keep_within` says what the budget is.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Freed memory is given back when less than this part of the budget is left. That is for what is taken until the next
@@ -27,6 +27,16 @@ const LOOKS: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::fro
 
 /// One that stays near its budget and has nothing to give back is looked at less and less often, up to this.
 const LOOK_WHERE_NOTHING_IS_FREED: Duration = Duration::from_millis(50);
+
+/// A thread's allocations that were not the quick ones, until it looks for what others have freed: near the budget, and as
+/// often as it can be had.
+const COLLECT_OFTEN: libc::c_long = 1000;
+
+/// `mi_option_purge_delay`, which has had this number since the option is there.
+static PURGE_DELAY: AllocatorOption = AllocatorOption::new(15, 1000, KEPT_MS);
+
+/// `mi_option_generic_collect`.
+static COLLECT_EVERY: AllocatorOption = AllocatorOption::new(34, 10_000, COLLECT_OFTEN);
 
 static BUDGET: AtomicU64 = AtomicU64::new(u64::MAX);
 
@@ -57,12 +67,14 @@ fn watch() {
     if resident().is_none() {
         return;
     }
-    keep_longer();
+    PURGE_DELAY.set(true);
     let mut last_pause = LOOKS.start;
     loop {
         let budget = BUDGET.load(Ordering::Relaxed);
         let near = near(budget);
         let taken = resident().unwrap_or(0);
+        // A thread gives back what others have freed of its own only when it looks, and nobody can look for it.
+        COLLECT_EVERY.set(taken >= near);
         let given_back = match taken >= near {
             true => {
                 give_back();
@@ -113,17 +125,40 @@ fn give_back() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
-/// Has the allocator keep what was freed for longer than the second that it does by itself.
-#[allow(unsafe_code)]
-fn keep_longer() {
-    /// `mi_option_purge_delay`, which has had this number since the option is there; the crate has no name for it.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    const BY_ITSELF_MS: libc::c_long = 1000;
-    // SAFETY: both take numbers only. Where the value is another one, somebody has set it, or the number means something
-    // else: it stays.
-    unsafe {
-        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == BY_ITSELF_MS {
-            libmimalloc_sys::mi_option_set(PURGE_DELAY, KEPT_MS);
+/// An option of the allocator that its crate has no name for.
+struct AllocatorOption {
+    number: libmimalloc_sys::mi_option_t,
+    by_itself: libc::c_long,
+    ours: libc::c_long,
+    is_ours: AtomicBool,
+}
+
+impl AllocatorOption {
+    const fn new(number: libmimalloc_sys::mi_option_t, by_itself: libc::c_long, ours: libc::c_long) -> Self {
+        AllocatorOption { number, by_itself, ours, is_ours: AtomicBool::new(false) }
+    }
+
+    /// Sets it to our value or back. Where it is neither the allocator's own nor ours, somebody has set it, or the number
+    /// means something else: it stays.
+    fn set(&self, to_ours: bool) {
+        let was_ours = self.is_ours.load(Ordering::Relaxed);
+        let value = |is_ours| if is_ours { self.ours } else { self.by_itself };
+        if was_ours == to_ours || self.get() != value(was_ours) {
+            return;
+        }
+        // SAFETY: it takes numbers only.
+        #[allow(unsafe_code)]
+        unsafe {
+            libmimalloc_sys::mi_option_set(self.number, value(to_ours));
+        }
+        self.is_ours.store(to_ours, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> libc::c_long {
+        // SAFETY: it takes a number only.
+        #[allow(unsafe_code)]
+        unsafe {
+            libmimalloc_sys::mi_option_get(self.number)
         }
     }
 }
@@ -133,14 +168,25 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(unsafe_code)]
-    fn the_allocator_is_told_how_long_to_keep_what_was_freed() {
-        if std::env::var_os("MIMALLOC_PURGE_DELAY").is_some() {
+    fn the_allocator_is_told_how_long_to_keep_what_was_freed_and_how_often_to_look_for_it() {
+        if std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("MIMALLOC_")) {
             return;
         }
-        keep_longer();
-        // SAFETY: it takes a number only.
-        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(15) }, KEPT_MS);
+        for option in [&PURGE_DELAY, &COLLECT_EVERY] {
+            option.set(true);
+            assert_eq!(option.get(), option.ours);
+            option.set(false);
+            assert_eq!(option.get(), option.by_itself);
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_has_set_stays() {
+        // The most errors it tells, which are not 7 by itself.
+        let of_somebody = AllocatorOption::new(17, 7, 8);
+        let before = of_somebody.get();
+        of_somebody.set(true);
+        assert!(before != 7 && of_somebody.get() == before);
     }
 
     #[test]
