@@ -260,8 +260,7 @@ fn take_away(
 ) -> Option<LiveRows> {
     let mut start = 0;
     let mut groups = VecDeque::new();
-    let mut selections = Vec::new();
-    let (mut rows, mut runs) = (0, 0);
+    let mut with_deletes = Vec::new();
     for (index, row_group) in row_groups.iter().enumerate() {
         let group = start..start + row_group.num_rows().max(0) as u64;
         start = group.end;
@@ -274,39 +273,40 @@ fn take_away(
             continue;
         }
         if gone > 0 {
-            let kept = runs_without(deleted, &group);
-            runs += kept.len() as u64;
-            rows += group.end - group.start;
-            selections.push((index, kept, group.clone()));
+            with_deletes.push((index, group.clone()));
         }
         groups.push_back(group);
     }
     // The page index may have taken rows away already; then the rows that come have no simple order any more.
     let is_whole = plan.inner().iter().all(|access| !matches!(access, RowGroupAccess::Selection(_)));
-    if is_whole && runs > 0 && rows / runs < LONG_RUN_ROWS {
+    if is_whole && are_short(with_deletes.iter().map(|(_, group)| group), deleted) {
         return Some(LiveRows { deleted: deleted.clone(), groups });
     }
-    for (index, kept, group) in selections {
+    for (index, group) in with_deletes {
         let rows = (group.end - group.start) as usize;
-        plan.scan_selection(index, RowSelection::from_consecutive_ranges(kept.into_iter(), rows));
+        let kept = runs_without(deleted, &group)
+            .map(|run| (run.start - group.start) as usize..(run.end - group.start) as usize);
+        plan.scan_selection(index, RowSelection::from_consecutive_ranges(kept, rows));
     }
     None
 }
 
-/// The runs of live rows in a row group, counted from its first row.
-fn runs_without(deleted: &RoaringTreemap, group: &Range<u64>) -> Vec<Range<usize>> {
-    let mut runs = Vec::new();
-    let mut next = group.start;
-    for gone in runs_in(deleted, group) {
-        if gone.start > next {
-            runs.push((next - group.start) as usize..(gone.start - group.start) as usize);
-        }
+/// Whether the runs of live rows are short. It looks at no more of them than that takes: there may be millions.
+fn are_short<'a>(groups: impl Iterator<Item = &'a Range<u64>> + Clone, deleted: &RoaringTreemap) -> bool {
+    let rows: u64 = groups.clone().map(|group| group.end - group.start).sum();
+    let many = (rows / LONG_RUN_ROWS) as usize;
+    groups.flat_map(|group| runs_without(deleted, group)).nth(many).is_some()
+}
+
+/// The runs of live rows within a range of positions.
+fn runs_without<'a>(deleted: &'a RoaringTreemap, within: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'a> {
+    let (mut next, end) = (within.start, within.end);
+    let starts_of_gone = runs_in(deleted, within).chain(std::iter::once(end..end));
+    starts_of_gone.filter_map(move |gone| {
+        let kept = next..gone.start;
         next = gone.end;
-    }
-    if next < group.end {
-        runs.push((next - group.start) as usize..(group.end - group.start) as usize);
-    }
-    runs
+        (!kept.is_empty()).then_some(kept)
+    })
 }
 
 /// The runs of positions within a range. A set may hold all but a few rows of a file: it is not gone through one by one.
@@ -387,14 +387,32 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_row_group() {
-        let check = |gone: &[u64], group: (u64, u64), expected: &[(usize, usize)]| {
-            let left = runs_without(&RoaringTreemap::from_iter(gone), &(group.0..group.1));
-            let left: Vec<(usize, usize)> = left.into_iter().map(|run| (run.start, run.end)).collect();
+        let check = |gone: &[u64], group: (u64, u64), expected: &[(u64, u64)]| {
+            let deleted = RoaringTreemap::from_iter(gone);
+            let left = runs_without(&deleted, &(group.0..group.1));
+            let left: Vec<(u64, u64)> = left.map(|run| (run.start, run.end)).collect();
             assert_eq!(left, expected, "{gone:?} of {group:?}");
         };
-        check(&[], (5, 9), &[(0, 4)]);
-        check(&[5, 8], (5, 9), &[(1, 3)]);
-        check(&[4, 6, 7, 9], (5, 9), &[(0, 1), (3, 4)]);
+        check(&[], (5, 9), &[(5, 9)]);
+        check(&[5, 8], (5, 9), &[(6, 8)]);
+        check(&[4, 6, 7, 9], (5, 9), &[(5, 6), (8, 9)]);
         check(&[5, 6, 7, 8], (5, 9), &[]);
+    }
+
+    #[test]
+    fn runs_are_short_by_their_mean() {
+        let check = |gone: &[u64], groups: &[(u64, u64)], expected: bool| {
+            let deleted = RoaringTreemap::from_iter(gone);
+            let groups: Vec<Range<u64>> = groups.iter().map(|(start, end)| *start..*end).collect();
+            assert_eq!(are_short(groups.iter(), &deleted), expected, "{gone:?} of {groups:?}");
+        };
+        check(&[], &[], false);
+        check(&[0], &[(0, 128)], false);
+        check(&[1], &[(0, 128)], true);
+        check(&[1], &[(0, 256)], false);
+        check(&[1, 3], &[(0, 256)], true);
+        check(&[1, 300], &[(0, 256), (256, 512)], false);
+        check(&[1, 3, 300], &[(0, 256), (256, 512)], true);
+        check(&(0..200).collect::<Vec<_>>(), &[(0, 256)], false);
     }
 }
