@@ -245,6 +245,10 @@ impl World {
         if random.random_range(0..2) == 0 {
             properties.extend([("icestream.merge.small-files-max", "3"), ("icestream.merge.delete-files-max", "2")]);
         }
+        if random.random_range(0..2) == 0 {
+            // Files of a few rows would else be stored anew almost always.
+            properties.push(("icestream.merge.deleted-percent-max", "60"));
+        }
         let scd = match random.random_range(0..4) {
             0 => Scd::Two { track_history: Vec::new() },
             1 => Scd::Two { track_history: vec!["name".to_string()] },
