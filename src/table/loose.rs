@@ -88,6 +88,7 @@ async fn make(name: TableName, schema: SchemaRef, files: Vec<(PathBuf, Vec<u64>)
             data: Arc::new(data),
             spec_id: 0,
             sequence: 1,
+            added: 1,
             manifest: "".into(),
         };
         scan_files.push((file, RoaringTreemap::from_iter(deleted)));

@@ -88,7 +88,10 @@ pub struct ScanFile {
     pub deletes: Vec<Arc<DeleteFile>>,
     pub(super) data: Arc<DataFile>,
     pub(super) spec_id: i32,
+    /// The age of its rows, which a rewrite does not change.
     pub(super) sequence: i64,
+    /// The commit that added it.
+    pub(super) added: i64,
     /// The manifest that lists the file: while it is in the head's list, the file is live.
     pub(super) manifest: Arc<str>,
 }
@@ -268,7 +271,7 @@ impl TableView {
 
     /// How many commits came after the one that added a file.
     pub fn commits_since(&self, file: &ScanFile) -> u64 {
-        u64::try_from(self.sequence_number() - file.sequence).unwrap_or(0)
+        u64::try_from(self.sequence_number() - file.added).unwrap_or(0)
     }
 
     pub(super) fn iceberg_schema(&self) -> &Schema {
@@ -421,6 +424,7 @@ impl TableView {
                 data: Arc::new(data.clone()),
                 spec_id: manifest_file.partition_spec_id,
                 sequence,
+                added: entry.file_sequence_number.unwrap_or(sequence),
                 manifest: path.clone(),
             });
         }

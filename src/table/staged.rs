@@ -46,6 +46,7 @@ impl TableView {
             data: Arc::new(file.file.clone()),
             spec_id: file.spec_id,
             sequence: self.sequence_number() + 1,
+            added: self.sequence_number() + 1,
             manifest: "".into(),
         }));
         self.selecting(Selection { files, left_out }, schema.map(|evolved| evolved.schema.clone()))

@@ -607,6 +607,17 @@ pub async fn rewritten_rows_keep_their_age(world: World) {
     let new = table.view(At::Head).unwrap().added_since(read_up_to).files(None).await.unwrap();
     assert_eq!(new.iter().map(|file| file.record_count).collect::<Vec<_>>(), [1, 1], "{new:?}");
     assert_eq!(read(&table).await.len(), 7);
+    // A file is as young as the commit that added it, whatever its rows are.
+    let view = table.view(At::Head).unwrap();
+    let mut ages = view
+        .files(None)
+        .await
+        .unwrap()
+        .iter()
+        .map(|file| (file.record_count, view.commits_since(file)))
+        .collect::<Vec<_>>();
+    ages.sort_unstable();
+    assert_eq!(ages, [(1, 1), (1, 2), (5, 0)]);
 
     // The head has the rows of the snapshot before it, and of no other; also when that one is gone.
     assert!(table.has_rows_of(appended) && !table.has_rows_of(before));
