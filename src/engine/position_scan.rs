@@ -301,8 +301,9 @@ fn are_short<'a>(groups: impl Iterator<Item = &'a Range<u64>> + Clone, deleted: 
 /// The runs of live rows within a range of positions.
 fn runs_without<'a>(deleted: &'a RoaringTreemap, within: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'a> {
     let (mut next, end) = (within.start, within.end);
-    let starts_of_gone = runs_in(deleted, within).chain(std::iter::once(end..end));
-    starts_of_gone.filter_map(move |gone| {
+    // The last says where the others end.
+    let gone = runs_in(deleted, within).chain(std::iter::once(end..end));
+    gone.filter_map(move |gone| {
         let kept = next..gone.start;
         next = gone.end;
         (!kept.is_empty()).then_some(kept)
@@ -409,6 +410,7 @@ mod tests {
         check(&[], &[], false);
         check(&[0], &[(0, 128)], false);
         check(&[1], &[(0, 128)], true);
+        check(&[1], &[(0, 255)], true);
         check(&[1], &[(0, 256)], false);
         check(&[1, 3], &[(0, 256)], true);
         check(&[1, 300], &[(0, 256), (256, 512)], false);

@@ -14,17 +14,20 @@ use roaring::RoaringTreemap;
 use crate::engine::{self, Piece, RowReader, in_parallel, pieces};
 use crate::table::{ScanFile, Table, TableView, WrittenDeletes, WrittenFile};
 
-/// A file of whose rows more are deleted is stored anew. With as many, reading it takes 1.3 times as long as without.
+/// A file is stored anew when more of its rows than this are deleted, in percent. With as many, reading it takes 1.3 times as
+/// long as without.
 const DELETED_PERCENT_MAX: u64 = 10;
 
-/// One with half of that is, once its readers have paid for it. Stepping over a deleted row costs them what reading three
-/// does, and storing a file anew what reading it four times does: with a reader for each run, and rows that went at an
-/// even pace, that is when the deleted rows, times the runs since the file was written, are this many times its rows.
+/// With half as many it is, once its readers have paid for it. Stepping over a deleted row costs them what reading three
+/// does, and storing a file anew what reading it four times does: with a reader for each commit, and rows that went at an
+/// even pace, that is when the deleted rows, times the commits since the file was added, are this many times its rows. A
+/// file of more than 60 commits is stored anew with half as many whatever its pace was.
 const PAID_TIMES_ROWS: u64 = 3;
 
-/// Of files that are due for what their readers have paid, a run stores this part of the table anew, or one: keys that
-/// change evenly make all files of a table due at once.
-const WEARY_SHARE: u64 = 16;
+/// Of the table's bytes, a run stores one in this many anew for what readers have paid, or one file: keys that change evenly
+/// make all files due at once. Where a run changes more than one row in five hundred, most files come to the limit itself
+/// first, and are stored in one run.
+const WEARY_ONE_IN: u64 = 16;
 
 /// Delete files of one data file, before they are put together.
 const DELETE_FILES_MAX: u64 = 8;
@@ -93,6 +96,7 @@ impl Load {
 
     fn is_weary(&self, limits: &Limits) -> bool {
         self.doomed > 0
+            && !self.is_hollow(limits)
             && self.gone().saturating_mul(200) > self.rows.saturating_mul(limits.deleted_percent)
             && self.paid() > self.rows.saturating_mul(PAID_TIMES_ROWS)
     }
@@ -108,18 +112,18 @@ struct Limits {
 impl Limits {
     fn of(table: &Table) -> Self {
         let properties = table.properties();
-        let number = |key: &str, default: u64| {
-            properties.get(key).and_then(|text| text.parse().ok()).filter(|number| *number > 0).unwrap_or(default)
-        };
+        let number = |key: &str| properties.get(key).and_then(|text| text.parse().ok());
+        let count = |key: &str, default: u64| number(key).filter(|count| *count > 0).unwrap_or(default);
         Limits {
             mode: match properties.get("write.merge.mode").map(String::as_str) {
                 Some("merge-on-read") => Mode::MergeOnRead,
                 Some("copy-on-write") => Mode::CopyOnWrite,
                 _ => Mode::Cheaper,
             },
-            deleted_percent: number("icestream.merge.deleted-percent-max", DELETED_PERCENT_MAX),
-            delete_files: number("icestream.merge.delete-files-max", DELETE_FILES_MAX),
-            small_files: number("icestream.merge.small-files-max", SMALL_FILES_MAX),
+            // None at all is a limit as well.
+            deleted_percent: number("icestream.merge.deleted-percent-max").unwrap_or(DELETED_PERCENT_MAX),
+            delete_files: count("icestream.merge.delete-files-max", DELETE_FILES_MAX),
+            small_files: count("icestream.merge.small-files-max", SMALL_FILES_MAX),
         }
     }
 }
@@ -154,14 +158,14 @@ fn plan(files: &[Load], limits: &Limits) -> Plan {
     plan
 }
 
-/// The files that a run stores anew for what their readers have paid, those first that cost them most.
+/// The files that a run stores anew for what their readers have paid, those first that cost them most for each row.
 fn weary(files: &[Load], limits: &Limits) -> Vec<usize> {
     let mut weary: Vec<usize> = (0..files.len()).filter(|index| files[*index].is_weary(limits)).collect();
     weary.sort_by_key(|index| {
         let file = &files[*index];
         Reverse(u128::from(file.paid()) * 1000 / u128::from(file.rows.max(1)))
     });
-    let share = files.iter().map(|file| file.bytes).sum::<u64>() / WEARY_SHARE;
+    let share = files.iter().map(|file| file.bytes).sum::<u64>() / WEARY_ONE_IN;
     let mut bytes = 0;
     let mut fits = |index: &usize| {
         bytes += files[*index].bytes;
@@ -302,11 +306,12 @@ mod tests {
     #[test]
     fn each_file_gets_what_is_cheapest_for_its_readers() {
         let large = Load { rows: 1_000_000, bytes: 100 << 20, deleted: 0, delete_files: 0, doomed: 0, age: 1 };
-        let check = |mode: Mode, files: &[Load], expected: &str| {
-            let plan = plan(files, &Limits { mode, deleted_percent: 10, delete_files: 8, small_files: 4 });
+        let check_within = |deleted_percent: u64, mode: Mode, files: &[Load], expected: &str| {
+            let plan = plan(files, &Limits { mode, deleted_percent, delete_files: 8, small_files: 4 });
             let found = format!("{:?} {:?} {:?}", plan.named, plan.named_anew, plan.stored_anew);
-            assert_eq!(found, expected, "{mode:?} {files:?}");
+            assert_eq!(found, expected, "{deleted_percent} {mode:?} {files:?}");
         };
+        let check = |mode: Mode, files: &[Load], expected: &str| check_within(10, mode, files, expected);
         let first = Load { doomed: 100, ..large };
         let untouched = Load { deleted: 500_000, delete_files: 9, ..large };
         check(Mode::Cheaper, &[first, untouched], "[0] [] []");
@@ -319,15 +324,22 @@ mod tests {
         let hollow = Load { deleted: 99_900, delete_files: 8, doomed: 100, ..large };
         check(Mode::Cheaper, &[hollow, Load { doomed: 101, ..hollow }], "[] [0] [1]");
         check(Mode::MergeOnRead, &[Load { doomed: 101, ..hollow }], "[] [0] []");
-        // Every twentieth row is gone, and has been for long enough.
+        check_within(11, Mode::Cheaper, &[Load { doomed: 101, ..hollow }], "[] [0] []");
+        check_within(0, Mode::Cheaper, &[first, untouched], "[] [] [0]");
+        // More than half of that is gone, and has been for long enough.
         let old = Load { deleted: 59_900, delete_files: 8, doomed: 100, age: 50, ..large };
         let weary = Load { age: 51, ..old };
         check(Mode::Cheaper, &[old], "[] [0] []");
         check(Mode::Cheaper, &[weary], "[] [] [0]");
         check(Mode::Cheaper, &[Load { deleted: 49_900, age: 1000, ..old }], "[] [0] []");
+        check_within(11, Mode::Cheaper, &[Load { deleted: 54_900, age: 1000, ..old }], "[] [0] []");
+        check_within(11, Mode::Cheaper, &[Load { deleted: 54_901, age: 1000, ..old }], "[] [] [0]");
         check(Mode::MergeOnRead, &[weary], "[] [0] []");
-        // One of them, the one that costs most; of many, the sixteenth part of the table.
+        // One of them, the one that costs most for its rows, beside those that go anyway; of many, the sixteenth part.
         let wearier = Load { age: 52, ..weary };
+        let larger = Load { rows: 10_000_000, deleted: 599_900, ..weary };
+        check(Mode::Cheaper, &[larger, wearier], "[] [0] [1]");
+        check(Mode::Cheaper, &[weary, Load { deleted: 100_000, ..weary }], "[] [] [0, 1]");
         check(Mode::Cheaper, &[weary, Load { doomed: 0, age: 99, ..wearier }, wearier, weary], "[] [0, 3] [2]");
         check(Mode::Cheaper, &[&[weary; 3][..], &[Load { doomed: 0, ..large }; 29]].concat(), "[] [2] [0, 1]");
         // A file of which nothing is left goes whatever the mode is.

@@ -271,7 +271,7 @@ impl TableView {
 
     /// How many commits came after the one that added a file.
     pub fn commits_since(&self, file: &ScanFile) -> u64 {
-        u64::try_from(self.sequence_number() - file.added).unwrap_or(0)
+        u64::try_from(self.sequence_number().saturating_sub(file.added)).unwrap_or(0)
     }
 
     pub(super) fn iceberg_schema(&self) -> &Schema {
@@ -424,7 +424,7 @@ impl TableView {
                 data: Arc::new(data.clone()),
                 spec_id: manifest_file.partition_spec_id,
                 sequence,
-                added: entry.file_sequence_number.unwrap_or(sequence),
+                added: entry.file_sequence_number.unwrap_or(manifest_file.sequence_number),
                 manifest: path.clone(),
             });
         }
