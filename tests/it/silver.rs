@@ -971,7 +971,7 @@ fn any_histories_in_any_batches_fold_to_the_same_rows() {
     }
     // A way that nothing goes is a way that nothing is known about.
     println!("{} keys went on from their rows, {} were folded from history", counted[0], counted[1]);
-    assert!(seeds.len() < 10 || counted.iter().all(|count| *count > 10 * seeds.len() as u64), "{counted:?}");
+    assert!(seeds.len() < 20 || counted.iter().all(|count| *count > 10 * seeds.len() as u64), "{counted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
