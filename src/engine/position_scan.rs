@@ -42,6 +42,7 @@ use super::columns::{FieldIdAdapterFactory, field_id};
 use super::data_file::{DataFile, DataFileReaderFactory};
 use super::provider::{FILE_COLUMN, POSITION_COLUMN};
 use super::prune;
+use super::share::{Share, shares};
 
 /// The reader's own name for the row number: a file may have a column called `_pos`.
 const ROW_NUMBER: &str = "icestream.row_number";
@@ -65,6 +66,9 @@ pub(crate) struct PositionOpener {
     pub(crate) with_positions: bool,
     /// Of a struct, read the fields that `schema` has, and not all that the file has.
     pub(crate) only_needed_leaves: bool,
+    /// Whether a range that begins or ends within a row group has a share of its rows; else whoever has its first byte has
+    /// all of them.
+    pub(crate) shares_row_groups: bool,
 }
 
 impl PositionOpener {
@@ -75,9 +79,7 @@ impl PositionOpener {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let file_metrics = ParquetFileMetrics::new(self.partition, file.object_meta.location.as_ref(), &self.metrics);
         let range = file.range.clone();
-        let hint = self.options.metadata_size_hint;
-        let mut reader: Box<dyn AsyncFileReader> =
-            self.readers.create_reader(self.partition, file, hint, &self.metrics)?;
+        let mut reader = self.reader(&file)?;
         let metadata = self.reader_metadata(&mut reader).await?;
         let mut schema = metadata.schema().clone();
         if self.needs_positions() && schema.index_of(ROW_NUMBER).is_err() {
@@ -106,10 +108,19 @@ impl PositionOpener {
 
         let footer = metadata.metadata().clone();
         let row_groups = footer.row_groups();
-        let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+        let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata.clone());
         let parquet_schema = footer.file_metadata().schema_descr();
-        let mut plan = RowGroupAccessPlanFilter::new(ParquetAccessPlan::new_all(row_groups.len()));
-        if let Some(range) = &range {
+        let shares = match &range {
+            Some(range) if self.shares_row_groups => {
+                let offset = |offset: i64| u64::try_from(offset).unwrap_or(0);
+                shares(row_groups, file.object_meta.size, &(offset(range.start)..offset(range.end)))
+            }
+            _ => vec![Share { row_groups: 0..row_groups.len(), rows: None }],
+        };
+        let mut plan = ParquetAccessPlan::new_none(row_groups.len());
+        shares.iter().flat_map(|share| share.row_groups.clone()).for_each(|index| plan.scan(index));
+        let mut plan = RowGroupAccessPlanFilter::new(plan);
+        if let (Some(range), false) = (&range, self.shares_row_groups) {
             plan.prune_by_range(row_groups, range);
         }
         let pruning = predicate.as_ref().and_then(|predicate| {
@@ -131,16 +142,6 @@ impl PositionOpener {
             let pages = PagePruningAccessPlanFilter::new(predicate, schema.clone());
             plan = pages.prune_plan_with_page_index(plan, &schema, parquet_schema, &footer, &file_metrics);
         }
-        let mut live = data_file.deleted.as_ref().and_then(|deleted| take_away(deleted, row_groups, &mut plan));
-
-        let row_group_indexes = plan.row_group_indexes();
-        if let Some(selection) = plan.into_overall_row_selection(row_groups)? {
-            builder = builder.with_row_selection(selection);
-        }
-        // Rows that are filtered out afterwards must not count; whoever reads the stream stops at the limit too.
-        if let (Some(limit), None) = (self.limit, &live) {
-            builder = builder.with_limit(limit);
-        }
         let in_file = parquet_schema.root_schema().get_fields().len();
         let roots = projection.column_indices().into_iter().filter(|index| *index < in_file);
         let mask = match &leaves_of {
@@ -149,17 +150,53 @@ impl PositionOpener {
             }
             None => ProjectionMask::roots(parquet_schema, roots),
         };
-        let stream = builder
-            .with_row_groups(row_group_indexes)
-            .with_projection(mask)
-            .with_batch_size(self.batch_size)
-            .build()?;
+        let mut builder = Some(builder);
+        let mut streams = Vec::with_capacity(shares.len());
+        for share in shares {
+            let mut plan = of_share(&plan, &share);
+            let live = data_file.deleted.as_ref().and_then(|deleted| take_away(deleted, row_groups, &share, &mut plan));
+            narrow(row_groups, &share, &mut plan);
+            if plan.row_group_indexes().is_empty() {
+                continue;
+            }
+            let builder = match builder.take() {
+                Some(builder) => builder,
+                None => ParquetRecordBatchStreamBuilder::new_with_metadata(self.reader(&file)?, metadata.clone()),
+            };
+            streams.push(self.rows(builder.with_projection(mask.clone()), plan, live, &schema, &projection)?);
+        }
+        Ok(match (streams.pop(), streams.is_empty()) {
+            (Some(only), true) => only,
+            (last, _) => futures::stream::iter(streams.into_iter().chain(last)).flatten().boxed(),
+        })
+    }
+
+    /// What a plan lets through, without the rows that do not live, as the scan has it.
+    fn rows(
+        &self,
+        mut builder: ParquetRecordBatchStreamBuilder<Box<dyn AsyncFileReader>>,
+        plan: ParquetAccessPlan,
+        mut live: Option<LiveRows>,
+        schema: &Schema,
+        projection: &ProjectionExprs,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let row_group_indexes = plan.row_group_indexes();
+        let footer = builder.metadata().clone();
+        if let Some(selection) = plan.into_overall_row_selection(footer.row_groups())? {
+            builder = builder.with_row_selection(selection);
+        }
+        // Rows that are filtered out afterwards must not count; whoever reads the stream stops at the limit too.
+        if let (Some(limit), None) = (self.limit, &live) {
+            builder = builder.with_limit(limit);
+        }
+        let stream = builder.with_row_groups(row_group_indexes).with_batch_size(self.batch_size).build()?;
 
         // The stream's own schema leaves out the row number, though its batches end with it.
         let mut read = stream.schema().fields().to_vec();
         read.extend(schema.fields().iter().filter(|field| field.name() == ROW_NUMBER).cloned());
         let read = Arc::new(Schema::new(read));
-        let projector = projection.try_map_exprs(|expr| reassign_expr_columns(expr, &read))?.make_projector(&read)?;
+        let projection = projection.clone().try_map_exprs(|expr| reassign_expr_columns(expr, &read))?;
+        let projector = projection.make_projector(&read)?;
         let output = Arc::new(self.projection.project_schema(self.schema.table_schema())?);
         let stream = stream.map_err(DataFusionError::from).map(move |batch| {
             let mut batch = batch?;
@@ -171,6 +208,11 @@ impl PositionOpener {
             Ok(RecordBatch::try_new_with_options(output.clone(), columns, &options)?)
         });
         Ok(stream.boxed())
+    }
+
+    fn reader(&self, file: &PartitionedFile) -> Result<Box<dyn AsyncFileReader>> {
+        let hint = self.options.metadata_size_hint;
+        Ok(self.readers.create_reader(self.partition, file.clone(), hint, &self.metrics)?)
     }
 
     async fn reader_metadata(&self, reader: &mut Box<dyn AsyncFileReader>) -> Result<ArrowReaderMetadata> {
@@ -251,42 +293,72 @@ fn row_number() -> FieldRef {
     Arc::new(Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber))
 }
 
-/// Takes the deleted rows out of a plan: by not reading them, or, where that would mean many short steps, by the filter
-/// that is returned.
+/// What a plan says of the row groups of a share.
+fn of_share(plan: &ParquetAccessPlan, share: &Share) -> ParquetAccessPlan {
+    let of_share = plan.inner().iter().enumerate().map(|(index, access)| match share.row_groups.contains(&index) {
+        true => access.clone(),
+        false => RowGroupAccess::Skip,
+    });
+    ParquetAccessPlan::new(of_share.collect())
+}
+
+/// The row groups that a plan does not leave out, with the positions of their rows.
+fn scanned<'a>(
+    row_groups: &'a [RowGroupMetaData],
+    plan: &'a ParquetAccessPlan,
+) -> impl Iterator<Item = (usize, Range<u64>)> + 'a {
+    let mut next = 0;
+    let all = row_groups.iter().enumerate().map(move |(index, row_group)| {
+        let start = next;
+        next += row_group.num_rows().max(0) as u64;
+        (index, start..next)
+    });
+    all.filter(|(index, _)| plan.should_scan(*index))
+}
+
+/// Has a plan read the rows of a share only.
+fn narrow(row_groups: &[RowGroupMetaData], share: &Share, plan: &mut ParquetAccessPlan) {
+    let Some(rows) = &share.rows else { return };
+    for (index, group) in scanned(row_groups, plan).collect::<Vec<_>>() {
+        plan.scan_selection(index, selection(&group, std::iter::once(rows.clone())));
+    }
+}
+
+/// Runs of positions, as the reader of a row group takes them.
+fn selection(group: &Range<u64>, runs: impl Iterator<Item = Range<u64>>) -> RowSelection {
+    let of_group = |run: Range<u64>| (run.start - group.start) as usize..(run.end - group.start) as usize;
+    RowSelection::from_consecutive_ranges(runs.map(of_group), (group.end - group.start) as usize)
+}
+
+/// Takes the deleted rows of a share out of a plan: by not reading them, or, where that would mean many short steps, by the
+/// filter that is returned.
 fn take_away(
     deleted: &Arc<RoaringTreemap>,
     row_groups: &[RowGroupMetaData],
+    share: &Share,
     plan: &mut ParquetAccessPlan,
 ) -> Option<LiveRows> {
-    let mut start = 0;
-    let mut groups = VecDeque::new();
+    let mut read = VecDeque::new();
     let mut with_deletes = Vec::new();
-    for (index, row_group) in row_groups.iter().enumerate() {
-        let group = start..start + row_group.num_rows().max(0) as u64;
-        start = group.end;
-        if !plan.should_scan(index) {
-            continue;
-        }
-        let gone = deleted.range_cardinality(group.clone());
-        if gone == group.end - group.start {
+    for (index, group) in scanned(row_groups, plan).collect::<Vec<_>>() {
+        let rows = share.rows.clone().unwrap_or(group.clone());
+        let gone = deleted.range_cardinality(rows.clone());
+        if gone == rows.end - rows.start {
             plan.skip(index);
             continue;
         }
         if gone > 0 {
-            with_deletes.push((index, group.clone()));
+            with_deletes.push((index, group, rows.clone()));
         }
-        groups.push_back(group);
+        read.push_back(rows);
     }
     // The page index may have taken rows away already; then the rows that come have no simple order any more.
     let is_whole = plan.inner().iter().all(|access| !matches!(access, RowGroupAccess::Selection(_)));
-    if is_whole && are_short(with_deletes.iter().map(|(_, group)| group), deleted) {
-        return Some(LiveRows { deleted: deleted.clone(), groups });
+    if is_whole && are_short(with_deletes.iter().map(|(_, _, rows)| rows), deleted) {
+        return Some(LiveRows { deleted: deleted.clone(), groups: read });
     }
-    for (index, group) in with_deletes {
-        let rows = (group.end - group.start) as usize;
-        let kept = runs_without(deleted, &group)
-            .map(|run| (run.start - group.start) as usize..(run.end - group.start) as usize);
-        plan.scan_selection(index, RowSelection::from_consecutive_ranges(kept, rows));
+    for (index, group, rows) in with_deletes {
+        plan.scan_selection(index, selection(&group, runs_without(deleted, &rows)));
     }
     None
 }

@@ -207,6 +207,8 @@ impl RowReader {
             columns: self.columns.clone(),
             with_positions: self.with_positions,
             only_needed_leaves: true,
+            // As `rows_at` has it.
+            shares_row_groups: false,
         });
         let (store, path) = self.view.storage().store(&file.path)?;
         let data_file = DataFile::new(file.path.clone(), store, deleted);

@@ -119,6 +119,7 @@ impl FileSource for IcebergSource {
             columns: self.columns.clone(),
             with_positions: self.with_positions,
             only_needed_leaves: false,
+            shares_row_groups: true,
         };
         let dynamic = predicate.filter(is_dynamic_physical_expr);
         Ok(Arc::new(IcebergOpener { plain, positions: Arc::new(positions), dynamic, schema, skipped }))
@@ -204,7 +205,7 @@ impl FileOpener for IcebergOpener {
         let data_file = DataFile::of(&file)?;
         let (dynamic, statistics) = (self.dynamic.clone(), file.statistics.clone());
         let (schema, skipped) = (self.schema.table_schema().clone(), self.skipped.clone());
-        let opening = if self.positions.with_positions || data_file.deleted.is_some() {
+        let opening = if self.positions.with_positions || data_file.deleted.is_some() || file.range.is_some() {
             self.positions.clone().open(file, data_file).boxed()
         } else {
             self.plain.open(file)?

@@ -97,12 +97,6 @@ pub struct ScanFile {
 }
 
 impl ScanFile {
-    /// Where its row groups start, as far as its writer said so.
-    pub fn row_groups(&self) -> Vec<u64> {
-        let starts = self.data.split_offsets().unwrap_or_default().iter();
-        starts.filter_map(|start| u64::try_from(*start).ok()).filter(|start| *start < self.size).collect()
-    }
-
     /// The delete files that are about this file alone.
     pub fn own_deletes(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
         self.deletes.iter().filter(|delete| delete.covers.as_deref() == Some(self.path.as_str()))
