@@ -8,10 +8,11 @@
 //!
 //! A scan goes: `provider` asks the view for the files a filter can match (`prune`) and for their deleted rows, and plans
 //! one `DataSourceExec` over `source`. When a file is opened, a file that is read as it is goes to DataFusion's own
-//! Parquet opener, and one with deleted rows, whose row positions are asked for, or of which somebody else has a `share`, to
-//! `position_scan`. Both read bytes
-//! through `data_file` and map the file's columns to the table's by field id through `columns`. Who has to go through files
-//! row by row, without a query, uses `row_reader`, which takes single rows out of pages by `pick`; who would go through them again and again puts them into `parts` first. `judge` asks conditions of rows as they pass by.
+//! Parquet opener, and one with deleted rows, whose row positions are asked for, or of which others have a `share`, to
+//! `position_scan`. Both read bytes through `data_file` and map the file's columns to the table's by field id through
+//! `columns`. Who has to go through files row by row, without a query, uses `row_reader`, which takes single rows out of
+//! pages by `pick`; who would go through them again and again puts them into `parts` first. `judge` asks conditions of rows
+//! as they pass by.
 
 pub mod error;
 pub mod provider;

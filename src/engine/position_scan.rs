@@ -1,5 +1,5 @@
-//! Reads a data file row by row position: without the rows that are deleted, and with `_file` and `_pos` where they are
-//! asked for.
+//! Reads a data file row by row position: without the rows that are deleted, with `_file` and `_pos` where they are asked
+//! for, and of a row group the share that is asked for.
 //!
 //! DataFusion 53 has no way to ask the Parquet reader for row numbers, so this opens files on its own; row groups and
 //! pages are left out by the same statistics, bloom filters and page index, with the same code.
@@ -113,7 +113,7 @@ impl PositionOpener {
         let shares = match &range {
             Some(range) if self.shares_row_groups => {
                 let offset = |offset: i64| u64::try_from(offset).unwrap_or(0);
-                shares(row_groups, file.object_meta.size, &(offset(range.start)..offset(range.end)))
+                shares(&footer, file.object_meta.size, &(offset(range.start)..offset(range.end)))
             }
             _ => vec![Share { row_groups: 0..row_groups.len(), rows: None }],
         };
@@ -295,11 +295,11 @@ fn row_number() -> FieldRef {
 
 /// What a plan says of the row groups of a share.
 fn of_share(plan: &ParquetAccessPlan, share: &Share) -> ParquetAccessPlan {
-    let of_share = plan.inner().iter().enumerate().map(|(index, access)| match share.row_groups.contains(&index) {
+    let row_groups = plan.inner().iter().enumerate().map(|(index, access)| match share.row_groups.contains(&index) {
         true => access.clone(),
         false => RowGroupAccess::Skip,
     });
-    ParquetAccessPlan::new(of_share.collect())
+    ParquetAccessPlan::new(row_groups.collect())
 }
 
 /// The row groups that a plan does not leave out, with the positions of their rows.
@@ -355,7 +355,7 @@ fn take_away(
     // The page index may have taken rows away already; then the rows that come have no simple order any more.
     let is_whole = plan.inner().iter().all(|access| !matches!(access, RowGroupAccess::Selection(_)));
     if is_whole && are_short(with_deletes.iter().map(|(_, _, rows)| rows), deleted) {
-        return Some(LiveRows { deleted: deleted.clone(), groups: read });
+        return Some(LiveRows { deleted: deleted.clone(), runs: read });
     }
     for (index, group, rows) in with_deletes {
         plan.scan_selection(index, selection(&group, runs_without(deleted, &rows)));
@@ -395,11 +395,11 @@ fn runs_in<'a>(positions: &'a RoaringTreemap, within: &Range<u64>) -> impl Itera
     parts.flatten().take_while(move |run| run.start < end).map(move |run| run.start..run.end.min(end))
 }
 
-/// Tells the live rows from the deleted ones as whole row groups go by.
+/// Tells the live rows from the deleted ones as rows go by.
 struct LiveRows {
     deleted: Arc<RoaringTreemap>,
-    /// What is still to come, as positions in the file.
-    groups: VecDeque<Range<u64>>,
+    /// The runs of rows that are still to come, as positions in the file.
+    runs: VecDeque<Range<u64>>,
 }
 
 impl LiveRows {
@@ -409,17 +409,17 @@ impl LiveRows {
         live.append_n(rows, true);
         let (mut done, mut any_deleted) = (0, false);
         while done < rows
-            && let Some(group) = self.groups.front_mut()
+            && let Some(run) = self.runs.front_mut()
         {
-            let end = group.end.min(group.start + (rows - done) as u64);
-            for position in runs_in(&self.deleted, &(group.start..end)).flatten() {
-                live.set_bit(done + (position - group.start) as usize, false);
+            let end = run.end.min(run.start + (rows - done) as u64);
+            for position in runs_in(&self.deleted, &(run.start..end)).flatten() {
+                live.set_bit(done + (position - run.start) as usize, false);
                 any_deleted = true;
             }
-            done += (end - group.start) as usize;
-            group.start = end;
-            if group.is_empty() {
-                self.groups.pop_front();
+            done += (end - run.start) as usize;
+            run.start = end;
+            if run.is_empty() {
+                self.runs.pop_front();
             }
         }
         any_deleted.then(|| BooleanArray::new(live.finish(), None))

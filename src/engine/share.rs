@@ -6,10 +6,12 @@
 
 use std::ops::Range;
 
-use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
-/// A cut nearer to an edge of a row group than this part of its rows is one at the edge: a page that is cut is read twice.
+/// A cut nearer to an edge of a row group than this part of its rows, or than so many, is one at the edge: a page that is
+/// cut is read twice.
 const EDGE_ONE_IN: u64 = 16;
+const EDGE_ROWS_MAX: u64 = 8192;
 
 /// Row groups that are read one after the other.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,14 +22,32 @@ pub(super) struct Share {
 }
 
 /// What of a file of so many bytes a range stands for. Ranges that hold each byte once hold each row once.
-pub(super) fn shares(row_groups: &[RowGroupMetaData], file_size: u64, range: &Range<u64>) -> Vec<Share> {
+///
+/// Where the footer does not say where pages are, whoever reads some rows of a row group reads all its bytes: then it is
+/// not shared, and who has its first byte has it all.
+pub(super) fn shares(footer: &ParquetMetaData, file_size: u64, range: &Range<u64>) -> Vec<Share> {
+    let parts = if footer.offset_index().is_some() { Parts::Rows } else { Parts::RowGroups };
+    shares_of(footer.row_groups(), parts, file_size, range)
+}
+
+/// What can be read by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Rows,
+    RowGroups,
+}
+
+fn shares_of(row_groups: &[RowGroupMetaData], parts: Parts, file_size: u64, range: &Range<u64>) -> Vec<Share> {
+    if range.is_empty() {
+        return Vec::new();
+    }
     // Whatever is said of where row groups lie, the last range has what the others have not.
     let end = if range.end >= file_size { u64::MAX } else { range.end };
     let mut shares: Vec<Share> = Vec::new();
     let mut first = 0;
     for (index, row_group) in row_groups.iter().enumerate() {
         let count = row_group.num_rows().max(0) as u64;
-        let rows = rows_before(row_group, range.start)..rows_before(row_group, end);
+        let rows = rows_before(row_group, parts, range.start)..rows_before(row_group, parts, end);
         let is_whole = rows == (0..count);
         match shares.last_mut() {
             _ if rows.is_empty() => {}
@@ -43,19 +63,20 @@ pub(super) fn shares(row_groups: &[RowGroupMetaData], file_size: u64, range: &Ra
 }
 
 /// How many rows of a row group lie before a cut.
-fn rows_before(row_group: &RowGroupMetaData, cut: u64) -> u64 {
+fn rows_before(row_group: &RowGroupMetaData, parts: Parts, cut: u64) -> u64 {
     let count = row_group.num_rows().max(0) as u64;
-    let first_column = row_group.columns().first();
-    let start = first_column.map_or(0, |column| column.byte_range().0);
+    let first_page =
+        |column: &ColumnChunkMetaData| column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+    let start = row_group.columns().first().map_or(0, |column| first_page(column).max(0) as u64);
     let bytes = row_group.compressed_size().max(0) as u64;
     if cut <= start {
         return 0;
     }
-    if cut - start >= bytes {
+    if cut - start >= bytes || parts == Parts::RowGroups {
         return count;
     }
     let row = (u128::from(count) * u128::from(cut - start) / u128::from(bytes)) as u64;
-    let edge = count / EDGE_ONE_IN;
+    let edge = (count / EDGE_ONE_IN).min(EDGE_ROWS_MAX);
     if row < edge {
         0
     } else if count - row < edge {
@@ -70,7 +91,6 @@ mod tests {
     use std::sync::Arc;
 
     use parquet::basic::{Repetition, Type};
-    use parquet::file::metadata::ColumnChunkMetaData;
     use parquet::schema::types::{SchemaDescriptor, Type as SchemaType};
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
@@ -97,14 +117,15 @@ mod tests {
     #[test]
     fn a_row_group_is_shared_where_the_cut_goes_through_it() {
         let row_groups = row_groups(&[(4, 100, 1000), (104, 200, 1000), (304, 100, 10), (404, 96, 0)]);
-        let check = |range: Range<u64>, expected: &str| {
-            let shares = shares(&row_groups, 520, &range);
+        let check_parts = |parts: Parts, range: Range<u64>, expected: &str| {
+            let shares = shares_of(&row_groups, parts, 520, &range);
             let shown = shares.iter().map(|share| match &share.rows {
                 Some(rows) => format!("{:?} of {:?}", rows, share.row_groups),
                 None => format!("{:?}", share.row_groups),
             });
             assert_eq!(shown.collect::<Vec<_>>().join(" "), expected, "{range:?}");
         };
+        let check = |range: Range<u64>, expected: &str| check_parts(Parts::Rows, range, expected);
         check(0..520, "0..3");
         check(0..304, "0..2");
         check(104..304, "1..2");
@@ -121,6 +142,26 @@ mod tests {
         check(410..520, "");
         check(404..404, "");
         check(350..351, "");
+        // Where there are no pages to read by themselves.
+        check_parts(Parts::RowGroups, 0..204, "0..2");
+        check_parts(Parts::RowGroups, 104..204, "1..2");
+        check_parts(Parts::RowGroups, 105..304, "");
+        check_parts(Parts::RowGroups, 204..520, "2..3");
+    }
+
+    #[test]
+    fn many_cuts_in_a_row_group_are_even() {
+        let row_groups = row_groups(&[(4, 640_000, 640_000)]);
+        for parts in 1..=64 {
+            let cut = |part: u64| 640_014 * part / parts;
+            let rows = |part| shares_of(&row_groups, Parts::Rows, 640_014, &(cut(part)..cut(part + 1)));
+            let rows: Vec<u64> = (0..parts)
+                .flat_map(rows)
+                .map(|share| share.rows.map_or(640_000, |rows| rows.end - rows.start))
+                .collect();
+            assert!(rows.iter().all(|rows| rows.abs_diff(640_000 / parts) < 20), "{parts}: {rows:?}");
+            assert_eq!(rows.len() as u64, parts);
+        }
     }
 
     #[test]
@@ -145,6 +186,7 @@ mod tests {
             let mut cuts: Vec<u64> = (0..random.random_range(0..6)).map(|_| random.random_range(0..=size)).collect();
             cuts.extend([0, size]);
             cuts.sort_unstable();
+            let parts = if random.random_bool(0.8) { Parts::Rows } else { Parts::RowGroups };
             let mut read = Vec::new();
             let firsts: Vec<u64> = of
                 .iter()
@@ -154,7 +196,7 @@ mod tests {
                 })
                 .collect();
             for cut in cuts.windows(2) {
-                for share in shares(&row_groups, size, &(cut[0]..cut[1])) {
+                for share in shares_of(&row_groups, parts, size, &(cut[0]..cut[1])) {
                     match share.rows {
                         Some(rows) => {
                             let index = share.row_groups.start;

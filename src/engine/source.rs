@@ -2,13 +2,15 @@
 //!
 //! It is DataFusion's Parquet source, which keeps the projection, the predicate, the metrics and the way files without
 //! deletes are read, with two additions at the moment a file is opened: a file that a filter found meanwhile (a join's
-//! keys, a top-k's threshold) cannot match is not opened at all, and a file that DataFusion cannot read alone goes to
-//! [`PositionOpener`].
+//! keys, a top-k's threshold) cannot match is not opened at all, and a file that DataFusion cannot read alone, or would not
+//! share out evenly, goes to [`PositionOpener`].
 
 use std::any::Any;
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::common::config::{ConfigOptions, TableParquetOptions};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
@@ -19,7 +21,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction};
-use datafusion::physical_expr_common::physical_expr::is_dynamic_physical_expr;
+use datafusion::physical_expr_common::physical_expr::{is_dynamic_physical_expr, snapshot_generation};
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
@@ -201,23 +203,37 @@ struct IcebergOpener {
 }
 
 impl FileOpener for IcebergOpener {
-    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+    fn open(&self, mut file: PartitionedFile) -> Result<FileOpenFuture> {
         let data_file = DataFile::of(&file)?;
+        // DataFusion gives a range to files that it has not cut, too.
+        let size = i64::try_from(file.object_meta.size).unwrap_or(i64::MAX);
+        file.range = file.range.filter(|range| range.start > 0 || range.end < size);
         let (dynamic, statistics) = (self.dynamic.clone(), file.statistics.clone());
         let (schema, skipped) = (self.schema.table_schema().clone(), self.skipped.clone());
-        let opening = if self.positions.with_positions || data_file.deleted.is_some() || file.range.is_some() {
-            self.positions.clone().open(file, data_file).boxed()
-        } else {
-            self.plain.open(file)?
+        let is_plain = !self.positions.with_positions && data_file.deleted.is_none() && file.range.is_none();
+        let opening = match is_plain {
+            true => self.plain.open(file)?,
+            false => self.positions.clone().open(file, data_file).boxed(),
         };
         Ok(async move {
-            if let (Some(filter), Some(statistics)) = (dynamic, statistics)
-                && !prune::may_match(&filter, &schema, &statistics)
-            {
+            let (Some(filter), Some(statistics)) = (dynamic, statistics) else { return opening.await };
+            let mut known = snapshot_generation(&filter);
+            if !prune::may_match(&filter, &schema, &statistics) {
                 skipped.add(1);
                 return Ok(futures::stream::empty().boxed());
             }
-            opening.await
+            let rows = opening.await?;
+            if is_plain {
+                // It stops by itself.
+                return Ok(rows);
+            }
+            let goes_on = move |_: &Result<RecordBatch>| {
+                let now = snapshot_generation(&filter);
+                let goes_on = now == known || prune::may_match(&filter, &schema, &statistics);
+                known = now;
+                ready(goes_on)
+            };
+            Ok(rows.take_while(goes_on).boxed())
         }
         .boxed())
     }

@@ -160,6 +160,7 @@ async fn any_deletes_with_any_query_leave_exactly_the_live_rows() {
                 .set_data_page_row_count_limit(random.random_range(20..300))
                 .set_write_batch_size(20)
                 .set_bloom_filter_enabled(random.random_bool(0.5))
+                .set_offset_index_disabled(random.random_bool(0.2))
                 .set_statistics_enabled(
                     *[EnabledStatistics::Page, EnabledStatistics::Chunk].choose(&mut random).unwrap(),
                 );
